@@ -1,0 +1,77 @@
+// What every header needs first: the version, the index type, and the inline namespace that holds all
+// public names.
+//
+// The namespace is tagged by the instruction set that the kernels see. The linker keeps one copy of each
+// template: without the tag, two files built with different -m flags would share kernels and memory
+// layouts that only one of them was compiled for. With it, mixing them is an undefined reference.
+#pragma once
+
+#include <cstddef>
+
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "casa needs infinities and NaN (rows that see no key): build without -ffast-math / -ffinite-math-only"
+#endif
+
+#define CASA_VERSION_MAJOR 0
+#define CASA_VERSION_MINOR 1
+#define CASA_VERSION_PATCH 0
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define CASA_TAG_WIDTH avx512
+#elif defined(__AVX2__)
+#define CASA_TAG_WIDTH avx2
+#elif defined(__AVX__)
+#define CASA_TAG_WIDTH avx
+#elif defined(__SSE4_1__)
+#define CASA_TAG_WIDTH sse4
+#elif defined(__SSE2__)
+#define CASA_TAG_WIDTH sse2
+#elif defined(__ARM_NEON)
+#define CASA_TAG_WIDTH neon
+#else
+#define CASA_TAG_WIDTH scalar
+#endif
+#if defined(__FMA__)
+#define CASA_TAG_FMA _fma
+#else
+#define CASA_TAG_FMA
+#endif
+#if defined(__F16C__)
+#define CASA_TAG_F16C _f16c
+#else
+#define CASA_TAG_F16C
+#endif
+#if defined(__AVX512BF16__)
+#define CASA_TAG_BF16 _bf16
+#else
+#define CASA_TAG_BF16
+#endif
+#if defined(__AVX512VNNI__)
+#define CASA_TAG_VNNI _vnni
+#else
+#define CASA_TAG_VNNI
+#endif
+#if defined(CASA_POISON)  // tests: fresh memory is filled with NaN bits
+#define CASA_TAG_POISON _poison
+#else
+#define CASA_TAG_POISON
+#endif
+
+#define CASA_JOIN_(a, b, c, d, e, f) a##b##c##d##e##f
+#define CASA_JOIN(a, b, c, d, e, f) CASA_JOIN_(a, b, c, d, e, f)
+#define CASA_ISA \
+  CASA_JOIN(CASA_TAG_WIDTH, CASA_TAG_FMA, CASA_TAG_F16C, CASA_TAG_BF16, CASA_TAG_VNNI, CASA_TAG_POISON)
+
+#define CASA_NAMESPACE_BEGIN \
+  namespace casa {           \
+  inline namespace CASA_ISA {
+#define CASA_NAMESPACE_END \
+  }                        \
+  }
+
+CASA_NAMESPACE_BEGIN
+
+/// Counts and places of tokens, rows, heads. Signed, so that differences are ordinary numbers.
+using Index = std::ptrdiff_t;
+
+CASA_NAMESPACE_END

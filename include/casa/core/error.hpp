@@ -1,0 +1,93 @@
+// The one exception type and the helpers that word its messages: what was given, what was expected.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "casa/core/config.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Thrown at every public door for a wrong shape, index, value or file. The message names the thing,
+/// the expected and the actual value. What was being built or changed is as it was before the call.
+class error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+namespace detail {
+
+inline void append_text(std::string& s, std::string_view t) { s += t; }
+template <class N>
+  requires std::is_arithmetic_v<N>
+void append_text(std::string& s, N n) {
+  s += std::to_string(n);
+}
+
+}  // namespace detail
+
+/// The parts (strings and numbers) joined to one string.
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::string s;
+  (detail::append_text(s, parts), ...);
+  return s;
+}
+
+/// Throws casa::error with the joined parts.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  throw error(text(parts...));
+}
+
+/// Throws casa::error with the joined parts unless `ok`.
+template <class... Parts>
+void require(bool ok, const Parts&... parts) {
+  if (!ok) fail(parts...);
+}
+
+/// Throws unless actual == expected: "<what>: expected <expected>, got <actual>".
+template <class A, class B>
+void require_equal(std::string_view what, const A& actual, const B& expected) {
+  if (!(actual == static_cast<A>(expected)))
+    fail(what, ": expected ", expected, ", got ", actual);
+}
+
+/// A name from a file, made safe to print: control and non-ASCII bytes escaped, cut to 80 characters.
+inline std::string quoted(std::string_view name) {
+  constexpr char hex[] = "0123456789abcdef";
+  std::string s = "\"";
+  for (const char c : name) {
+    if (s.size() > 80) return s + "...\"";
+    const auto u = static_cast<unsigned char>(c);
+    if (u < 0x20 || u > 0x7e || c == '"' || c == '\\') {
+      s += "\\x";
+      s += hex[u >> 4];
+      s += hex[u & 15];
+    } else {
+      s += c;
+    }
+  }
+  return s + '"';
+}
+
+/// a * b, or casa::error naming `what` when the product does not fit or a factor is negative.
+inline std::int64_t checked_mul(std::int64_t a, std::int64_t b, std::string_view what) {
+  std::int64_t r = 0;
+  if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &r))
+    fail(what, ": size overflows: ", a, " * ", b);
+  return r;
+}
+
+/// a + b, or casa::error naming `what` when the sum does not fit or a term is negative.
+inline std::int64_t checked_add(std::int64_t a, std::int64_t b, std::string_view what) {
+  std::int64_t r = 0;
+  if (a < 0 || b < 0 || __builtin_add_overflow(a, b, &r))
+    fail(what, ": size overflows: ", a, " + ", b);
+  return r;
+}
+
+CASA_NAMESPACE_END

@@ -1,0 +1,156 @@
+// Storage of our own, 64-byte aligned, and views of it. Public structs hold these and no Eigen member,
+// so their layout does not depend on a translation unit's vector flags.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "casa/core/config.hpp"
+#include "casa/core/error.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+static_assert(std::is_same_v<Eigen::Index, Index>,
+              "casa needs Eigen's index type to be std::ptrdiff_t (EIGEN_DEFAULT_DENSE_INDEX_TYPE)");
+
+inline constexpr std::size_t kAlignment = 64;
+
+/// `size` values of a trivially copyable T, 64-byte aligned. Fresh values are not initialised
+/// (NaN bits where CASA_POISON is defined).
+template <class T>
+class Buffer {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  Buffer() = default;
+  explicit Buffer(Index size) : size_(size) {
+    require(size >= 0 && size <= max_size(), "Buffer: size ", size, " is negative or too large");
+    if (size == 0) return;
+    data_ = static_cast<T*>(::operator new(bytes(), std::align_val_t{kAlignment}));
+#if defined(CASA_POISON)
+    std::memset(static_cast<void*>(data_), 0xff, bytes());
+#endif
+  }
+  Buffer(const Buffer& other) : Buffer(other.size_) {
+    if (size_ > 0) std::memcpy(static_cast<void*>(data_), other.data_, bytes());
+  }
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_) ::operator delete(data_, std::align_val_t{kAlignment});
+  }
+
+  Index size() const { return size_; }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](Index i) { return data_[i]; }
+  const T& operator[](Index i) const { return data_[i]; }
+  std::span<T> span() { return {data_, static_cast<std::size_t>(size_)}; }
+  std::span<const T> span() const { return {data_, static_cast<std::size_t>(size_)}; }
+
+ private:
+  static constexpr Index max_size() {
+    return std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(T)) - 64;
+  }
+  std::size_t bytes() const { return static_cast<std::size_t>(size_) * sizeof(T); }
+
+  T* data_ = nullptr;
+  Index size_ = 0;
+};
+
+template <class T>
+using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// A row-major matrix that lies in somebody else's memory: row r starts at data + r * stride.
+/// MatrixView<const T> reads, MatrixView<T> also writes. Made without a copy from Matrix and from any
+/// Eigen row-major object whose rows are contiguous (anything else does not compile or throws).
+template <class T>
+class MatrixView {
+ public:
+  using Value = std::remove_const_t<T>;
+
+  MatrixView() = default;
+  MatrixView(T* data, Index rows, Index cols, Index stride)
+      : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
+  MatrixView(T* data, Index rows, Index cols) : MatrixView(data, rows, cols, cols) {}
+  MatrixView(const MatrixView<Value>& v)
+    requires std::is_const_v<T>
+      : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
+  template <class E>
+    requires(std::remove_cvref_t<E>::IsRowMajor != 0) &&
+            std::is_convertible_v<decltype(std::declval<E&>().data()), T*> &&
+            requires(E& e) { e.outerStride(); }
+  MatrixView(E&& e) : MatrixView(e.data(), e.rows(), e.cols(), e.outerStride()) {
+    require(e.innerStride() == 1 || e.cols() <= 1, "MatrixView: rows are not contiguous");
+  }
+
+  T* data() const { return data_; }
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  Index stride() const { return stride_; }
+  T* row(Index r) const { return data_ + r * stride_; }
+  T& operator()(Index r, Index c) const { return data_[r * stride_ + c]; }
+  /// Rows [begin, begin + count).
+  MatrixView middle_rows(Index begin, Index count) const {
+    return {data_ + begin * stride_, count, cols_, stride_};
+  }
+  /// Columns [begin, begin + count).
+  MatrixView middle_cols(Index begin, Index count) const {
+    return {data_ + begin, rows_, count, stride_};
+  }
+  auto eigen() const {
+    using Plain = std::conditional_t<std::is_const_v<T>, const RowMatrix<Value>, RowMatrix<Value>>;
+    return Eigen::Map<Plain, Eigen::Unaligned, Eigen::OuterStride<>>(data_, rows_, cols_,
+                                                                   Eigen::OuterStride<>(stride_));
+  }
+
+ private:
+  T* data_ = nullptr;
+  Index rows_ = 0;
+  Index cols_ = 0;
+  Index stride_ = 0;
+};
+
+/// A row-major matrix that owns its memory. Fresh values are not initialised.
+template <class T>
+class Matrix {
+ public:
+  Matrix() = default;
+  Matrix(Index rows, Index cols)
+      : rows_(rows), cols_(cols), buffer_(checked_mul(rows, cols, "Matrix")) {}
+
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  Index size() const { return rows_ * cols_; }
+  T* data() { return buffer_.data(); }
+  const T* data() const { return buffer_.data(); }
+  T* row(Index r) { return data() + r * cols_; }
+  const T* row(Index r) const { return data() + r * cols_; }
+  T& operator()(Index r, Index c) { return data()[r * cols_ + c]; }
+  const T& operator()(Index r, Index c) const { return data()[r * cols_ + c]; }
+  void fill(T value) { std::fill_n(data(), size(), value); }
+  MatrixView<T> view() { return {data(), rows_, cols_, cols_}; }
+  MatrixView<const T> view() const { return {data(), rows_, cols_, cols_}; }
+  operator MatrixView<T>() { return view(); }
+  operator MatrixView<const T>() const { return view(); }
+  auto eigen() { return view().eigen(); }
+  auto eigen() const { return view().eigen(); }
+
+ private:
+  Index rows_ = 0;
+  Index cols_ = 0;
+  Buffer<T> buffer_;
+};
+
+CASA_NAMESPACE_END

@@ -1,0 +1,94 @@
+// Scalars to compute in (float, double) and to store in (also bfloat16 and half, widened to float).
+#pragma once
+
+#include <bit>
+#include <concepts>
+#include <cstdint>
+
+#include "casa/core/config.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// bfloat16: the upper half of a float.
+struct bfloat16 {
+  std::uint16_t bits;
+  friend bool operator==(bfloat16, bfloat16) = default;
+};
+
+/// IEEE binary16.
+struct half {
+  std::uint16_t bits;
+  friend bool operator==(half, half) = default;
+};
+
+/// What is computed in.
+template <class T>
+concept Scalar = std::same_as<T, float> || std::same_as<T, double>;
+
+/// What weights and caches may be stored in.
+template <class S>
+concept Storage = Scalar<S> || std::same_as<S, bfloat16> || std::same_as<S, half>;
+
+/// S can be stored where T is computed in: T itself, or a 16-bit type below float.
+template <class S, class T>
+concept StorageFor = Scalar<T> && Storage<S> &&
+                     (std::same_as<S, T> || (std::same_as<T, float> && sizeof(S) == 2));
+
+inline float widen(bfloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+
+inline float widen(half x) {
+  const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
+  const std::uint32_t magnitude = x.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u)  // infinity, NaN
+    return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  if (magnitude >= 0x400u)  // normal: rebias the exponent from 15 to 127
+    return std::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(subnormal));
+}
+
+inline float widen(float x) { return x; }
+inline double widen(double x) { return x; }
+
+namespace detail {
+
+inline bfloat16 to_bfloat16(float x) {
+  const auto u = std::bit_cast<std::uint32_t>(x);
+  if ((u & 0x7fffffffu) > 0x7f800000u)  // NaN stays NaN: rounding could carry it to infinity
+    return {static_cast<std::uint16_t>((u >> 16) | 0x40u)};
+  return {static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+}
+
+inline half to_half(float x) {
+  const auto u = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t sign = (u >> 16) & 0x8000u;
+  const std::uint32_t magnitude = u & 0x7fffffffu;
+  std::uint32_t bits = 0;
+  if (magnitude > 0x7f800000u) {
+    bits = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+  } else if (magnitude >= 0x477ff000u) {  // 65520 and more round to infinity
+    bits = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {  // normal half
+    bits = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  } else {  // adding 0.5 leaves the value, rounded to nearest even, in the low mantissa bits
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    bits = std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u;
+  }
+  return {static_cast<std::uint16_t>(sign | bits)};
+}
+
+}  // namespace detail
+
+/// x as S, rounded to nearest, ties to even; NaN stays NaN, too large becomes infinity.
+template <Storage S, Scalar T>
+S narrow(T x) {
+  if constexpr (std::same_as<S, bfloat16>) {
+    return detail::to_bfloat16(static_cast<float>(x));
+  } else if constexpr (std::same_as<S, half>) {
+    return detail::to_half(static_cast<float>(x));
+  } else {
+    return static_cast<S>(x);
+  }
+}
+
+CASA_NAMESPACE_END
