@@ -84,9 +84,9 @@ class MatrixView {
   MatrixView(T* data, Index rows, Index cols, Index stride)
       : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
   MatrixView(T* data, Index rows, Index cols) : MatrixView(data, rows, cols, cols) {}
-  MatrixView(const MatrixView<Value>& v)
-    requires std::is_const_v<T>
-      : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
+  template <class U>  // a template: a plain one would be the copy constructor of MatrixView<Value>
+    requires(std::is_const_v<T> && std::is_same_v<U, Value>)
+  MatrixView(const MatrixView<U>& v) : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
   template <class E>
     requires(std::remove_cvref_t<E>::IsRowMajor != 0) &&
             std::is_convertible_v<decltype(std::declval<E&>().data()), T*> &&

@@ -1,0 +1,197 @@
+// Rotary position embedding (Su et al., arXiv 2104.09864): pairs of a head's values are turned by
+// position * frequency.
+//
+// Positions are 64-bit and angles are formed and reduced in double, so that a stream of days turns
+// its last token as exactly as its first. Only the inverse frequencies are rounded to the model's
+// scalar: that rounding is part of the published models.
+#pragma once
+
+#include <cmath>
+#include <numbers>
+#include <span>
+#include <vector>
+
+#include "casa/core/context.hpp"
+#include "casa/core/scalar.hpp"
+#include "casa/stream/positions.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Which values of a head form pair i: half (i, i + rotary_dim / 2), interleaved (2i, 2i + 1).
+enum class RopeStyle { half, interleaved };
+
+/// Which coordinate of a Position turns a pair.
+enum class RopeAxis : std::uint8_t { t, h, w };
+
+/// How a model turns its heads. The first rotary_dim() values of a head turn, the rest stays.
+struct Rope {
+  RopeStyle style = RopeStyle::half;
+  /// Radians per unit of position, one per pair.
+  std::vector<double> inv_freq;
+  /// One per pair; empty: every pair turns with t.
+  std::vector<RopeAxis> axis;
+
+  Index num_pairs() const { return static_cast<Index>(inv_freq.size()); }
+  Index rotary_dim() const { return 2 * num_pairs(); }
+};
+
+/// theta^(-2i / dim) for i in [0, dim / 2), in the arithmetic of T, as PyTorch models form them.
+template <Scalar T>
+std::vector<double> rope_inv_freq(Index dim, double theta) {
+  require(dim >= 2 && dim % 2 == 0, "rope_inv_freq: dim must be even and positive, got ", dim);
+  require(std::isfinite(theta) && theta > 0, "rope_inv_freq: theta must be positive, got ", theta);
+  std::vector<double> f;
+  for (Index i = 0; i < dim; i += 2) {
+    const T exponent = static_cast<T>(i) / static_cast<T>(dim);
+    const T power = static_cast<T>(
+        std::pow(static_cast<double>(static_cast<T>(theta)), static_cast<double>(exponent)));
+    f.push_back(static_cast<double>(T{1} / power));
+  }
+  return f;
+}
+
+/// Ordinary rotary embedding of a whole head.
+template <Scalar T>
+Rope make_rope(Index head_dim, double theta, RopeStyle style) {
+  return {style, rope_inv_freq<T>(head_dim, theta), {}};
+}
+
+/// The frequency scaling of Llama 3.1 (`rope_type` "llama3").
+struct Llama3Scaling {
+  double factor = 8;
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  double original_max_position_embeddings = 8192;
+};
+
+/// Frequencies of long wavelength divided by factor, short ones kept, those between blended.
+template <Scalar T>
+void scale_llama3(std::vector<double>& inv_freq, const Llama3Scaling& s) {
+  require(s.factor > 0 && s.low_freq_factor > 0 && s.high_freq_factor > s.low_freq_factor &&
+              s.original_max_position_embeddings > 0,
+          "scale_llama3: needs factor > 0, 0 < low_freq_factor < high_freq_factor and "
+          "original_max_position_embeddings > 0, got ",
+          s.factor, ", ", s.low_freq_factor, ", ", s.high_freq_factor, ", ",
+          s.original_max_position_embeddings);
+  const double context = s.original_max_position_embeddings;
+  const T longest = static_cast<T>(context / s.low_freq_factor);
+  const T shortest = static_cast<T>(context / s.high_freq_factor);
+  for (double& f : inv_freq) {
+    const T freq = static_cast<T>(f);
+    // PyTorch divides a number by a tensor as reciprocal times number.
+    const T wavelength = (T{1} / freq) * static_cast<T>(2 * std::numbers::pi);
+    if (wavelength < shortest) continue;
+    T scaled = freq / static_cast<T>(s.factor);
+    if (wavelength <= longest) {
+      const T turns = (T{1} / wavelength) * static_cast<T>(context);
+      const T smooth = (turns - static_cast<T>(s.low_freq_factor)) /
+                       static_cast<T>(s.high_freq_factor - s.low_freq_factor);
+      scaled = (T{1} - smooth) * freq / static_cast<T>(s.factor) + smooth * freq;
+    }
+    f = static_cast<double>(scaled);
+  }
+}
+
+/// M-RoPE (Qwen2-VL, arXiv 2409.12191): the first `sections[0]` pairs turn with t, then h, then w.
+inline std::vector<RopeAxis> mrope_axes(std::span<const Index> sections, Index num_pairs) {
+  require_equal("mrope_axes: number of sections", sections.size(), 3);
+  std::vector<RopeAxis> axis;
+  for (std::size_t s = 0; s < 3; ++s) {
+    require(sections[s] >= 0 && sections[s] <= num_pairs, "mrope_axes: section ", s, " is ",
+            sections[s], " of ", num_pairs, " pairs");
+    axis.insert(axis.end(), static_cast<std::size_t>(sections[s]), static_cast<RopeAxis>(s));
+  }
+  require_equal("mrope_axes: sum of sections", static_cast<Index>(axis.size()), num_pairs);
+  return axis;
+}
+
+/// The 2-D rotary embedding of Qwen2.5-VL's vision tower: the first half of the pairs turns with
+/// the patch's row, the second with its column, both with the frequencies of a head half as wide.
+template <Scalar T>
+Rope make_vision_rope(Index head_dim, double theta = 10000) {
+  require(head_dim > 0 && head_dim % 4 == 0,
+          "make_vision_rope: head_dim must be a multiple of 4, got ", head_dim);
+  Rope rope = make_rope<T>(head_dim / 2, theta, RopeStyle::half);
+  const std::vector<double> once = rope.inv_freq;
+  rope.axis.assign(once.size(), RopeAxis::h);
+  rope.inv_freq.insert(rope.inv_freq.end(), once.begin(), once.end());
+  rope.axis.insert(rope.axis.end(), once.size(), RopeAxis::w);
+  return rope;
+}
+
+/// Cosines and sines of a list of tokens: made once per forward pass, used by all heads and layers.
+/// Keeps its memory, so that a step allocates nothing once the longest list has been seen.
+template <Scalar T>
+class RopeTable {
+ public:
+  /// The table of `positions` under `rope`. Angles are within 1e-6 rad of exact up to 2^30.
+  void assign(const Rope& rope, std::span<const Position> positions, const Context& context) {
+    require(rope.axis.empty() || rope.axis.size() == rope.inv_freq.size(),
+            "Rope: ", rope.axis.size(), " axes for ", rope.inv_freq.size(), " pairs");
+    style_ = rope.style;
+    pairs_ = rope.num_pairs();
+    rows_ = static_cast<Index>(positions.size());
+    const Index needed = checked_mul(2 * rows_, pairs_, "RopeTable");
+    if (values_.size() < needed) values_ = Buffer<T>(needed);
+    context.executor.for_each(
+        rows_,
+        [&](Index r, Index) {
+          const Position& p = positions[static_cast<std::size_t>(r)];
+          const std::int64_t place[] = {p.t, p.h, p.w};
+          T* c = values_.data() + 2 * r * pairs_;
+          for (Index i = 0; i < pairs_; ++i) {
+            const auto u = static_cast<std::size_t>(i);
+            const auto axis =
+                rope.axis.empty() ? std::size_t{0} : static_cast<std::size_t>(rope.axis[u]);
+            const double angle = static_cast<double>(place[axis]) * rope.inv_freq[u];
+            c[i] = static_cast<T>(std::cos(angle));
+            c[pairs_ + i] = static_cast<T>(std::sin(angle));
+          }
+        },
+        8);
+  }
+
+  Index rows() const { return rows_; }
+  Index rotary_dim() const { return 2 * pairs_; }
+  RopeStyle style() const { return style_; }
+  /// (rows x num_pairs)
+  MatrixView<const T> cos() const { return {values_.data(), rows_, pairs_, 2 * pairs_}; }
+  MatrixView<const T> sin() const { return {values_.data() + pairs_, rows_, pairs_, 2 * pairs_}; }
+
+ private:
+  RopeStyle style_ = RopeStyle::half;
+  Index rows_ = 0;
+  Index pairs_ = 0;
+  Buffer<T> values_;
+};
+
+/// Turns every head of x (rows x num_heads * head_dim) in place: row r by row first_row + r of the
+/// table. Pair (a, b) becomes (a cos - b sin, b cos + a sin).
+template <Scalar T>
+void apply_rope(MatrixView<T> x, const RopeTable<T>& table, Index head_dim, const Context& context,
+                Index first_row = 0) {
+  const Index pairs = table.rotary_dim() / 2;
+  require(head_dim > 0 && x.cols() % head_dim == 0, "apply_rope: ", x.cols(),
+          " columns are not heads of ", head_dim);
+  require(table.rotary_dim() <= head_dim, "apply_rope: rotary_dim ", table.rotary_dim(),
+          " exceeds head_dim ", head_dim);
+  require(first_row >= 0 && x.rows() <= table.rows() - first_row, "apply_rope: rows [", first_row,
+          ", ", first_row + x.rows(), ") of a table of ", table.rows());
+  const bool half = table.style() == RopeStyle::half;
+  const Index step = half ? 1 : 2, apart = half ? pairs : 1;
+  context.executor.for_each(
+      x.rows(),
+      [&](Index r, Index) {
+        const T *c = table.cos().row(first_row + r), *s = table.sin().row(first_row + r);
+        for (T* head = x.row(r); head < x.row(r) + x.cols(); head += head_dim) {
+          for (Index i = 0; i < pairs; ++i) {
+            const T a = head[i * step], b = head[i * step + apart];
+            head[i * step] = a * c[i] - b * s[i];
+            head[i * step + apart] = b * c[i] + a * s[i];
+          }
+        }
+      },
+      8);
+}
+
+CASA_NAMESPACE_END

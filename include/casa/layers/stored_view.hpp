@@ -1,0 +1,77 @@
+// A matrix of any stored type, seen without a copy: what weights are made from.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "casa/core/memory.hpp"
+#include "casa/core/scalar.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// A read-only row-major matrix (or one row) whose element type is known at run time only: a tensor
+/// of a checkpoint. Made without a copy from MatrixView, Matrix and span of any Storage.
+class StoredView {
+ public:
+  enum class Type { float32, float64, bfloat16, half };
+
+  StoredView() = default;
+  template <Storage S>
+  StoredView(MatrixView<const S> m)
+      : data_(m.data()),
+        rows_(m.rows()),
+        cols_(m.cols()),
+        stride_(m.stride()),
+        type_(type_of<S>()) {}
+  template <Storage S>
+  StoredView(MatrixView<S> m) : StoredView(MatrixView<const S>(m)) {}
+  template <Storage S>
+  StoredView(const Matrix<S>& m) : StoredView(m.view()) {}
+  template <Storage S>
+  StoredView(std::span<const S> v)
+      : StoredView(MatrixView<const S>(v.data(), 1, static_cast<Index>(v.size()))) {}
+  template <Storage S>
+  StoredView(std::span<S> v) : StoredView(std::span<const S>(v)) {}
+
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  bool empty() const { return rows_ == 0 || cols_ == 0; }
+  Type type() const { return type_; }
+
+  /// Row r as T: dst has cols() values. Widening is exact; float64 to float rounds to nearest.
+  template <Scalar T>
+  void copy_row(Index r, T* dst) const {
+    switch (type_) {
+      case Type::float32:
+        return copy<float>(r, dst);
+      case Type::float64:
+        return copy<double>(r, dst);
+      case Type::bfloat16:
+        return copy<bfloat16>(r, dst);
+      case Type::half:
+        return copy<half>(r, dst);
+    }
+  }
+
+ private:
+  template <Storage S>
+  static constexpr Type type_of() {
+    if constexpr (std::same_as<S, float>) return Type::float32;
+    if constexpr (std::same_as<S, double>) return Type::float64;
+    if constexpr (std::same_as<S, bfloat16>) return Type::bfloat16;
+    if constexpr (std::same_as<S, half>) return Type::half;
+  }
+  template <Storage S, Scalar T>
+  void copy(Index r, T* dst) const {
+    const S* src = static_cast<const S*>(data_) + r * stride_;
+    for (Index c = 0; c < cols_; ++c) dst[c] = static_cast<T>(widen(src[c]));
+  }
+
+  const void* data_ = nullptr;
+  Index rows_ = 0;
+  Index cols_ = 0;
+  Index stride_ = 0;
+  Type type_ = Type::float32;
+};
+
+CASA_NAMESPACE_END
