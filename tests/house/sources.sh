@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# What a reader may rely on in the tree: dependencies go one way, no macro without CASA_, casa.hpp
+# pulls in neither JSON nor iostream nor regex, headers are short.
+. "$(dirname "$0")/common.sh"
+cd "$include"
+eigen=$(eigen_include)
+bad=0
+complain() { printf 'FAILED: %s\n' "$*"; bad=1; }
+
+rank() {
+  case "$1" in
+    core) echo 0 ;; stream) echo 1 ;; attention) echo 2 ;; layers) echo 3 ;; model) echo 4 ;;
+    generate | train | io) echo 5 ;;
+    *) complain "casa/$1: an unknown folder" >&2; echo 9 ;;
+  esac
+}
+while IFS=: read -r file line; do
+  from=$(cut -d/ -f2 <<< "$file")
+  to=$(sed -nE 's|.*"casa/([a-z_]+)/.*|\1|p' <<< "$line")
+  [ -n "$to" ] && [ "$from" != casa.hpp ] || continue
+  [ "$from" = "$to" ] || [ "$(rank "$to")" -lt "$(rank "$from")" ] || complain "$file may not: $line"
+done < <(grep -rE '^ *# *include *"casa/' casa)
+[ $bad -eq 1 ] || say "includes go one way"
+
+while IFS= read -r found; do complain "a macro without CASA_: $found"; done < \
+  <(grep -rnE '^ *# *define' casa | grep -vE '# *define +CASA_' || true)
+while read -r header; do
+  lines=$(wc -l < "$header")
+  [ "$lines" -le 400 ] || complain "$header has $lines lines"
+  grep -q '^#pragma once' "$header" || complain "$header: no #pragma once"
+  head -n 1 "$header" | grep -q '^//' || complain "$header does not begin with its job"
+done < <(find casa -name '*.hpp')
+
+closure=$(printf '#include "casa/casa.hpp"\n' |
+  $CXX -std=c++20 -M -I. -isystem "$eigen" -x c++ - | tr ' \\' '\n\n')
+for unwanted in nlohmann iostream regex casa/io/ pcre2 utf8proc jpeglib png.h CLI doctest; do
+  while IFS= read -r found; do complain "casa.hpp includes $found"; done < \
+    <(grep -E "/$unwanted(/|\$|\.)|^$unwanted" <<< "$closure" || true)
+done
+for folder in core stream attention layers model generate train; do
+  for header in casa/$folder/*.hpp; do
+    [ ! -f "$header" ] || grep -q "$header" <<< "$closure" || complain "casa.hpp lacks $header"
+  done
+done
+[ $bad -eq 1 ] || say "casa.hpp includes everything but io, and nothing it should not"
+exit $bad
