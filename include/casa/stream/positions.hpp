@@ -1,0 +1,117 @@
+// Rotary positions of text and image tokens, counted as a stream goes on.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "casa/core/error.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Where a token stands for the rotary embedding: time, row and column. Ordinary embeddings read `t`
+/// alone; text stands at the same number on all three axes.
+struct Position {
+  std::int64_t t = 0;
+  std::int64_t h = 0;
+  std::int64_t w = 0;
+
+  constexpr Position() = default;
+  constexpr Position(std::int64_t p) : t(p), h(p), w(p) {}
+  constexpr Position(std::int64_t time, std::int64_t row, std::int64_t col)
+      : t(time), h(row), w(col) {}
+  friend bool operator==(const Position&, const Position&) = default;
+};
+
+/// Where image tokens stand for the rotary embedding of a fusion layer; K is the number of text tokens
+/// before the image.
+enum class ImageRope {
+  off,           ///< nothing is rotated in fusion layers
+  none,          ///< image keys are not rotated (they stand at 0)
+  window_start,  ///< at K
+  consecutive,   ///< at K, K+1, ... in the window; the window's text is moved on behind them
+  stream         ///< text and images at their place in the merged stream
+};
+
+/// Rows x columns of an image's tokens, for embeddings with row and column axes (M-RoPE). {0, 0}: a
+/// plain sequence.
+struct ImageGrid {
+  Index rows = 0;
+  Index cols = 0;
+  friend bool operator==(const ImageGrid&, const ImageGrid&) = default;
+};
+
+/// Hands out positions in stream order. Text positions count text alone, except in consecutive and
+/// stream. An image with a grid stands at (p, p + row, p + column) around its point p (window_start,
+/// stream); in stream order what follows it goes on at p + max(rows, columns), as in M-RoPE
+/// (arXiv 2409.12191, section 2.1).
+class PositionCounter {
+ public:
+  PositionCounter() = default;
+  explicit PositionCounter(ImageRope rope) : rope_(rope) {}
+
+  /// Positions of the next out.size() text tokens in a fusion layer. In self-attention layers they
+  /// stand at next_text(), next_text() + 1, ...
+  void text(std::span<Position> out) {
+    for (Position& p : out) {
+      p = rope_ == ImageRope::stream ? stream_
+          : rope_ == ImageRope::consecutive ? text_ + window_images_
+                                            : text_;
+      ++text_;
+      ++stream_;
+    }
+    if (!out.empty()) window_has_text_ = true;
+  }
+
+  /// Positions of the tokens of one image inserted here.
+  void image(ImageGrid grid, std::span<Position> out) {
+    if (window_has_text_) {
+      window_images_ = 0;
+      window_has_text_ = false;
+    }
+    const bool spatial = grid.rows > 0 && grid.cols > 0;
+    const auto count = static_cast<std::int64_t>(out.size());
+    for (std::int64_t j = 0; j < count; ++j) {
+      const std::int64_t row = spatial ? j / grid.cols : 0, col = spatial ? j % grid.cols : 0;
+      Position& p = out[static_cast<std::size_t>(j)];
+      switch (rope_) {
+        case ImageRope::off:
+        case ImageRope::none: p = 0; break;
+        case ImageRope::window_start: p = {text_, text_ + row, text_ + col}; break;
+        case ImageRope::consecutive: p = text_ + window_images_ + j; break;
+        case ImageRope::stream:
+          p = spatial ? Position{stream_, stream_ + row, stream_ + col} : Position(stream_ + j);
+          break;
+      }
+    }
+    window_images_ += count;
+    stream_ += spatial ? std::int64_t{(std::max)(grid.rows, grid.cols)} : count;
+  }
+
+  std::int64_t next_text() const { return text_; }
+  std::int64_t next_stream() const { return stream_; }
+  ImageRope rope() const { return rope_; }
+
+  /// The counters as numbers, to save and restore a stream (and to start one anywhere).
+  struct State {
+    std::int64_t text = 0, stream = 0, window_images = 0;
+    bool window_has_text = true;
+    friend bool operator==(const State&, const State&) = default;
+  };
+  State state() const { return {text_, stream_, window_images_, window_has_text_}; }
+  void restore(const State& s) {
+    text_ = s.text;
+    stream_ = s.stream;
+    window_images_ = s.window_images;
+    window_has_text_ = s.window_has_text;
+  }
+
+ private:
+  ImageRope rope_ = ImageRope::window_start;
+  std::int64_t text_ = 0;           // text tokens so far
+  std::int64_t stream_ = 0;         // next place in stream order
+  std::int64_t window_images_ = 0;  // image tokens of the window we are in
+  bool window_has_text_ = true;
+};
+
+CASA_NAMESPACE_END
