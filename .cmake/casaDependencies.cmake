@@ -85,6 +85,8 @@ endfunction()
 macro(casa_fetch name repository tag)
   include(FetchContent)
   message(STATUS "casa: fetching ${name} ${tag}")
+  set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # the switches set here reach the project's options
+  set(BUILD_TESTING OFF)
   FetchContent_Declare(${name} GIT_REPOSITORY ${repository} GIT_TAG ${tag} GIT_SHALLOW TRUE)
   FetchContent_MakeAvailable(${name})
   list(APPEND casa_fetched ${name})
