@@ -14,6 +14,7 @@
 
 #include "casa/core/config.hpp"
 #include "casa/core/error.hpp"
+#include "casa/io/file.hpp"
 #include "casa/io/json_value.hpp"
 #include "casa/io/limits.hpp"
 
@@ -188,6 +189,12 @@ inline Json parse_json(std::string_view json, std::string_view name, const JsonR
   nlohmann::json::sax_parse(json.begin(), json.end(), &builder);
   const detail::JsonNode* root = &document->root;
   return {std::move(document), root};
+}
+
+/// The document in a file; as parse_json and read_file.
+inline Json read_json(const std::string& path, const JsonRules& rules = {}) {
+  const Bytes bytes = read_file(path, {.max_bytes = rules.max_bytes});
+  return parse_json(bytes.as_text(), path, rules);
 }
 
 }  // namespace io

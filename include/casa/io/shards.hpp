@@ -1,0 +1,193 @@
+// The tensors of a model folder in the Hugging Face layout: one model.safetensors, or several files
+// named by model.safetensors.index.json, seen as one set.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "casa/core/config.hpp"
+#include "casa/core/error.hpp"
+#include "casa/io/json.hpp"
+#include "casa/io/limits.hpp"
+#include "casa/io/safetensors.hpp"
+
+CASA_NAMESPACE_BEGIN
+namespace io {
+
+/// The files of a checkpoint under one lookup. Copies are cheap and share the bytes; views live as
+/// long as one copy does.
+class Checkpoint {
+ public:
+  /// One file, or several that hold no name twice (casa::error). `name` is what errors call the
+  /// set.
+  explicit Checkpoint(std::vector<SafeTensors> files, std::string_view name) {
+    auto contents = std::make_shared<Contents>();
+    contents->name = name;
+    contents->files = std::move(files);
+    for (std::size_t f = 0; f < contents->files.size(); ++f)
+      for (const TensorView& t : contents->files[f].tensors()) contents->tensors.push_back({&t, f});
+    std::sort(contents->tensors.begin(), contents->tensors.end(),
+              [](const Place& a, const Place& b) { return a.tensor->name < b.tensor->name; });
+    for (std::size_t i = 1; i < contents->tensors.size(); ++i) {
+      const TensorView &a = *contents->tensors[i - 1].tensor, &b = *contents->tensors[i].tensor;
+      if (a.name == b.name) fail(a.where(), " is also in ", b.file);
+    }
+    contents_ = std::move(contents);
+  }
+  explicit Checkpoint(SafeTensors file) : Checkpoint(std::vector{file}, file.name()) {}
+
+  const std::string& name() const { return contents_->name; }
+  std::span<const SafeTensors> files() const { return contents_->files; }
+  /// Number of tensors.
+  Index size() const { return static_cast<Index>(contents_->tensors.size()); }
+  /// Tensor i in the order of names.
+  const TensorView& operator[](Index i) const {
+    return *contents_->tensors[static_cast<std::size_t>(i)].tensor;
+  }
+  /// Sorted.
+  std::vector<std::string_view> names() const {
+    std::vector<std::string_view> v;
+    for (const Place& p : contents_->tensors) v.push_back(p.tensor->name);
+    return v;
+  }
+  /// The tensor of that name, or null.
+  const TensorView* find(std::string_view tensor) const {
+    const Place* p = find_place(tensor);
+    return p ? p->tensor : nullptr;
+  }
+  bool contains(std::string_view tensor) const { return find(tensor) != nullptr; }
+  /// The tensor of that name, or casa::error.
+  const TensorView& at(std::string_view tensor) const {
+    const TensorView* t = find(tensor);
+    if (!t) fail(name(), ": no tensor ", casa::quoted(tensor));
+    return *t;
+  }
+  /// The file that holds the tensor (casa::error if none does).
+  const SafeTensors& file_of(std::string_view tensor) const {
+    const Place* p = find_place(tensor);
+    if (!p) fail(name(), ": no tensor ", casa::quoted(tensor));
+    return contents_->files[p->file];
+  }
+  /// Bytes of all tensors.
+  std::int64_t data_bytes() const {
+    std::int64_t sum = 0;
+    for (const SafeTensors& f : files()) sum += f.data_bytes();
+    return sum;
+  }
+  /// Gives the memory of a tensor back to the system; its bytes must not be read afterwards.
+  void release(const TensorView& tensor) const { file_of(tensor.name).release(tensor); }
+
+ private:
+  struct Place {
+    const TensorView* tensor;
+    std::size_t file;
+  };
+  struct Contents {
+    std::string name;
+    std::vector<SafeTensors> files;
+    std::vector<Place> tensors;  // sorted by name
+  };
+
+  const Place* find_place(std::string_view tensor) const {
+    const auto& all = contents_->tensors;
+    const auto at =
+        std::lower_bound(all.begin(), all.end(), tensor,
+                         [](const Place& p, std::string_view n) { return p.tensor->name < n; });
+    return at == all.end() || at->tensor->name != tensor ? nullptr : &*at;
+  }
+
+  std::shared_ptr<const Contents> contents_;
+};
+
+namespace detail {
+
+/// A shard is named by one plain file name, so that an index cannot point outside its folder.
+inline bool is_shard_name(std::string_view name) {
+  if (name.size() > 255 || !name.ends_with(".safetensors")) return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  });
+}
+
+/// The names an index lists: shard -> its tensors.
+using ShardMap = std::map<std::string, std::vector<std::string_view>, std::less<>>;
+
+inline ShardMap read_shard_map(const Json& index, const LoadLimits& limits) {
+  const Json weights = index.at("weight_map");
+  ShardMap shards;
+  for (const auto& [tensor, file] : weights.items()) {
+    if (!is_shard_name(file.as_string()))
+      file.fail_expected("one file name of letters, digits, '.', '_', '-' in *.safetensors");
+    shards[file.as_string()].push_back(tensor);
+    require(static_cast<std::int64_t>(shards.size()) <= limits.shards, index.where(),
+            ": more than ", limits.shards, " files");
+  }
+  return shards;
+}
+
+/// The tensors of a shard are those that the index puts there.
+inline void check_shard(const SafeTensors& shard, const std::string& file,
+                        const std::vector<std::string_view>& listed, const Json& index) {
+  for (const std::string_view tensor : listed)
+    require(shard.contains(tensor), index.where(), ": tensor ", casa::quoted(tensor), " is not in ",
+            file, ", where the index puts it");
+  if (shard.size() == static_cast<Index>(listed.size())) return;
+  const Json weights = index.at("weight_map");
+  for (const TensorView& t : shard.tensors()) {
+    const auto place = weights.find(t.name);
+    if (!place) fail(t.where(), " is not in the index");
+    require(place->as_string() == file, t.where(), ": the index puts it into ", place->as_string());
+  }
+}
+
+inline bool file_exists(const std::string& path) {
+  struct stat s {};
+  return ::lstat(path.c_str(), &s) == 0;
+}
+
+}  // namespace detail
+
+/// The tensors that an index file names, from its own folder. casa::error unless every tensor is in
+/// exactly the file named for it and the bytes sum up to metadata.total_size (if given).
+inline Checkpoint read_sharded(const std::string& index_path, const LoadOptions& options = {}) {
+  const Json index = read_json(
+      index_path, {.max_bytes = options.limits.json_bytes, .max_depth = options.limits.json_depth});
+  const detail::ShardMap shards = detail::read_shard_map(index, options.limits);
+  std::vector<SafeTensors> files;
+  for (const auto& [file, tensors] : shards) {
+    files.push_back(read_safetensors(detail::folder_of(index_path) + file, options));
+    detail::check_shard(files.back(), file, tensors, index);
+  }
+  Checkpoint checkpoint(std::move(files), index_path);
+  if (const auto metadata = index.find_set("metadata"))
+    if (const auto total = metadata->find_set("total_size"))
+      if (!total->is_integer() ||
+          total->as_uint() != static_cast<std::uint64_t>(checkpoint.data_bytes()))
+        total->fail_expected(text("the sum of all tensors, ", checkpoint.data_bytes()));
+  return checkpoint;
+}
+
+/// The tensors of a model folder: of model.safetensors if it is there, else of the files that
+/// model.safetensors.index.json names. Links are followed (the Hugging Face cache is made of them)
+/// unless options.limits.follow_links is false. casa::error names folder, file, tensor and rule.
+inline Checkpoint read_checkpoint(const std::string& folder, const LoadOptions& options = {}) {
+  const std::string single = folder + "/model.safetensors";
+  const std::string index = folder + "/model.safetensors.index.json";
+  if (detail::file_exists(single)) return Checkpoint(read_safetensors(single, options));
+  require(detail::file_exists(index), folder,
+          ": no model.safetensors and no model.safetensors.index.json");
+  return read_sharded(index, options);
+}
+
+}  // namespace io
+CASA_NAMESPACE_END
