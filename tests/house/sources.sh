@@ -44,4 +44,13 @@ for folder in core stream attention layers model generate train; do
   done
 done
 [ $bad -eq 1 ] || say "casa.hpp includes everything but io, and nothing it should not"
+
+if command -v git > /dev/null && git -C "$CASA_SOURCE_DIR" rev-parse > /dev/null 2>&1; then
+  cd "$CASA_SOURCE_DIR"
+  while IFS= read -r -d '' file; do
+    [ ! -f "$file" ] || [ "$(stat -c %s "$file")" -le 4194304 ] || complain "$file is larger than 4 MB"
+  done < <(git ls-files -z)
+  while IFS= read -r found; do complain "unfinished by its own word: $found"; done < \
+    <(git grep -nIE '\b(TODO|FIXME)\b' -- include bench examples 'tests/*.[ch]pp' || true)
+fi
 exit $bad

@@ -12,6 +12,13 @@
 #error "casa needs infinities and NaN (rows that see no key): build without -ffast-math / -ffinite-math-only"
 #endif
 
+#if __cplusplus < 202002L
+#error "casa needs C++20: build with -std=c++20 or later"
+#endif
+#if !defined(__cpp_exceptions)
+#error "casa reports errors by exceptions: build without -fno-exceptions"
+#endif
+
 #define CASA_VERSION_MAJOR 0
 #define CASA_VERSION_MINOR 1
 #define CASA_VERSION_PATCH 0
