@@ -1,15 +1,17 @@
-// What every header needs first: the version, the index type, and the inline namespace that holds all
-// public names.
+// What every header needs first: the version, the index type, and the inline namespace that holds
+// all public names.
 //
-// The namespace is tagged by the instruction set that the kernels see. The linker keeps one copy of each
-// template: without the tag, two files built with different -m flags would share kernels and memory
-// layouts that only one of them was compiled for. With it, mixing them is an undefined reference.
+// The namespace is tagged by the instruction set that the kernels see. The linker keeps one copy of
+// each template: without the tag, two files built with different -m flags would share kernels and
+// memory layouts that only one of them was compiled for. With it, mixing them is an undefined
+// reference.
 #pragma once
 
 #include <cstddef>
 
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
-#error "casa needs infinities and NaN (rows that see no key): build without -ffast-math / -ffinite-math-only"
+#error \
+    "casa needs infinities and NaN (rows that see no key): build without -ffast-math / -ffinite-math-only"
 #endif
 
 #if __cplusplus < 202002L
@@ -66,8 +68,9 @@
 
 #define CASA_JOIN_(a, b, c, d, e, f) a##b##c##d##e##f
 #define CASA_JOIN(a, b, c, d, e, f) CASA_JOIN_(a, b, c, d, e, f)
-#define CASA_ISA \
-  CASA_JOIN(CASA_TAG_WIDTH, CASA_TAG_FMA, CASA_TAG_F16C, CASA_TAG_BF16, CASA_TAG_VNNI, CASA_TAG_POISON)
+#define CASA_ISA                                                                       \
+  CASA_JOIN(CASA_TAG_WIDTH, CASA_TAG_FMA, CASA_TAG_F16C, CASA_TAG_BF16, CASA_TAG_VNNI, \
+            CASA_TAG_POISON)
 
 #define CASA_NAMESPACE_BEGIN \
   namespace casa {           \

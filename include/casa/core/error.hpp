@@ -11,8 +11,9 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Thrown at every public door for a wrong shape, index, value or file. The message names the thing,
-/// the expected and the actual value. What was being built or changed is as it was before the call.
+/// Thrown at every public door for a wrong shape, index, value or file. The message names the
+/// thing, the expected and the actual value. What was being built or changed is as it was before
+/// the call.
 class error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -22,10 +23,8 @@ namespace detail {
 
 inline void append_text(std::string& s, std::string_view t) { s += t; }
 template <class N>
-  requires std::is_arithmetic_v<N>
-void append_text(std::string& s, N n) {
-  s += std::to_string(n);
-}
+requires std::is_arithmetic_v<N>
+void append_text(std::string& s, N n) { s += std::to_string(n); }
 
 }  // namespace detail
 
@@ -52,11 +51,11 @@ void require(bool ok, const Parts&... parts) {
 /// Throws unless actual == expected: "<what>: expected <expected>, got <actual>".
 template <class A, class B>
 void require_equal(std::string_view what, const A& actual, const B& expected) {
-  if (!(actual == static_cast<A>(expected)))
-    fail(what, ": expected ", expected, ", got ", actual);
+  if (!(actual == static_cast<A>(expected))) fail(what, ": expected ", expected, ", got ", actual);
 }
 
-/// A name from a file, made safe to print: control and non-ASCII bytes escaped, cut to 80 characters.
+/// A name from a file, made safe to print: control and non-ASCII bytes escaped, cut to 80
+/// characters.
 inline std::string quoted(std::string_view name) {
   constexpr char hex[] = "0123456789abcdef";
   std::string s = "\"";

@@ -1,4 +1,5 @@
-// Who does the work: an Executor is a handle to workers; serial by default, a ThreadPool where given.
+// Who does the work: an Executor is a handle to workers; serial by default, a ThreadPool where
+// given.
 #pragma once
 
 #include <algorithm>
@@ -14,9 +15,9 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// A non-owning handle to something that runs f(worker) on several workers at once. Copied freely; what
-/// it points to must outlive it. The default one runs everything on the calling thread.
-/// Any thread runtime fits: give `concurrency`, and a function that calls `task(context, worker)` once
+/// A non-owning handle to something that runs f(worker) on several workers at once. Copied freely;
+/// what it points to must outlive it. The default one runs everything on the calling thread. Any
+/// thread runtime fits: give `concurrency`, and a function that calls `task(context, worker)` once
 /// for every worker in [0, workers) and returns when all have ended.
 struct Executor {
   using Task = void (*)(void* context, Index worker);
@@ -26,7 +27,8 @@ struct Executor {
   void* self = nullptr;
   Run run_workers = nullptr;
 
-  /// f(worker) for every worker in [0, workers), workers <= concurrency; returns when all have ended.
+  /// f(worker) for every worker in [0, workers), workers <= concurrency; returns when all have
+  /// ended.
   template <class F>
   void run(Index workers, F&& f) const {
     if (workers <= 1 || run_workers == nullptr) {
@@ -58,8 +60,9 @@ struct Executor {
   }
 };
 
-/// Threads that wait for work. The calling thread is one of the workers; an exception of a worker is
-/// thrown again in the caller after all have ended. One caller at a time (others wait their turn).
+/// Threads that wait for work. The calling thread is one of the workers; an exception of a worker
+/// is thrown again in the caller after all have ended. One caller at a time (others wait their
+/// turn).
 class ThreadPool {
  public:
   /// num_threads workers in all (0: as many as the machine has).

@@ -1,5 +1,5 @@
-// Storage of our own, 64-byte aligned, and views of it. Public structs hold these and no Eigen member,
-// so their layout does not depend on a translation unit's vector flags.
+// Storage of our own, 64-byte aligned, and views of it. Public structs hold these and no Eigen
+// member, so their layout does not depend on a translation unit's vector flags.
 #pragma once
 
 #include <Eigen/Core>
@@ -16,8 +16,9 @@
 
 CASA_NAMESPACE_BEGIN
 
-static_assert(std::is_same_v<Eigen::Index, Index>,
-              "casa needs Eigen's index type to be std::ptrdiff_t (EIGEN_DEFAULT_DENSE_INDEX_TYPE)");
+static_assert(
+    std::is_same_v<Eigen::Index, Index>,
+    "casa needs Eigen's index type to be std::ptrdiff_t (EIGEN_DEFAULT_DENSE_INDEX_TYPE)");
 
 inline constexpr std::size_t kAlignment = 64;
 
@@ -32,7 +33,7 @@ class Buffer {
   explicit Buffer(Index size) : size_(size) {
     require(size >= 0 && size <= max_size(), "Buffer: size ", size, " is negative or too large");
     if (size == 0) return;
-    data_ = static_cast<T*>(::operator new(bytes(), std::align_val_t{kAlignment}));
+    data_ = static_cast<T*>(::operator new (bytes(), std::align_val_t{kAlignment}));
 #if defined(CASA_POISON)
     std::memset(static_cast<void*>(data_), 0xff, bytes());
 #endif
@@ -48,7 +49,7 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (data_) ::operator delete(data_, std::align_val_t{kAlignment});
+    if (data_) ::operator delete (data_, std::align_val_t{kAlignment});
   }
 
   Index size() const { return size_; }
@@ -73,8 +74,8 @@ template <class T>
 using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// A row-major matrix that lies in somebody else's memory: row r starts at data + r * stride.
-/// MatrixView<const T> reads, MatrixView<T> also writes. Made without a copy from Matrix and from any
-/// Eigen row-major object whose rows are contiguous (anything else does not compile or throws).
+/// MatrixView<const T> reads, MatrixView<T> also writes. Made without a copy from Matrix and from
+/// any Eigen row-major object whose rows are contiguous (anything else does not compile or throws).
 template <class T>
 class MatrixView {
  public:
@@ -85,12 +86,13 @@ class MatrixView {
       : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
   MatrixView(T* data, Index rows, Index cols) : MatrixView(data, rows, cols, cols) {}
   template <class U>  // a template: a plain one would be the copy constructor of MatrixView<Value>
-    requires(std::is_const_v<T> && std::is_same_v<U, Value>)
-  MatrixView(const MatrixView<U>& v) : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
+  requires(std::is_const_v<T>&& std::is_same_v<U, Value>) MatrixView(const MatrixView<U>& v)
+      : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
   template <class E>
-    requires(std::remove_cvref_t<E>::IsRowMajor != 0) &&
-            std::is_convertible_v<decltype(std::declval<E&>().data()), T*> &&
-            requires(E& e) { e.outerStride(); }
+  requires(std::remove_cvref_t<E>::IsRowMajor != 0) &&
+      std::is_convertible_v<decltype(std::declval<E&>().data()), T*>&& requires(E& e) {
+    e.outerStride();
+  }
   MatrixView(E&& e) : MatrixView(e.data(), e.rows(), e.cols(), e.outerStride()) {
     require(e.innerStride() == 1 || e.cols() <= 1, "MatrixView: rows are not contiguous");
   }
@@ -112,7 +114,7 @@ class MatrixView {
   auto eigen() const {
     using Plain = std::conditional_t<std::is_const_v<T>, const RowMatrix<Value>, RowMatrix<Value>>;
     return Eigen::Map<Plain, Eigen::Unaligned, Eigen::OuterStride<>>(data_, rows_, cols_,
-                                                                   Eigen::OuterStride<>(stride_));
+                                                                     Eigen::OuterStride<>(stride_));
   }
 
  private:

@@ -32,7 +32,7 @@ concept Storage = Scalar<S> || std::same_as<S, bfloat16> || std::same_as<S, half
 /// S can be stored where T is computed in: T itself, or a 16-bit type below float.
 template <class S, class T>
 concept StorageFor = Scalar<T> && Storage<S> &&
-                     (std::same_as<S, T> || (std::same_as<T, float> && sizeof(S) == 2));
+    (std::same_as<S, T> || (std::same_as<T, float> && sizeof(S) == 2));
 
 inline float widen(bfloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
 

@@ -1,4 +1,5 @@
-// Scratch memory that is taken again and again: it grows while a program warms up, then never allocates.
+// Scratch memory that is taken again and again: it grows while a program warms up, then never
+// allocates.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +9,8 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// A stack of scratch arrays. take() hands out uninitialised, 64-byte aligned memory that stays valid
-/// until the Frame that was opened before it closes. Not thread-safe: one per caller.
+/// A stack of scratch arrays. take() hands out uninitialised, 64-byte aligned memory that stays
+/// valid until the Frame that was opened before it closes. Not thread-safe: one per caller.
 class Workspace {
  public:
   /// Everything taken while a Frame lives is given back when it ends. Frames nest.

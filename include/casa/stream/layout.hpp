@@ -25,11 +25,11 @@ struct Window {
   friend bool operator==(const Window&, const Window&) = default;
 };
 
-/// A stream of text tokens 0..text_len-1 and image tokens 0..image_len-1 (numbered in stream order).
-/// Window 0 is the text before the first insertion, perhaps empty; each distinct insertion point starts
-/// the next window, also an insertion of no tokens. The *place* of a token is its index in the merged
-/// stream, in which each window's images stand before its text.
-/// Appending costs as much as what is appended, whatever stands before it.
+/// A stream of text tokens 0..text_len-1 and image tokens 0..image_len-1 (numbered in stream
+/// order). Window 0 is the text before the first insertion, perhaps empty; each distinct insertion
+/// point starts the next window, also an insertion of no tokens. The *place* of a token is its
+/// index in the merged stream, in which each window's images stand before its text. Appending costs
+/// as much as what is appended, whatever stands before it.
 class StreamLayout {
  public:
   StreamLayout() : windows_(1) {}
@@ -41,8 +41,8 @@ class StreamLayout {
     append(text_len, insertions);
   }
 
-  /// Text of `text_len` more tokens with insertions at positions relative to it. Several insertions at
-  /// the end of the text so far (or at one position) make one window.
+  /// Text of `text_len` more tokens with insertions at positions relative to it. Several insertions
+  /// at the end of the text so far (or at one position) make one window.
   void append(Index text_len, std::span<const Insertion> insertions) {
     check(text_len, insertions);
     Index done = 0;
@@ -54,12 +54,12 @@ class StreamLayout {
     append_text(text_len - done);
   }
 
-  /// One image of num_tokens at the end of the stream: it joins the window that starts there, if any.
+  /// One image of num_tokens at the end of the stream: it joins the window that starts there, if
+  /// any.
   void append_image(Index num_tokens) {
     require(num_tokens >= 0, "StreamLayout: num_tokens must not be negative, got ", num_tokens);
     const bool at_insertion = windows_.size() > 1 && windows_.back().text.size() == 0;
-    if (!at_insertion)
-      windows_.push_back({{text_len(), text_len()}, {image_len(), image_len()}});
+    if (!at_insertion) windows_.push_back({{text_len(), text_len()}, {image_len(), image_len()}});
     windows_.back().image.end += num_tokens;
   }
 
@@ -118,8 +118,8 @@ inline Index text_place(const Window& w, Index i) { return i + w.image.end; }
 /// Place of image token j of window w in the merged stream.
 inline Index image_place(const Window& w, Index j) { return j + w.text.begin; }
 
-/// Calls run(is_image, range) for the pieces of text and image token numbers in stream order, from the
-/// text token `text_begin` and the image token `image_begin` on. Empty pieces are left out.
+/// Calls run(is_image, range) for the pieces of text and image token numbers in stream order, from
+/// the text token `text_begin` and the image token `image_begin` on. Empty pieces are left out.
 template <class F>
 void for_each_piece(const StreamLayout& layout, Index text_begin, Index image_begin, F&& run) {
   // Windows that ended before both starting points have nothing to give: skip them by search.

@@ -9,8 +9,8 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Where a token stands for the rotary embedding: time, row and column. Ordinary embeddings read `t`
-/// alone; text stands at the same number on all three axes.
+/// Where a token stands for the rotary embedding: time, row and column. Ordinary embeddings read
+/// `t` alone; text stands at the same number on all three axes.
 struct Position {
   std::int64_t t = 0;
   std::int64_t h = 0;
@@ -23,8 +23,8 @@ struct Position {
   friend bool operator==(const Position&, const Position&) = default;
 };
 
-/// Where image tokens stand for the rotary embedding of a fusion layer; K is the number of text tokens
-/// before the image.
+/// Where image tokens stand for the rotary embedding of a fusion layer; K is the number of text
+/// tokens before the image.
 enum class ImageRope {
   off,           ///< nothing is rotated in fusion layers
   none,          ///< image keys are not rotated (they stand at 0)
@@ -42,9 +42,9 @@ struct ImageGrid {
 };
 
 /// Hands out positions in stream order. Text positions count text alone, except in consecutive and
-/// stream. An image with a grid stands at (p, p + row, p + column) around its point p (window_start,
-/// stream); in stream order what follows it goes on at p + max(rows, columns), as in M-RoPE
-/// (arXiv 2409.12191, section 2.1).
+/// stream. An image with a grid stands at (p, p + row, p + column) around its point p
+/// (window_start, stream); in stream order what follows it goes on at p + max(rows, columns), as in
+/// M-RoPE (arXiv 2409.12191, section 2.1).
 class PositionCounter {
  public:
   PositionCounter() = default;
@@ -54,7 +54,7 @@ class PositionCounter {
   /// stand at next_text(), next_text() + 1, ...
   void text(std::span<Position> out) {
     for (Position& p : out) {
-      p = rope_ == ImageRope::stream ? stream_
+      p = rope_ == ImageRope::stream        ? stream_
           : rope_ == ImageRope::consecutive ? text_ + window_images_
                                             : text_;
       ++text_;
@@ -76,9 +76,15 @@ class PositionCounter {
       Position& p = out[static_cast<std::size_t>(j)];
       switch (rope_) {
         case ImageRope::off:
-        case ImageRope::none: p = 0; break;
-        case ImageRope::window_start: p = {text_, text_ + row, text_ + col}; break;
-        case ImageRope::consecutive: p = text_ + window_images_ + j; break;
+        case ImageRope::none:
+          p = 0;
+          break;
+        case ImageRope::window_start:
+          p = {text_, text_ + row, text_ + col};
+          break;
+        case ImageRope::consecutive:
+          p = text_ + window_images_ + j;
+          break;
         case ImageRope::stream:
           p = spatial ? Position{stream_, stream_ + row, stream_ + col} : Position(stream_ + j);
           break;

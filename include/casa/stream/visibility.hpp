@@ -5,9 +5,10 @@
 //   image        image     its window's images                    its window's images up to itself
 //   image_text   stream    [start of w, place of i]               [start of w, place of j]
 //
-// With History::all the interval begins at 0 instead of the window's first key. CASA is image_text with
-// History::window, cross-attention is image with History::window, token insertion is image_text with
-// History::all for text and image rows alike (arXiv 2512.19535, section 3 and differences D2, D5).
+// With History::all the interval begins at 0 instead of the window's first key. CASA is image_text
+// with History::window, cross-attention is image with History::window, token insertion is
+// image_text with History::all for text and image rows alike (arXiv 2512.19535, section 3 and
+// differences D2, D5).
 #pragma once
 
 #include "casa/stream/layout.hpp"
@@ -23,9 +24,12 @@ enum class History { window, all };
 /// Places of text tokens or of image tokens among the keys.
 inline Index num_keys(const StreamLayout& layout, Keys keys) {
   switch (keys) {
-    case Keys::text: return layout.text_len();
-    case Keys::image: return layout.image_len();
-    case Keys::image_text: return layout.stream_len();
+    case Keys::text:
+      return layout.text_len();
+    case Keys::image:
+      return layout.image_len();
+    case Keys::image_text:
+      return layout.stream_len();
   }
   return 0;
 }
@@ -34,9 +38,12 @@ inline Index num_keys(const StreamLayout& layout, Keys keys) {
 inline Interval seen_by_text(const Window& w, Index i, Keys keys, History history) {
   const bool all = history == History::all;
   switch (keys) {
-    case Keys::text: return {all ? 0 : w.text.begin, i + 1};
-    case Keys::image: return {all ? 0 : w.image.begin, w.image.end};
-    case Keys::image_text: return {all ? 0 : stream_begin(w), text_place(w, i) + 1};
+    case Keys::text:
+      return {all ? 0 : w.text.begin, i + 1};
+    case Keys::image:
+      return {all ? 0 : w.image.begin, w.image.end};
+    case Keys::image_text:
+      return {all ? 0 : stream_begin(w), text_place(w, i) + 1};
   }
   return {};
 }
@@ -45,9 +52,12 @@ inline Interval seen_by_text(const Window& w, Index i, Keys keys, History histor
 inline Interval seen_by_image(const Window& w, Index j, Keys keys, History history) {
   const bool all = history == History::all;
   switch (keys) {
-    case Keys::text: return {};
-    case Keys::image: return {all ? 0 : w.image.begin, j + 1};
-    case Keys::image_text: return {all ? 0 : stream_begin(w), image_place(w, j) + 1};
+    case Keys::text:
+      return {};
+    case Keys::image:
+      return {all ? 0 : w.image.begin, j + 1};
+    case Keys::image_text:
+      return {all ? 0 : stream_begin(w), image_place(w, j) + 1};
   }
   return {};
 }

@@ -1,0 +1,156 @@
+// Tensors of a checkpoint as the weights of a model: every weight found, of the right shape, and no
+// tensor left over, or an error that lists what is wrong.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "casa/io/tensor_view.hpp"
+#include "casa/model/weight_reader.hpp"
+
+CASA_NAMESPACE_BEGIN
+namespace io {
+
+/// How the tensors of a checkpoint answer to those a model expects.
+struct TensorReport {
+  struct Mismatch {
+    std::string name;
+    std::string expected;
+    std::string actual;
+  };
+  std::vector<std::string> matched;
+  std::vector<TensorSpec> missing;
+  std::vector<Mismatch> mismatched;  ///< shape or type
+  std::vector<std::string> unexpected;
+
+  bool ok() const { return missing.empty() && mismatched.empty() && unexpected.empty(); }
+};
+
+/// The weights of one model inside a checkpoint. Used as: expect() every tensor,
+/// require_complete(), then build from weights().
+class CheckpointWeights {
+ public:
+  using Find = std::function<const TensorView*(std::string_view name)>;
+  using Release = std::function<void(const TensorView&)>;
+
+  /// `files` (SafeTensors or Checkpoint) must outlive this.
+  template <class Files>
+  explicit CheckpointWeights(const Files& files)
+      : find_([&files](std::string_view name) { return files.find(name); }),
+        release_([&files](const TensorView& t) { files.release(t); }) {
+    for (const auto& name : files.names()) names_.emplace(name);
+  }
+
+  /// Compares one tensor that the model will ask for with what the checkpoint holds.
+  void expect(const TensorSpec& spec) {
+    if (!expected_.insert(spec.name).second) return;
+    const TensorView* t = find_(spec.name);
+    if (!t) {
+      report_.missing.push_back(spec);
+    } else if (!std::ranges::equal(t->shape, shape_of(spec))) {
+      report_.mismatched.push_back({spec.name, shape_text(shape_of(spec)), shape_text(t->shape)});
+    } else if (!is_float(t->dtype)) {
+      report_.mismatched.push_back(
+          {spec.name, "F32, F64, F16 or BF16", std::string(to_string(t->dtype))});
+    } else {
+      report_.matched.push_back(spec.name);
+    }
+  }
+
+  /// Names under `prefix` (or one name) that may stand in the checkpoint without being used.
+  void allow_unused(const std::string& prefix) { allowed_.push_back(prefix); }
+
+  /// The comparison so far; what was never expected nor allowed is unexpected.
+  TensorReport report() const {
+    TensorReport r = report_;
+    for (const std::string& name : names_) {
+      const auto allowed = [&](const std::string& prefix) { return name.starts_with(prefix); };
+      if (!expected_.contains(name) && std::ranges::none_of(allowed_, allowed))
+        r.unexpected.push_back(name);
+    }
+    return r;
+  }
+
+  /// Throws casa::error that lists every tensor missing, of another shape or type, or left over.
+  void require_complete(std::string_view where) const {
+    const TensorReport r = report();
+    if (r.ok()) return;
+    std::string message = text(where, ": the tensors do not fit the config:");
+    int lines = 0;
+    const auto add = [&](const std::string& line) {
+      if (++lines <= 20) message += "\n  " + line;
+    };
+    for (const auto& s : r.missing)
+      add(text("missing ", casa::quoted(s.name), " ", shape_text(shape_of(s))));
+    for (const auto& m : r.mismatched)
+      add(text(casa::quoted(m.name), ": expected ", m.expected, ", got ", m.actual));
+    for (const auto& name : r.unexpected) add("unexpected " + casa::quoted(name));
+    if (lines > 20) message += text("\n  and ", lines - 20, " more");
+    throw error(message);
+  }
+
+  /// Gives the tensors to a model. Valid as long as this object.
+  WeightSource weights() {
+    return {[this](const TensorSpec& spec) { return get(spec); },
+            [this](const TensorSpec& spec) { done(spec); }};
+  }
+
+ private:
+  static std::vector<Index> shape_of(const TensorSpec& s) {
+    return s.cols == 0 ? std::vector<Index>{s.rows} : std::vector<Index>{s.rows, s.cols};
+  }
+  static bool is_float(DType t) {
+    return t == DType::F32 || t == DType::F64 || t == DType::F16 || t == DType::BF16;
+  }
+
+  StoredView get(const TensorSpec& spec) {
+    const TensorView* t = find_(spec.name);
+    if (!t)
+      fail("tensor ", casa::quoted(spec.name), " is missing, expected shape ",
+           shape_text(shape_of(spec)));
+    t->require_shape(shape_of(spec));
+    switch (t->dtype) {
+      case DType::F64:
+        return view<double>(*t);
+      case DType::F32:
+        return view<float>(*t);
+      case DType::F16:
+        return view<half>(*t);
+      case DType::BF16:
+        return view<bfloat16>(*t);
+      default:
+        fail(t->where(), ": expected F32, F64, F16 or BF16, got ", to_string(t->dtype));
+    }
+  }
+
+  // In place; data that stands at an odd address is copied first, until done.
+  template <Storage S>
+  StoredView view(const TensorView& t) {
+    const bool vector = t.shape.size() == 1;
+    const Index rows = vector ? 1 : t.rows(), cols = vector ? t.count() : t.cols();
+    if (t.viewable_as<S>()) return MatrixView<const S>(t.as<S>().data(), rows, cols);
+    Buffer<std::byte>& copy = copies_[std::string(t.name)];
+    copy = Buffer<std::byte>(static_cast<Index>(t.bytes.size()));
+    if (!t.bytes.empty()) std::memcpy(copy.data(), t.bytes.data(), t.bytes.size());
+    return MatrixView<const S>(reinterpret_cast<const S*>(copy.data()), rows, cols);
+  }
+
+  void done(const TensorSpec& spec) {
+    copies_.erase(spec.name);
+    if (const TensorView* t = find_(spec.name)) release_(*t);
+  }
+
+  Find find_;
+  Release release_;
+  std::set<std::string> names_, expected_;
+  std::vector<std::string> allowed_;
+  std::map<std::string, Buffer<std::byte>> copies_;
+  TensorReport report_;
+};
+
+}  // namespace io
+CASA_NAMESPACE_END

@@ -1,0 +1,192 @@
+// Keys and values of past tokens, head by head, in the type they are stored in.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <span>
+#include <variant>
+
+#include "casa/attention/attention.hpp"
+#include "casa/core/memory.hpp"
+#include "casa/core/scalar.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Keys and values of a run of tokens as (head, token, head_dim), so that a head's keys lie one
+/// after the other. Tokens come in at the end; they go from the end (truncate), or from the front
+/// behind the first `pinned` ones (drop). Memory grows by doubling and is reused; a cache that
+/// drops as much as it appends stops allocating.
+template <Storage S>
+class KvCache {
+ public:
+  KvCache() = default;
+  KvCache(Index num_kv_heads, Index head_dim) : heads_(num_kv_heads), head_dim_(head_dim) {}
+
+  Index size() const { return pinned_ + (end_ - begin_); }
+  Index num_kv_heads() const { return heads_; }
+  Index head_dim() const { return head_dim_; }
+  /// Bytes that the tokens held now take (capacity: bytes allocated for them).
+  Index bytes() const { return size() * bytes_per_token(); }
+  Index capacity_bytes() const { return capacity_ * bytes_per_token(); }
+  Index bytes_per_token() const { return 2 * heads_ * head_dim_ * static_cast<Index>(sizeof(S)); }
+
+  /// Room for `count` tokens in all, so that appending up to there allocates nothing.
+  void reserve(Index count) {
+    if (count > capacity_) relocate(count);
+  }
+
+  /// k, v: (tokens, num_kv_heads * head_dim), narrowed to S.
+  template <Scalar T>
+  void append(MatrixView<const T> k, MatrixView<const T> v) {
+    const Index count = k.rows();
+    make_room(count);
+    for (Index h = 0; h < heads_; ++h) {
+      for (Index t = 0; t < count; ++t) {
+        copy(k.row(t) + h * head_dim_, k_.data() + offset(h, end_ + t));
+        copy(v.row(t) + h * head_dim_, v_.data() + offset(h, end_ + t));
+      }
+    }
+    end_ += count;
+  }
+
+  /// Keeps the first `count` tokens from now on, whatever is dropped. Only before anything is
+  /// dropped.
+  void pin(Index count) {
+    assert(pinned_ == begin_ && count >= pinned_ && count <= size());
+    pinned_ = begin_ = count;
+  }
+
+  /// Forgets `count` tokens right behind the pinned ones.
+  void drop(Index count) {
+    assert(0 <= count && count <= end_ - begin_);
+    begin_ += count;
+    if (begin_ == end_) begin_ = end_ = pinned_;
+  }
+
+  /// Keeps the first `first` and the last `last` tokens. `first` is the same at every call.
+  void keep(Index first, Index last) {
+    if (size() <= first + last) return;
+    if (pinned_ < first) pin(first);
+    drop(size() - first - last);
+  }
+
+  /// Keeps the first `count` tokens held.
+  void truncate(Index count) {
+    assert(0 <= count && count <= size());
+    if (count < pinned_) pinned_ = begin_ = end_ = count;
+    end_ = begin_ + (count - pinned_);
+    if (begin_ == end_) begin_ = end_ = pinned_;
+  }
+
+  void clear() { pinned_ = begin_ = end_ = 0; }
+
+  /// The tokens held, as pieces that lie end to end in order: one, or two where some were dropped.
+  struct Pieces {
+    std::array<KeyPiece<S>, 2> piece;
+    std::size_t count;
+    operator std::span<const KeyPiece<S>>() const { return {piece.data(), count}; }
+  };
+  Pieces pieces() const {
+    if (begin_ == pinned_) return {{range(0, end_), {}}, 1};
+    return {{range(0, pinned_), range(begin_, end_)}, 2};
+  }
+
+  /// Key (or value) of token t, head h: head_dim values.
+  const S* key(Index h, Index t) const { return k_.data() + offset(h, place(t)); }
+  const S* value(Index h, Index t) const { return v_.data() + offset(h, place(t)); }
+
+ private:
+  Index place(Index t) const { return t < pinned_ ? t : t - pinned_ + begin_; }
+  Index offset(Index h, Index t) const { return (h * capacity_ + t) * head_dim_; }
+  KeyPiece<S> range(Index begin, Index end) const {
+    return {k_.data() + begin * head_dim_, v_.data() + begin * head_dim_, end - begin, head_dim_,
+            capacity_ * head_dim_};
+  }
+  template <Scalar T>
+  void copy(const T* from, S* to) const {
+    if constexpr (std::is_same_v<T, S>) {
+      std::memcpy(to, from, static_cast<std::size_t>(head_dim_) * sizeof(S));
+    } else {
+      for (Index i = 0; i < head_dim_; ++i) to[i] = narrow<S>(from[i]);
+    }
+  }
+
+  void make_room(Index count) {
+    if (end_ + count <= capacity_) return;
+    // Half of what is there can be won back by moving the live tokens to the front: move. Else
+    // grow.
+    const Index needed = size() + count;
+    relocate(2 * needed <= capacity_ ? capacity_ : (std::max)(needed, 2 * capacity_));
+  }
+
+  void relocate(Index capacity) {
+    const Index live = end_ - begin_;
+    if (capacity == capacity_) {
+      for (Index h = 0; h < heads_; ++h)
+        for (Buffer<S>* b : {&k_, &v_})
+          std::memmove(b->data() + offset(h, pinned_), b->data() + offset(h, begin_),
+                       bytes_of(live));
+    } else {
+      const Index size =
+          checked_mul(checked_mul(capacity, heads_, "KvCache"), head_dim_, "KvCache");
+      Buffer<S> k(size), v(size);
+      for (Index h = 0; h < heads_; ++h) {
+        for (auto [from, to] : {std::pair{&k_, &k}, std::pair{&v_, &v}}) {
+          S* start = to->data() + h * capacity * head_dim_;
+          if (pinned_ > 0) std::memcpy(start, from->data() + offset(h, 0), bytes_of(pinned_));
+          if (live > 0)
+            std::memcpy(start + pinned_ * head_dim_, from->data() + offset(h, begin_),
+                        bytes_of(live));
+        }
+      }
+      k_ = std::move(k);
+      v_ = std::move(v);
+      capacity_ = capacity;
+    }
+    begin_ = pinned_;
+    end_ = pinned_ + live;
+  }
+  std::size_t bytes_of(Index tokens) const {
+    return static_cast<std::size_t>(tokens * head_dim_) * sizeof(S);
+  }
+
+  Index heads_ = 0;
+  Index head_dim_ = 0;
+  Index capacity_ = 0;
+  Index pinned_ = 0;  // tokens [0, pinned_) and [begin_, end_) of each head are held
+  Index begin_ = 0;
+  Index end_ = 0;
+  Buffer<S> k_, v_;
+};
+
+/// How a cache stores keys and values: in the type that is computed in, or narrower (float models).
+enum class CacheType { native, bfloat16, half };
+
+namespace detail {
+template <Scalar T>
+struct CacheVariant {
+  using Type = std::variant<KvCache<double>>;
+};
+template <>
+struct CacheVariant<float> {
+  using Type = std::variant<KvCache<float>, KvCache<bfloat16>, KvCache<half>>;
+};
+}  // namespace detail
+
+/// A KvCache whose storage type is chosen at run time.
+template <Scalar T>
+using AnyKvCache = typename detail::CacheVariant<T>::Type;
+
+/// Throws casa::error for a narrow type where T is double.
+template <Scalar T>
+AnyKvCache<T> make_cache(CacheType type, Index num_kv_heads, Index head_dim) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (type == CacheType::bfloat16) return KvCache<bfloat16>(num_kv_heads, head_dim);
+    if (type == CacheType::half) return KvCache<half>(num_kv_heads, head_dim);
+  }
+  require(type == CacheType::native, "cache type: a double model stores double, got a 16-bit type");
+  return KvCache<T>(num_kv_heads, head_dim);
+}
+
+CASA_NAMESPACE_END

@@ -1,0 +1,382 @@
+// The decoder: token ids and images in, logits out, one chunk of one or more streams at a time.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "casa/model/state.hpp"
+#include "casa/model/weight_reader.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Which rows of a chunk give logits.
+enum class LogitRows { none, last, all };
+
+/// What comes next in one stream: text, with images before some of its tokens or behind the last.
+template <Scalar T>
+struct StreamInput {
+  DecoderState<T>* state = nullptr;
+  std::span<const int> ids = {};
+  /// Positions relative to ids: 0 .. ids.size(), ascending. At one point they make one window, also
+  /// with images that came at the end of the last chunk.
+  std::span<const Insertion> insertions = {};
+  MatrixView<const T> image_tokens = {};  ///< (sum of num_tokens, hidden_size), in order
+  /// One per insertion, rows * cols = num_tokens; or none at all (plain sequences).
+  std::span<const ImageGrid> grids = {};
+  LogitRows logits = LogitRows::last;
+};
+
+/// A decoder-only language model that looks at images as its config says (model/config.hpp).
+/// Immutable once made: any number of streams and threads share one.
+template <Scalar T>
+class Decoder {
+ public:
+  Decoder() = default;
+  /// Reads every tensor of decoder_spec(config). Throws casa::error for a config out of range and
+  /// whatever `source` throws.
+  Decoder(const DecoderConfig& config, const WeightSource& source,
+          WeightType type = WeightType::native)
+      : Decoder(config, decoder_spec(config), source, type) {}
+  Decoder(const DecoderConfig& config, const DecoderSpec& spec, const WeightSource& source,
+          WeightType type = WeightType::native)
+      : config_(config) {
+    check(config_);
+    rope_ = make_rope<T>(config_.rope, config_.head_dim);
+    // An embedding that is only looked up gains nothing from int8: it is read a row at a time.
+    const bool lookup_only = spec.lm_head.has_value();
+    const WeightReader<T> lookup{
+        source, lookup_only && type == WeightType::int8 ? WeightType::bfloat16 : type};
+    const WeightReader<T> read{source, type};
+    embed_ = lookup.linear({spec.embed_tokens, {}});
+    for (const BlockSpec& b : spec.blocks) blocks_.push_back(read.block(b));
+    norm_ = read.vector(spec.norm);
+    if (spec.lm_head) lm_head_ = read.linear({*spec.lm_head, {}});
+  }
+
+  const DecoderConfig& config() const { return config_; }
+  /// Bytes of all weights as they are held.
+  Index weight_bytes() const {
+    Index sum = embed_.bytes() + lm_head_.bytes();
+    for (const auto& b : blocks_)
+      for (const Index bytes :
+           {b.self_attention.qkv.bytes(), b.self_attention.o.bytes(),
+            b.fusion_attention.qkv.bytes(), b.fusion_attention.o.bytes(), b.mlp.bytes()})
+        sum += bytes;
+    return sum;
+  }
+
+  /// An empty stream. Throws casa::error for options that do not fit this model.
+  DecoderState<T> new_state(const StateOptions& options = {}) const {
+    require(options.text_window >= 0 && options.sinks >= 0,
+            "StateOptions: text_window and sinks must not be negative, got ", options.text_window,
+            " and ", options.sinks);
+    require(
+        options.text_window == 0 || !config_.fusion || config_.fusion->history == History::window,
+        "StateOptions: text_window needs fusion.history window: with all, fusion layers grow too");
+    DecoderState<T> state;
+    state.options_ = options;
+    for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      const auto cache = [&] {
+        return make_cache<T>(options.cache, config_.num_key_value_heads, config_.head_dim);
+      };
+      state.blocks_.push_back({cache(), cache()});
+    }
+    if (config_.fusion) state.counter_ = PositionCounter(config_.fusion->image_rope);
+    return state;
+  }
+
+  /// Takes each stream one chunk further. logits (rows asked for by all inputs, in order, x
+  /// vocab_size). However a stream is cut into chunks, and whatever streams go with it, its logits
+  /// are the same to rounding. Throws casa::error for ids out of range and shapes that do not fit;
+  /// every stream is then as it was before.
+  void forward(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
+               const Trace<T>* trace = nullptr) const {
+    check_inputs(inputs, logits);
+    for (const auto& input : inputs) begin(input);
+    try {
+      run(inputs, logits, context, trace);
+    } catch (...) {
+      for (const auto& input : inputs) roll_back(*input.state);
+      throw;
+    }
+    for (const auto& input : inputs) commit(*input.state);
+  }
+
+  /// The same for one stream.
+  void forward(const StreamInput<T>& input, MatrixView<T> logits, const Context& context,
+               const Trace<T>* trace = nullptr) const {
+    forward(std::span<const StreamInput<T>>(&input, 1), logits, context, trace);
+  }
+
+  /// Logits (ids.size() x vocab_size) of a whole stream from its beginning.
+  Matrix<T> logits(std::span<const int> ids, std::span<const Insertion> insertions,
+                   MatrixView<const T> image_tokens, const Context& context = {},
+                   std::span<const ImageGrid> grids = {}) const {
+    DecoderState<T> state = new_state();
+    Matrix<T> out(static_cast<Index>(ids.size()), config_.vocab_size);
+    forward({&state, ids, insertions, image_tokens, grids, LogitRows::all}, out, context);
+    return out;
+  }
+
+  /// Number of logit rows that an input asks for.
+  static Index logit_rows(const StreamInput<T>& input) {
+    const auto rows = static_cast<Index>(input.ids.size());
+    return input.logits == LogitRows::all ? rows : input.logits == LogitRows::last ? (rows > 0) : 0;
+  }
+
+ private:
+  bool has_fusion(Index layer) const { return config_.fusion && config_.fusion->has_layer(layer); }
+
+  void check_inputs(std::span<const StreamInput<T>> inputs, MatrixView<T> logits) const {
+    Index rows = 0;
+    for (std::size_t s = 0; s < inputs.size(); ++s) {
+      const StreamInput<T>& in = inputs[s];
+      require(in.state != nullptr, "forward: input ", s, " has no state");
+      require(in.state->blocks_.size() == blocks_.size(), "forward: the state of input ", s,
+              " has ", in.state->blocks_.size(), " blocks, the model ", blocks_.size(),
+              " (states are made by new_state of the same model)");
+      for (std::size_t other = 0; other < s; ++other)
+        require(inputs[other].state != in.state, "forward: inputs ", other, " and ", s,
+                " are the same stream");
+      for (const int id : in.ids)
+        require(id >= 0 && id < config_.vocab_size, "forward: token id must be in [0, ",
+                config_.vocab_size, "), got ", id);
+      require(in.insertions.empty() || config_.fusion.has_value(),
+              "forward: images were given, but the model has no fusion");
+      require(in.grids.empty() || in.grids.size() == in.insertions.size(),
+              "forward: ", in.grids.size(), " grids for ", in.insertions.size(), " insertions");
+      Index images = 0, previous = 0;
+      for (std::size_t i = 0; i < in.insertions.size(); ++i) {
+        const auto [position, count] = in.insertions[i];
+        require(position >= previous && position <= static_cast<Index>(in.ids.size()),
+                "forward: insertion position ", position, " must be in [", previous, ", ",
+                in.ids.size(), "]");
+        require(count >= 0, "forward: num_tokens must not be negative, got ", count);
+        if (!in.grids.empty() && in.grids[i] != ImageGrid{})
+          require_equal("forward: rows * cols of a grid",
+                        checked_mul(in.grids[i].rows, in.grids[i].cols, "grid"), count);
+        previous = position;
+        images = checked_add(images, count, "forward: image tokens");
+      }
+      require_equal("forward: rows of image_tokens", in.image_tokens.rows(), images);
+      if (images > 0)
+        require_equal("forward: columns of image_tokens", in.image_tokens.cols(),
+                      config_.hidden_size);
+      rows += logit_rows(in);
+    }
+    require_equal("forward: rows of logits", logits.rows(), rows);
+    if (rows > 0) require_equal("forward: columns of logits", logits.cols(), config_.vocab_size);
+  }
+
+  // The stream's layout with the chunk appended; what it was is kept for roll_back.
+  static void begin(const StreamInput<T>& in) {
+    DecoderState<T>& s = *in.state;
+    s.before_ = s.live_;
+    s.live_.append(static_cast<Index>(in.ids.size()), in.insertions);
+  }
+
+  void roll_back(DecoderState<T>& s) const {
+    for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      auto& block = s.blocks_[static_cast<std::size_t>(layer)];
+      std::visit([&](auto& c) { c.truncate((std::min)(c.size(), s.self_tokens_)); }, block.self);
+      std::visit([&](auto& c) { c.truncate((std::min)(c.size(), s.fusion_tokens_)); },
+                 block.fusion);
+    }
+    s.live_ = s.before_;
+  }
+
+  // The pass has succeeded: count what came, forget what nobody will see again.
+  void commit(DecoderState<T>& s) const {
+    const Index text = s.live_.text_len() - s.before_.text_len();
+    const Index images = s.live_.image_len() - s.before_.image_len();
+    s.counter_ = s.counter_after_;
+    s.image_len_ += images;
+    s.self_tokens_ += text;
+    const Index bound = s.options_.sinks + s.options_.text_window;
+    if (s.options_.text_window > 0 && s.self_tokens_ > bound) {
+      for (auto& block : s.blocks_)
+        std::visit([&](auto& c) { c.keep(s.options_.sinks, s.options_.text_window); }, block.self);
+      s.self_tokens_ = bound;
+    }
+    if (!config_.fusion) {
+      s.live_.clear();
+      return;
+    }
+    const FusionConfig& f = *config_.fusion;
+    if (f.history == History::window) {
+      const Window last = s.live_.windows().back();
+      const bool has_insertion = s.live_.windows().size() > 1;
+      s.live_.clear();
+      if (has_insertion) s.live_.append_image(last.image.size());
+      s.live_.append_text(last.text.size());
+    }
+    s.fusion_tokens_ = num_keys(s.live_, f.keys);
+    for (auto& block : s.blocks_)
+      std::visit(
+          [&](auto& c) {
+            if (c.size() > s.fusion_tokens_) c.drop(c.size() - s.fusion_tokens_);
+          },
+          block.fusion);
+  }
+
+  // What a stream brings to the blocks: its rows, what each sees, where each stands.
+  StreamPass prepare(const StreamInput<T>& in, Interval text, Interval image,
+                     std::span<Position> self, std::span<Position> text_positions,
+                     std::span<Position> image_positions) const {
+    DecoderState<T>& s = *in.state;
+    const auto sub = [](auto span, Interval rows) {
+      return span.subspan(static_cast<std::size_t>(rows.begin),
+                          static_cast<std::size_t>(rows.size()));
+    };
+
+    s.self_intervals_.resize(in.ids.size());
+    for (Index r = 0; r < text.size(); ++r) {
+      s.self_intervals_[static_cast<std::size_t>(r)] = {0, s.self_tokens_ + r + 1};
+      self[static_cast<std::size_t>(text.begin + r)] = s.text_len() + r;
+    }
+
+    s.counter_after_ = s.counter_;
+    s.text_intervals_.clear();
+    s.image_intervals_.clear();
+    s.runs_.clear();
+    if (!config_.fusion) {
+      s.counter_after_.text(sub(text_positions, text));
+    } else {
+      const FusionConfig& f = *config_.fusion;
+      s.text_intervals_.resize(in.ids.size());
+      text_intervals(s.live_, {s.before_.text_len(), s.live_.text_len()}, f.keys, f.history,
+                     s.text_intervals_);
+      s.image_intervals_.resize(static_cast<std::size_t>(image.size()));
+      image_intervals(s.live_, {s.before_.image_len(), s.live_.image_len()}, f.keys, f.history,
+                      s.image_intervals_);
+      for_each_piece(
+          s.live_, s.before_.text_len(), s.before_.image_len(), [&](bool is_image, Interval piece) {
+            const Index shift =
+                is_image ? image.begin - s.before_.image_len() : text.begin - s.before_.text_len();
+            s.runs_.push_back({is_image, {piece.begin + shift, piece.end + shift}});
+          });
+      count_positions(in, s.counter_after_, sub(text_positions, text), sub(image_positions, image));
+    }
+    return {text, image, s.self_intervals_, s.text_intervals_, s.image_intervals_, s.runs_};
+  }
+
+  static void count_positions(const StreamInput<T>& in, PositionCounter& counter,
+                              std::span<Position> text, std::span<Position> image) {
+    std::size_t done = 0, images = 0;
+    for (std::size_t i = 0; i < in.insertions.size(); ++i) {
+      const auto position = static_cast<std::size_t>(in.insertions[i].position);
+      const auto count = static_cast<std::size_t>(in.insertions[i].num_tokens);
+      counter.text(text.subspan(done, position - done));
+      counter.image(in.grids.empty() ? ImageGrid{} : in.grids[i], image.subspan(images, count));
+      done = position;
+      images += count;
+    }
+    counter.text(text.subspan(done));
+  }
+
+  void run(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
+           const Trace<T>* trace) const {
+    Workspace& workspace = context.workspace;
+    const Workspace::Frame frame(workspace);
+    Index text_rows = 0, image_rows = 0;
+    for (const auto& in : inputs) {
+      text_rows += static_cast<Index>(in.ids.size());
+      image_rows += in.image_tokens.rows();
+    }
+    const Index hidden = config_.hidden_size;
+    const MatrixView<T> x = workspace.matrix<T>(text_rows, hidden);
+    const MatrixView<T> y = workspace.matrix<T>(image_rows, hidden);
+    const auto positions = [&](Index count) {
+      Position* p = workspace.take<Position>(count);
+      std::uninitialized_default_construct_n(p, count);
+      return std::span<Position>(p, static_cast<std::size_t>(count));
+    };
+    const auto self_positions = positions(text_rows), text_positions = positions(text_rows),
+               image_positions = positions(image_rows);
+    const auto num_streams = static_cast<Index>(inputs.size());
+    StreamPass* streams = workspace.take<StreamPass>(num_streams);
+    auto** caches = workspace.take<BlockCache<T>*>(num_streams);
+
+    Index text = 0, image = 0;
+    for (std::size_t s = 0; s < inputs.size(); ++s) {
+      const StreamInput<T>& in = inputs[s];
+      const Interval rows{text, text + static_cast<Index>(in.ids.size())};
+      const Interval images{image, image + in.image_tokens.rows()};
+      for (std::size_t i = 0; i < in.ids.size(); ++i)
+        embed_.unpack_row(in.ids[i], x.row(text + static_cast<Index>(i)));
+      for (Index j = 0; j < images.size(); ++j)
+        std::copy_n(in.image_tokens.row(j), hidden, y.row(image + j));
+      std::construct_at(streams + s,
+                        prepare(in, rows, images, self_positions, text_positions, image_positions));
+      text = rows.end;
+      image = images.end;
+    }
+
+    BlockPass<T> pass;
+    pass.shape = config_.attention_shape();
+    pass.scale = 1 / std::sqrt(static_cast<double>(config_.head_dim));
+    pass.rms_norm_eps = config_.rms_norm_eps;
+    pass.fusion = config_.fusion ? &*config_.fusion : nullptr;
+    pass.streams = {streams, inputs.size()};
+    pass.trace = trace;
+    if (!inputs.empty())
+      set_rope(pass, *inputs[0].state, self_positions, text_positions, image_positions, context);
+
+    if (trace) (*trace)(-1, "embed", x);
+    for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      for (std::size_t s = 0; s < inputs.size(); ++s)
+        caches[s] = &inputs[s].state->blocks_[static_cast<std::size_t>(layer)];
+      block_forward<T>(blocks_[static_cast<std::size_t>(layer)], has_fusion(layer), layer, pass,
+                       {caches, inputs.size()}, x, y, context);
+    }
+    head(inputs, x, logits, context, trace);
+  }
+
+  // The tables are scratch of the leading stream, so that a warm step allocates nothing.
+  void set_rope(BlockPass<T>& pass, DecoderState<T>& scratch, std::span<const Position> self,
+                std::span<const Position> text, std::span<const Position> image,
+                const Context& context) const {
+    scratch.self_rope_.assign(rope_, self, context);
+    pass.self_rope = &scratch.self_rope_;
+    if (!config_.fusion) return;
+    const ImageRope rope = config_.fusion->image_rope;
+    if (rope == ImageRope::off) return;
+    pass.text_rope = &scratch.self_rope_;
+    if (rope == ImageRope::consecutive || rope == ImageRope::stream) {
+      scratch.text_rope_.assign(rope_, text, context);
+      pass.text_rope = &scratch.text_rope_;
+    }
+    if (rope == ImageRope::none) return;
+    scratch.image_rope_.assign(rope_, image, context);
+    pass.image_rope = &scratch.image_rope_;
+  }
+
+  void head(std::span<const StreamInput<T>> inputs, MatrixView<T> x, MatrixView<T> logits,
+            const Context& context, const Trace<T>* trace) const {
+    if (trace) {  // the last norm of every row, which the logits alone do not need
+      const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
+      rms_norm<T>(x, norm_.span(), config_.rms_norm_eps, normed, context);
+      (*trace)(config_.num_hidden_layers, "norm", normed);
+    }
+    if (logits.rows() == 0) return;
+    const MatrixView<T> wanted = context.workspace.matrix<T>(logits.rows(), x.cols());
+    Index row = 0, end = 0;
+    for (const auto& in : inputs) {
+      end += static_cast<Index>(in.ids.size());
+      const Index count = logit_rows(in);
+      for (Index r = end - count; r < end; ++r) std::copy_n(x.row(r), x.cols(), wanted.row(row++));
+    }
+    rms_norm<T>(wanted, norm_.span(), config_.rms_norm_eps, wanted, context);
+    (config_.tie_word_embeddings ? embed_ : lm_head_).forward(wanted, logits, context);
+  }
+
+  DecoderConfig config_;
+  Rope rope_;
+  Linear<T> embed_;
+  std::vector<BlockWeights<T>> blocks_;
+  Buffer<T> norm_;
+  Linear<T> lm_head_;  // empty where the embedding is tied
+};
+
+CASA_NAMESPACE_END

@@ -1,0 +1,181 @@
+// A small vision encoder with learned positions: patches of a grey image in, image tokens out.
+#pragma once
+
+#include "casa/model/block.hpp"
+#include "casa/model/weight_reader.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Square grey images, cut into square patches; blocks of the decoder's form, without rotary
+/// embedding, in which every patch sees all patches of its image.
+struct PatchEncoderConfig {
+  Index image_size = 0;  ///< pixels a side
+  Index patch_size = 0;
+  Index hidden_size = 0;
+  Index num_hidden_layers = 0;
+  Index num_attention_heads = 0;
+  Index intermediate_size = 0;
+  Index out_hidden_size = 0;  ///< the decoder's hidden_size
+  double rms_norm_eps = 1e-5;
+
+  Index num_patches() const { return (image_size / patch_size) * (image_size / patch_size); }
+  Index head_dim() const { return hidden_size / num_attention_heads; }
+
+  /// A block as a decoder config, from which its tensors follow.
+  DecoderConfig block_config() const {
+    DecoderConfig c;
+    c.hidden_size = hidden_size;
+    c.num_hidden_layers = num_hidden_layers;
+    c.num_attention_heads = c.num_key_value_heads = num_attention_heads;
+    c.head_dim = head_dim();
+    c.intermediate_size = intermediate_size;
+    c.vocab_size = 1;
+    c.rms_norm_eps = rms_norm_eps;
+    return c;
+  }
+};
+
+/// Throws casa::error naming what is out of range.
+inline void check(const PatchEncoderConfig& c) {
+  const auto range = [](const char* name, Index value, Index high) {
+    require(value >= 1 && value <= high, "vision_config: ", name, " must be in [1, ", high,
+            "], got ", value);
+  };
+  range("image_size", c.image_size, 16384);
+  range("patch_size", c.patch_size, c.image_size);
+  range("num_attention_heads", c.num_attention_heads, 1024);
+  range("hidden_size", c.hidden_size, 131072);
+  range("out_hidden_size", c.out_hidden_size, 131072);
+  require(c.image_size % c.patch_size == 0,
+          "vision_config: patch_size must divide image_size, got ", c.patch_size, " and ",
+          c.image_size);
+  require(c.hidden_size % c.num_attention_heads == 0,
+          "vision_config: num_attention_heads must divide hidden_size, got ", c.num_attention_heads,
+          " and ", c.hidden_size);
+  check(c.block_config());
+}
+
+struct PatchEncoderSpec {
+  LinearSpec patch_embed;
+  TensorSpec pos_embed;
+  std::vector<BlockSpec> blocks;
+  TensorSpec norm;
+  LinearSpec proj;
+};
+
+inline PatchEncoderSpec patch_encoder_spec(const PatchEncoderConfig& c,
+                                           const std::string& prefix = "vision.") {
+  PatchEncoderSpec s;
+  s.patch_embed =
+      linear_spec(prefix + "patch_embed", c.patch_size * c.patch_size, c.hidden_size, true);
+  s.pos_embed = {prefix + "pos_embed", c.num_patches(), c.hidden_size};
+  for (Index l = 0; l < c.num_hidden_layers; ++l)
+    s.blocks.push_back(block_spec(c.block_config(), l, prefix + "layers." + std::to_string(l)));
+  s.norm = {prefix + "norm.weight", c.hidden_size, 0};
+  s.proj = linear_spec(prefix + "proj", c.hidden_size, c.out_hidden_size, true);
+  return s;
+}
+
+template <class F>
+void for_each_tensor(const PatchEncoderSpec& s, F&& f) {
+  for_each_tensor(s.patch_embed, f);
+  f(s.pos_embed);
+  for (const BlockSpec& b : s.blocks) for_each_tensor(b, f);
+  f(s.norm);
+  for_each_tensor(s.proj, f);
+}
+
+/// Immutable once made; any number of threads share one.
+template <Scalar T>
+class PatchEncoder {
+ public:
+  /// What one caller needs besides the weights; kept, so that a warm call allocates nothing.
+  struct Scratch {
+    BlockCache<T> cache;
+    std::vector<Interval> intervals;
+  };
+
+  PatchEncoder() = default;
+  /// Throws casa::error for a config out of range and whatever `source` throws.
+  PatchEncoder(const PatchEncoderConfig& config, const WeightSource& source) : config_(config) {
+    check(config_);
+    const PatchEncoderSpec spec = patch_encoder_spec(config_);
+    const WeightReader<T> read(source, WeightType::native);
+    patch_embed_ = read.linear(spec.patch_embed);
+    pos_embed_ = read.matrix(spec.pos_embed);
+    for (const BlockSpec& b : spec.blocks) blocks_.push_back(read.block(b));
+    norm_ = read.vector(spec.norm);
+    proj_ = read.linear(spec.proj);
+  }
+
+  const PatchEncoderConfig& config() const { return config_; }
+
+  /// images: one a row, 8-bit pixels in raster order (n x image_size^2). tokens: the patches of
+  /// image i in raster order from row i * num_patches on (n * num_patches x out_hidden_size).
+  void encode(MatrixView<const std::uint8_t> images, MatrixView<T> tokens, Scratch& scratch,
+              const Context& context) const {
+    const Index patches = config_.num_patches(), rows = images.rows() * patches;
+    require_equal("encode: pixels of an image", images.cols(),
+                  config_.image_size * config_.image_size);
+    require_equal("encode: rows of tokens", tokens.rows(), rows);
+    require_equal("encode: columns of tokens", tokens.cols(), config_.out_hidden_size);
+    const Workspace::Frame frame(context.workspace);
+    const MatrixView<T> x = embed(images, context);
+
+    scratch.intervals.resize(static_cast<std::size_t>(rows));
+    for (Index r = 0; r < rows; ++r) {
+      const Index first = r / patches * patches;
+      scratch.intervals[static_cast<std::size_t>(r)] = {first, first + patches};
+    }
+    const DecoderConfig block = config_.block_config();
+    const StreamPass stream{{0, rows}, {}, scratch.intervals, {}, {}, {}};
+    BlockPass<T> pass;
+    pass.shape = block.attention_shape();
+    pass.scale = 1 / std::sqrt(static_cast<double>(block.head_dim));
+    pass.rms_norm_eps = block.rms_norm_eps;
+    pass.streams = {&stream, 1};
+    BlockCache<T>* cache = &scratch.cache;
+    for (std::size_t l = 0; l < blocks_.size(); ++l) {
+      prepare(scratch.cache);
+      block_forward<T>(blocks_[l], false, static_cast<Index>(l), pass, {&cache, 1}, x, {}, context);
+    }
+    rms_norm<T>(x, norm_.span(), config_.rms_norm_eps, x, context);
+    proj_.forward(x, tokens, context);
+  }
+
+ private:
+  MatrixView<T> embed(MatrixView<const std::uint8_t> images, const Context& context) const {
+    const Index patch = config_.patch_size, side = config_.image_size, across = side / patch;
+    const Index patches = config_.num_patches(), rows = images.rows() * patches;
+    const MatrixView<T> pixels = context.workspace.matrix<T>(rows, patch * patch);
+    for (Index r = 0; r < rows; ++r) {
+      const std::uint8_t* image = images.row(r / patches);
+      const Index top = r % patches / across * patch, left = r % across * patch;
+      for (Index i = 0; i < patch * patch; ++i)
+        pixels(r, i) = static_cast<T>(image[(top + i / patch) * side + left + i % patch]) / T{255};
+    }
+    const MatrixView<T> x = context.workspace.matrix<T>(rows, config_.hidden_size);
+    patch_embed_.forward(pixels, x, context);
+    for (Index r = 0; r < rows; ++r) x.eigen().row(r) += pos_embed_.eigen().row(r % patches);
+    return x;
+  }
+
+  // The cache serves one block at a time: keys of the last block are overwritten.
+  void prepare(BlockCache<T>& cache) const {
+    const auto fits = [&](const auto& c) {
+      return c.num_kv_heads() == config_.num_attention_heads && c.head_dim() == config_.head_dim();
+    };
+    if (!std::visit(fits, cache.self))
+      cache.self = KvCache<T>(config_.num_attention_heads, config_.head_dim());
+    std::visit([](auto& c) { c.clear(); }, cache.self);
+  }
+
+  PatchEncoderConfig config_;
+  Linear<T> patch_embed_;
+  Matrix<T> pos_embed_;
+  std::vector<BlockWeights<T>> blocks_;
+  Buffer<T> norm_;
+  Linear<T> proj_;
+};
+
+CASA_NAMESPACE_END

@@ -1,0 +1,93 @@
+// One stream as a decoder sees it: caches, windows and positions.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "casa/model/block.hpp"
+#include "casa/stream/layout.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// How a stream is kept.
+struct StateOptions {
+  CacheType cache = CacheType::native;
+  /// Bounds self-attention to the first `sinks` and the last `text_window` text tokens
+  /// (arXiv 2309.17453); 0: all text is kept. Survivors keep their positions.
+  Index text_window = 0;
+  Index sinks = 4;
+};
+
+/// The memory of one stream. Made by Decoder::new_state, changed by Decoder::forward; two streams
+/// never share anything. Copying it forks the stream.
+///
+/// Self-attention keeps keys and values of text alone; fusion layers keep those of the current
+/// window, or of all windows with History::all. With images in no self-attention cache, an image
+/// costs nothing once its window is over.
+template <Scalar T>
+class DecoderState {
+ public:
+  /// Text tokens since the stream began, evicted ones too.
+  std::int64_t text_len() const { return counter_.next_text(); }
+  /// Image tokens since the stream began.
+  std::int64_t image_len() const { return image_len_; }
+  /// Tokens whose keys a self-attention layer holds, and a fusion layer.
+  Index self_tokens() const { return self_tokens_; }
+  Index fusion_tokens() const { return fusion_tokens_; }
+  /// Bytes of keys and values held: of text in self-attention layers, and in fusion layers.
+  Index self_bytes() const { return bytes(&BlockCache<T>::self); }
+  Index fusion_bytes() const { return bytes(&BlockCache<T>::fusion); }
+  Index cache_bytes() const { return self_bytes() + fusion_bytes(); }
+  const StateOptions& options() const { return options_; }
+
+  /// The first text token of the stream will count as number `position` (a stream may start
+  /// anywhere). Throws casa::error once the stream has begun.
+  void start_at(std::int64_t position) {
+    require(text_len() == started_at_ && image_len_ == 0,
+            "start_at: the stream has begun, it holds ", text_len() - started_at_, " text tokens");
+    require(position >= 0, "start_at: position must not be negative, got ", position);
+    started_at_ = position;
+    counter_.restore({position, position, 0, true});
+  }
+
+  /// Back to an empty stream; memory is kept.
+  void reset() {
+    for (auto& block : blocks_) {
+      std::visit([](auto& c) { c.clear(); }, block.self);
+      std::visit([](auto& c) { c.clear(); }, block.fusion);
+    }
+    live_.clear();
+    counter_ = PositionCounter(counter_.rope());
+    started_at_ = image_len_ = 0;
+    self_tokens_ = fusion_tokens_ = 0;
+  }
+
+ private:
+  template <Scalar U>
+  friend class Decoder;
+
+  Index bytes(AnyKvCache<T> BlockCache<T>::*cache) const {
+    Index sum = 0;
+    for (const auto& block : blocks_)
+      sum += std::visit([](const auto& c) { return c.bytes(); }, block.*cache);
+    return sum;
+  }
+
+  StateOptions options_;
+  std::vector<BlockCache<T>> blocks_;
+  StreamLayout live_;  // the windows that fusion still sees, counted from their first token
+  PositionCounter counter_;
+  std::int64_t started_at_ = 0;
+  std::int64_t image_len_ = 0;
+  Index self_tokens_ = 0;    // in every self-attention cache
+  Index fusion_tokens_ = 0;  // in every fusion cache
+
+  // Scratch of the pass that is running, kept so that a warm step allocates nothing.
+  std::vector<Interval> self_intervals_, text_intervals_, image_intervals_;
+  std::vector<KeyRun> runs_;
+  StreamLayout before_;            // live_ as it was before the pass
+  PositionCounter counter_after_;  // counter_ as it will be after it
+  RopeTable<T> self_rope_, text_rope_, image_rope_;
+};
+
+CASA_NAMESPACE_END

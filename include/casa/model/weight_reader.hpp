@@ -1,0 +1,75 @@
+// From tensors of a checkpoint to packed weights.
+#pragma once
+
+#include <array>
+#include <functional>
+
+#include "casa/model/block.hpp"
+#include "casa/model/weights.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Gives a tensor by name and shape, as (rows x cols), a vector as (1 x rows), or throws; the view
+/// must live until `done` is called with it (when its values have been copied or packed).
+struct WeightSource {
+  std::function<StoredView(const TensorSpec&)> get;
+  std::function<void(const TensorSpec&)> done = [](const TensorSpec&) {};
+};
+
+/// Builds the parts of a model from their specs.
+template <Scalar T>
+class WeightReader {
+ public:
+  WeightReader(const WeightSource& source, WeightType type) : source_(source), type_(type) {}
+
+  Buffer<T> vector(const TensorSpec& spec) const {
+    Buffer<T> v(spec.rows);
+    source_.get(spec).copy_row(0, v.data());
+    source_.done(spec);
+    return v;
+  }
+  Matrix<T> matrix(const TensorSpec& spec) const {
+    Matrix<T> m(spec.rows, spec.cols);
+    const StoredView view = source_.get(spec);
+    for (Index r = 0; r < m.rows(); ++r) view.copy_row(r, m.row(r));
+    source_.done(spec);
+    return m;
+  }
+  Linear<T> linear(const LinearSpec& spec) const {
+    Linear<T> l(piece(spec), type_);
+    for_each_tensor(spec, source_.done);
+    return l;
+  }
+  AttentionWeights<T> attention(const AttentionSpec& spec) const {
+    const std::array qkv = {piece(spec.q), piece(spec.k), piece(spec.v)};
+    AttentionWeights<T> a{Linear<T>(qkv, type_), Linear<T>(piece(spec.o), type_)};
+    for_each_tensor(spec, source_.done);
+    return a;
+  }
+  Mlp<T> mlp(const MlpSpec& spec) const {
+    Mlp<T> m(piece(spec.gate), piece(spec.up), piece(spec.down), type_);
+    for_each_tensor(spec, source_.done);
+    return m;
+  }
+  BlockWeights<T> block(const BlockSpec& spec) const {
+    BlockWeights<T> b;
+    if (spec.input_norm) b.input_norm = vector(*spec.input_norm);
+    if (spec.self_attention) b.self_attention = attention(*spec.self_attention);
+    if (spec.fusion_norm) b.fusion_norm = vector(*spec.fusion_norm);
+    if (spec.fusion_attention) b.fusion_attention = attention(*spec.fusion_attention);
+    if (spec.fusion_gate) b.fusion_gate = vector(*spec.fusion_gate)[0];
+    b.post_attention_norm = vector(spec.post_attention_norm);
+    b.mlp = mlp(spec.mlp);
+    return b;
+  }
+
+ private:
+  LinearPiece piece(const LinearSpec& spec) const {
+    return {source_.get(spec.weight), spec.bias ? source_.get(*spec.bias) : StoredView{}};
+  }
+
+  const WeightSource& source_;
+  WeightType type_;
+};
+
+CASA_NAMESPACE_END

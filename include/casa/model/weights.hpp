@@ -1,0 +1,144 @@
+// Which tensors a model has, by name and shape: said once, for loading, checking and saving.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "casa/layers/linear.hpp"
+#include "casa/model/config.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// A tensor's name and shape: (rows, cols), or (rows) where cols is 0.
+struct TensorSpec {
+  std::string name;
+  Index rows = 0;
+  Index cols = 0;
+};
+
+/// y = x W^T + b: weight (out, in), bias (out).
+struct LinearSpec {
+  TensorSpec weight;
+  std::optional<TensorSpec> bias;
+};
+
+struct AttentionSpec {
+  LinearSpec q, k, v, o;
+};
+
+struct MlpSpec {
+  LinearSpec gate, up, down;
+};
+
+/// What a block does not have is empty.
+struct BlockSpec {
+  std::optional<TensorSpec> input_norm;
+  std::optional<AttentionSpec> self_attention;
+  std::optional<TensorSpec> fusion_norm;
+  std::optional<AttentionSpec> fusion_attention;
+  std::optional<TensorSpec> fusion_gate;
+  TensorSpec post_attention_norm;
+  MlpSpec mlp;
+};
+
+struct DecoderSpec {
+  TensorSpec embed_tokens;
+  std::vector<BlockSpec> blocks;
+  TensorSpec norm;
+  std::optional<TensorSpec> lm_head;  // absent where it is tied to embed_tokens
+};
+
+inline LinearSpec linear_spec(const std::string& name, Index in, Index out, bool bias) {
+  LinearSpec s{{name + ".weight", out, in}, std::nullopt};
+  if (bias) s.bias = TensorSpec{name + ".bias", out, 0};
+  return s;
+}
+
+inline AttentionSpec attention_spec(const std::string& name, Index hidden, const AttentionShape& a,
+                                    bool bias, bool out_bias) {
+  const Index q = a.num_heads * a.head_dim, kv = a.num_kv_heads * a.head_dim;
+  return {linear_spec(name + ".q_proj", hidden, q, bias),
+          linear_spec(name + ".k_proj", hidden, kv, bias),
+          linear_spec(name + ".v_proj", hidden, kv, bias),
+          linear_spec(name + ".o_proj", q, hidden, out_bias)};
+}
+
+inline MlpSpec mlp_spec(const std::string& name, Index hidden, Index intermediate, bool bias) {
+  return {linear_spec(name + ".gate_proj", hidden, intermediate, bias),
+          linear_spec(name + ".up_proj", hidden, intermediate, bias),
+          linear_spec(name + ".down_proj", intermediate, hidden, bias)};
+}
+
+/// The tensors of one decoder block, `name` being "model.layers.3" or the like.
+inline BlockSpec block_spec(const DecoderConfig& c, Index layer, const std::string& name) {
+  BlockSpec b;
+  const bool has_fusion = c.fusion && c.fusion->has_layer(layer);
+  const FusionConfig plain;
+  const FusionConfig& f = has_fusion ? *c.fusion : plain;
+  const bool replaced = has_fusion && f.placement == Placement::replace;
+  const auto attention = [&](const char* part) {
+    return attention_spec(name + part, c.hidden_size, c.attention_shape(), c.attention_bias,
+                          c.attention_out_bias);
+  };
+  const auto norm = [&](const char* part) { return TensorSpec{name + part, c.hidden_size, 0}; };
+  if (!replaced || f.parameters == Sharing::shared) b.self_attention = attention(".self_attn");
+  if (!replaced || f.parameters == Sharing::shared || f.norm == Sharing::shared)
+    b.input_norm = norm(".input_layernorm.weight");
+  if (has_fusion) {
+    if (f.parameters == Sharing::own) b.fusion_attention = attention(".fusion_attn");
+    if (f.norm == Sharing::own) b.fusion_norm = norm(".fusion_layernorm.weight");
+    if (f.gate == Gate::tanh) b.fusion_gate = TensorSpec{name + ".fusion_gate", 1, 0};
+  }
+  b.post_attention_norm = norm(".post_attention_layernorm.weight");
+  b.mlp = mlp_spec(name + ".mlp", c.hidden_size, c.intermediate_size, c.mlp_bias);
+  return b;
+}
+
+/// The tensors of a decoder under the names of the Hugging Face layout; `prefix` is what stands
+/// before "embed_tokens", "layers.0" and so on.
+inline DecoderSpec decoder_spec(const DecoderConfig& c, const std::string& prefix = "model.",
+                                const std::string& head = "lm_head.weight") {
+  DecoderSpec s;
+  s.embed_tokens = {prefix + "embed_tokens.weight", c.vocab_size, c.hidden_size};
+  for (Index layer = 0; layer < c.num_hidden_layers; ++layer)
+    s.blocks.push_back(block_spec(c, layer, prefix + "layers." + std::to_string(layer)));
+  s.norm = {prefix + "norm.weight", c.hidden_size, 0};
+  if (!c.tie_word_embeddings) s.lm_head = TensorSpec{head, c.vocab_size, c.hidden_size};
+  return s;
+}
+
+/// Calls f(spec) for every tensor of the model, in the order of computation.
+template <class F>
+void for_each_tensor(const LinearSpec& s, F&& f) {
+  f(s.weight);
+  if (s.bias) f(*s.bias);
+}
+template <class F>
+void for_each_tensor(const AttentionSpec& s, F&& f) {
+  for (const LinearSpec* l : {&s.q, &s.k, &s.v, &s.o}) for_each_tensor(*l, f);
+}
+template <class F>
+void for_each_tensor(const MlpSpec& s, F&& f) {
+  for (const LinearSpec* l : {&s.gate, &s.up, &s.down}) for_each_tensor(*l, f);
+}
+template <class F>
+void for_each_tensor(const BlockSpec& s, F&& f) {
+  if (s.fusion_norm) f(*s.fusion_norm);
+  if (s.fusion_attention) for_each_tensor(*s.fusion_attention, f);
+  if (s.fusion_gate) f(*s.fusion_gate);
+  if (s.input_norm) f(*s.input_norm);
+  if (s.self_attention) for_each_tensor(*s.self_attention, f);
+  f(s.post_attention_norm);
+  for_each_tensor(s.mlp, f);
+}
+template <class F>
+void for_each_tensor(const DecoderSpec& s, F&& f) {
+  f(s.embed_tokens);
+  for (const BlockSpec& b : s.blocks) for_each_tensor(b, f);
+  f(s.norm);
+  if (s.lm_head) f(*s.lm_head);
+}
+
+CASA_NAMESPACE_END
