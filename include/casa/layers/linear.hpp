@@ -3,15 +3,9 @@
 
 #include <vector>
 
-#include "casa/core/context.hpp"
-#include "casa/layers/quantize.hpp"
-#include "casa/layers/stored_view.hpp"
+#include "casa/layers/product.hpp"
 
 CASA_NAMESPACE_BEGIN
-
-/// How packed weights are held. `native` is the scalar computed in; the others need float and are
-/// widened in registers. int8 has one scale per 32 values along in_features (quantize.hpp).
-enum class WeightType { native, bfloat16, half, int8 };
 
 /// Whether a result replaces what stands in the output or is added to it.
 enum class Accumulate { no, yes };
@@ -24,18 +18,23 @@ struct LinearPiece {
 
 /// One linear map, or several with the same input stacked along their outputs (q, k and v in one
 /// product). The weights are packed when it is made; what they were made from is not needed after.
+///
+/// Each output is the sum over k in order, one fused multiply-add each (where the machine has it),
+/// then the bias, then what is accumulated to: the same bits for any number of rows and threads.
 template <Scalar T>
 class Linear {
  public:
   Linear() = default;
-  /// Throws casa::error when pieces disagree in in_features, a bias has not `out` values, or a
-  /// 16-bit or 8-bit type is asked for with T = double.
-  explicit Linear(std::span<const LinearPiece> pieces, WeightType type = WeightType::native)
-      : type_(type) {
+  /// Throws casa::error when pieces disagree in in_features, a bias has not `out` values, a type
+  /// other than native is asked for with T = double, or a value does not fit the type.
+  explicit Linear(std::span<const LinearPiece> pieces, WeightType type = WeightType::native) {
     require(!pieces.empty(), "Linear: no weight was given");
     require(type == WeightType::native || std::same_as<T, float>,
             "Linear: 16-bit and 8-bit weights are computed in float, not in double");
+    require(pieces[0].weight.cols() > 0, "Linear: in_features must be positive");
+    std::vector<StoredView> weights;
     begin_.push_back(0);
+    first_panel_.push_back(0);
     for (const LinearPiece& p : pieces) {
       require_equal("Linear: in_features of a piece", p.weight.cols(), pieces[0].weight.cols());
       if (!p.bias.empty()) {
@@ -43,31 +42,26 @@ class Linear {
         require_equal("Linear: values of a bias", p.bias.cols(), p.weight.rows());
       }
       begin_.push_back(begin_.back() + p.weight.rows());
+      first_panel_.push_back(first_panel_.back() + (p.weight.rows() + kWidth - 1) / kWidth);
+      weights.push_back(p.weight);
     }
-    weight_ = Matrix<T>(out_features(), pieces[0].weight.cols());
+    weight_ = PackedWeight<T>(weights, pieces[0].weight.cols(), type);
     bias_ = Matrix<T>(1, out_features());
     bias_.fill(T{0});
-    for (std::size_t i = 0; i < pieces.size(); ++i) {
-      const LinearPiece& p = pieces[i];
-      for (Index r = 0; r < p.weight.rows(); ++r) {
-        T* row = weight_.row(begin_[i] + r);
-        p.weight.copy_row(r, row);
-        round_row(row);
-      }
-      if (!p.bias.empty()) p.bias.copy_row(0, bias_.data() + begin_[i]);
-    }
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+      if (!pieces[i].bias.empty()) pieces[i].bias.copy_row(0, bias_.data() + begin_[i]);
   }
   explicit Linear(const LinearPiece& piece, WeightType type = WeightType::native)
       : Linear(std::span<const LinearPiece>(&piece, 1), type) {}
 
-  Index in_features() const { return weight_.cols(); }
+  Index in_features() const { return weight_.depth(); }
   Index out_features() const { return begin_.empty() ? 0 : begin_.back(); }
   Index num_pieces() const { return begin_.empty() ? 0 : static_cast<Index>(begin_.size()) - 1; }
   /// The first output of piece p; of p = num_pieces(), the end.
   Index piece_begin(Index p) const { return begin_[static_cast<std::size_t>(p)]; }
-  WeightType type() const { return type_; }
+  WeightType type() const { return weight_.type(); }
   /// Bytes held by weights, scales and biases.
-  Index bytes() const { return (weight_.size() + bias_.size()) * static_cast<Index>(sizeof(T)); }
+  Index bytes() const { return weight_.bytes() + bias_.size() * Index{sizeof(T)}; }
 
   /// y (+)= x W^T + b, with x (rows x in_features), y (rows x out_features). y must not overlap x.
   void forward(MatrixView<const T> x, MatrixView<T> y, const Context& context,
@@ -87,56 +81,75 @@ class Linear {
   void unpack_row(Index out_row, T* dst) const {
     require(0 <= out_row && out_row < out_features(), "Linear: row ", out_row, " of ",
             out_features());
-    std::copy_n(weight_.row(out_row), in_features(), dst);
+    std::size_t piece = 0;
+    while (out_row >= begin_[piece + 1]) ++piece;
+    const Index row = out_row - begin_[piece];
+    weight_.unpack_row(first_panel_[piece] + row / kWidth, row % kWidth, dst);
   }
   /// The whole weight (out_features x in_features), as it is computed with.
-  Matrix<T> unpacked() const { return weight_; }
+  Matrix<T> unpacked() const {
+    Matrix<T> w(out_features(), in_features());
+    for (Index r = 0; r < w.rows(); ++r) unpack_row(r, w.row(r));
+    return w;
+  }
   /// The biases, out_features values; zero where a piece has none.
   std::span<const T> bias() const { return {bias_.data(), static_cast<std::size_t>(bias_.size())}; }
+  /// For products that end in something else than y (swiglu.hpp).
+  const PackedWeight<T>& packed() const { return weight_; }
 
  private:
-  void run(MatrixView<const T> x, MatrixView<T> y, Index first, Index last, const Context&,
+  static constexpr Index kWidth = PackedWeight<T>::kWidth;
+
+  void run(MatrixView<const T> x, MatrixView<T> y, Index first, Index last, const Context& context,
            Accumulate accumulate) const {
-    const Index begin = out_features() == 0 ? 0 : piece_begin(first);
-    const Index count = out_features() == 0 ? 0 : piece_begin(last) - begin;
+    const bool made = !begin_.empty();
+    const Index begin = made ? piece_begin(first) : 0, end = made ? piece_begin(last) : 0;
     require_equal("Linear: columns of x", x.cols(), in_features());
-    require_equal("Linear: columns of y", y.cols(), count);
+    require_equal("Linear: columns of y", y.cols(), end - begin);
     require_equal("Linear: rows of y", y.rows(), x.rows());
-    if (x.rows() == 0 || count == 0) return;
-    auto out = y.eigen();
-    const auto w = weight_.eigen().middleRows(begin, count);
-    const auto b = bias_.eigen().middleCols(begin, count);
-    if (accumulate == Accumulate::no) {
-      out.noalias() = x.eigen() * w.transpose();
-    } else {
-      out.noalias() += x.eigen() * w.transpose();
-    }
-    out.rowwise() += b.row(0);
+    if (x.rows() == 0 || begin == end) return;
+    if (context.path == Path::naive) return run_naive(x, y, begin, accumulate);
+
+    const Index first_panel = first_panel_[static_cast<std::size_t>(first)];
+    const Index last_panel = first_panel_[static_cast<std::size_t>(last)];
+    const detail::Product<T> product(weight_, {first_panel, last_panel - first_panel}, context);
+    product.run(x, [&](Index p, Index row, Index rows, const T* tile, Index) {
+      const auto& panel = weight_.panel(p);
+      const T* bias = bias_.data() + panel.begin;
+      for (Index r = 0; r < rows; ++r)
+        finish_row(tile + r * kWidth, bias, y.row(row + r) + panel.begin - begin, panel.width,
+                   accumulate);
+    });
   }
 
-  void round_row(T* row) const {
-    const Index n = in_features();
-    if (type_ == WeightType::bfloat16)
-      for (Index c = 0; c < n; ++c) row[c] = static_cast<T>(widen(narrow<bfloat16>(row[c])));
-    if (type_ == WeightType::half)
-      for (Index c = 0; c < n; ++c) row[c] = static_cast<T>(widen(narrow<half>(row[c])));
-    if (type_ == WeightType::int8) {
-      for (Index g = 0; g < n; g += kQuantGroup) {
-        const Index end = std::min(n, g + kQuantGroup);
-        float largest = 0;
-        for (Index c = g; c < end; ++c)
-          largest = std::max(largest, std::abs(static_cast<float>(row[c])));
-        const float scale = widen(quant_scale(largest));
-        for (Index c = g; c < end; ++c)
-          row[c] =
-              static_cast<T>(quantize(static_cast<float>(row[c]), scale)) * static_cast<T>(scale);
+  static void finish_row(const T* sum, const T* bias, T* y, Index width, Accumulate accumulate) {
+    constexpr Index lanes = simd::kLanes<T>;
+    for (Index c = 0; c < width; c += lanes) {
+      const Index n = std::min(lanes, width - c);
+      if (n == lanes) {
+        simd::Vec<T> v = simd::load(sum + c) + simd::load(bias + c);
+        if (accumulate == Accumulate::yes) v = simd::load(y + c) + v;
+        simd::store(y + c, v);
+      } else {
+        for (Index i = c; i < width; ++i)
+          y[i] = accumulate == Accumulate::yes ? y[i] + (sum[i] + bias[i]) : sum[i] + bias[i];
       }
     }
   }
 
-  WeightType type_ = WeightType::native;
+  void run_naive(MatrixView<const T> x, MatrixView<T> y, Index begin, Accumulate accumulate) const {
+    const Matrix<T> all = unpacked();
+    const auto w = all.eigen().middleRows(begin, y.cols());
+    const auto b = bias_.eigen().middleCols(begin, y.cols());
+    auto out = y.eigen();
+    if (accumulate == Accumulate::no) out.setZero();
+    out += (x.eigen() * w.transpose()).eval();
+    out.rowwise() += b.row(0);
+  }
+
   std::vector<Index> begin_;
-  Matrix<T> weight_;
+  std::vector<Index> first_panel_;
+  PackedWeight<T> weight_;
   Matrix<T> bias_;
 };
 

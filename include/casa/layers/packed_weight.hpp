@@ -1,0 +1,185 @@
+// Weights in the order in which the micro-kernel reads them: panels of some outputs, k after k.
+#pragma once
+
+#include <vector>
+
+#include "casa/core/simd.hpp"
+#include "casa/layers/quantize.hpp"
+#include "casa/layers/stored_view.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// How packed weights are held. `native` is the scalar computed in; the others need float and are
+/// widened in registers. int8 has one scale per 32 values along in_features (quantize.hpp).
+enum class WeightType { native, bfloat16, half, int8 };
+
+/// Calls f.template operator()<S>() with the stored type S of `type` (int8_t for int8).
+template <Scalar T, class F>
+decltype(auto) with_stored_type(WeightType type, F&& f) {
+  if constexpr (std::same_as<T, float>) {
+    if (type == WeightType::bfloat16) return f.template operator()<bfloat16>();
+    if (type == WeightType::half) return f.template operator()<half>();
+    if (type == WeightType::int8) return f.template operator()<std::int8_t>();
+  }
+  return f.template operator()<T>();
+}
+
+/// A panel of S: for each k, kWidth outputs side by side. int8 comes in groups of kQuantGroup k,
+/// each led by its kWidth scales (bfloat16).
+template <Scalar T, class S>
+struct PanelFormat {
+  static constexpr Index kWidth = 2 * simd::kLanes<T>;
+  static constexpr bool kScaled = std::same_as<S, std::int8_t>;
+  static constexpr Index kScaleBytes = kScaled ? kWidth * Index{sizeof(bfloat16)} : 0;
+  static constexpr Index kRowBytes = kWidth * Index{sizeof(S)};
+  static constexpr Index kGroupBytes = kScaleBytes + kQuantGroup * kRowBytes;
+
+  /// Bytes from a panel's start to its row k.
+  static constexpr Index row(Index k) {
+    return kScaled ? k / kQuantGroup * kGroupBytes + kScaleBytes + k % kQuantGroup * kRowBytes
+                   : k * kRowBytes;
+  }
+  /// Bytes from a panel's start to the group that holds row k.
+  static constexpr Index group(Index k) { return kScaled ? k / kQuantGroup * kGroupBytes : row(k); }
+  static constexpr Index bytes(Index depth) {
+    return kScaled ? (depth + kQuantGroup - 1) / kQuantGroup * kGroupBytes : row(depth);
+  }
+
+  static const S* stored(const std::byte* p) {
+    return static_cast<const S*>(static_cast<const void*>(p));
+  }
+  static S* stored(std::byte* p) { return static_cast<S*>(static_cast<void*>(p)); }
+  static const bfloat16* scales(const std::byte* group_begin) {
+    return static_cast<const bfloat16*>(static_cast<const void*>(group_begin));
+  }
+  static bfloat16* scales(std::byte* group_begin) {
+    return static_cast<bfloat16*>(static_cast<void*>(group_begin));
+  }
+
+  /// Output `lane` of a panel from `depth` values.
+  static void pack_row(const T* src, Index depth, std::byte* panel, Index lane) {
+    if constexpr (kScaled) {
+      for (Index g = 0; g < depth; g += kQuantGroup) {
+        const Index n = std::min(kQuantGroup, depth - g);
+        float largest = 0;
+        for (Index i = 0; i < n; ++i) largest = std::max(largest, std::abs(src[g + i]));
+        const bfloat16 scale = quant_scale(largest);
+        scales(panel + group(g))[lane] = scale;
+        for (Index i = 0; i < n; ++i)
+          stored(panel + row(g + i))[lane] = quantize(src[g + i], widen(scale));
+      }
+    } else {
+      for (Index k = 0; k < depth; ++k) stored(panel + row(k))[lane] = narrow<S>(src[k]);
+    }
+  }
+
+  /// The values of output `lane` as they are computed with.
+  static void unpack_row(const std::byte* panel, Index lane, Index depth, T* dst) {
+    for (Index k = 0; k < depth; ++k) {
+      const S s = stored(panel + row(k))[lane];
+      if constexpr (kScaled) {
+        dst[k] = static_cast<float>(s) * widen(scales(panel + group(k))[lane]);
+      } else {
+        dst[k] = widen(s);
+      }
+    }
+  }
+
+  /// Rows [0, depth) of a panel (from a group's start) as T: dst (depth x kWidth).
+  static void widen_rows(const std::byte* panel, Index depth, T* dst) {
+    constexpr Index lanes = simd::kLanes<T>;
+    constexpr Index step = kScaled ? kQuantGroup : 1;
+    for (Index g = 0; g < depth; g += step) {
+      simd::Vec<T> scale0{}, scale1{};
+      if constexpr (kScaled) {
+        scale0 = simd::load(scales(panel + group(g)));
+        scale1 = simd::load(scales(panel + group(g)) + lanes);
+      }
+      for (Index k = g; k < std::min(depth, g + step); ++k) {
+        const S* s = stored(panel + row(k));
+        simd::Vec<T> a = simd::load(s), b = simd::load(s + lanes);
+        if constexpr (kScaled) {
+          a *= scale0;
+          b *= scale1;
+        }
+        simd::store(dst + k * kWidth, a);
+        simd::store(dst + k * kWidth + lanes, b);
+      }
+    }
+  }
+};
+
+/// A whole packed weight. Each piece it was made from begins a new panel, whose unused outputs are
+/// zero.
+template <Scalar T>
+class PackedWeight {
+ public:
+  static constexpr Index kWidth = PanelFormat<T, T>::kWidth;
+  /// Which outputs of the weight a panel holds.
+  struct Panel {
+    Index begin = 0;
+    Index width = 0;
+  };
+
+  PackedWeight() = default;
+  /// `weights`: matrices (out x depth), one below the other.
+  PackedWeight(std::span<const StoredView> weights, Index depth, WeightType type)
+      : depth_(depth), type_(type) {
+    Index out = 0;
+    for (const StoredView& w : weights) {
+      for (Index r = 0; r < w.rows(); r += kWidth)
+        panels_.push_back({out + r, std::min(kWidth, w.rows() - r)});
+      out += w.rows();
+    }
+    with_stored_type<T>(type, [&]<class S>() { pack<S>(weights); });
+  }
+
+  Index depth() const { return depth_; }
+  Index num_panels() const { return static_cast<Index>(panels_.size()); }
+  const Panel& panel(Index p) const { return panels_[static_cast<std::size_t>(p)]; }
+  WeightType type() const { return type_; }
+  Index bytes() const { return data_.size(); }
+  Index panel_bytes() const { return panel_bytes_; }
+  const std::byte* data(Index p) const { return data_.data() + p * panel_bytes_; }
+
+  /// Output `lane` of panel p, depth() values.
+  void unpack_row(Index p, Index lane, T* dst) const {
+    with_stored_type<T>(
+        type_, [&]<class S>() { PanelFormat<T, S>::unpack_row(data(p), lane, depth_, dst); });
+  }
+
+ private:
+  template <class S>
+  void pack(std::span<const StoredView> weights) {
+    using Format = PanelFormat<T, S>;
+    panel_bytes_ = (Format::bytes(depth_) + 63) / 64 * 64;
+    data_ = Buffer<std::byte>(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
+    if (data_.size() > 0) std::memset(data_.data(), 0, static_cast<std::size_t>(data_.size()));
+    Buffer<T> row(depth_);
+    std::byte* panel = data_.data();
+    for (const StoredView& w : weights) {
+      for (Index r = 0; r < w.rows(); ++r) {
+        w.copy_row(r, row.data());
+        if constexpr (Format::kScaled || std::same_as<S, half>) check_row<S>(row, r);
+        Format::pack_row(row.data(), depth_, panel + r / kWidth * panel_bytes_, r % kWidth);
+      }
+      panel += (w.rows() + kWidth - 1) / kWidth * panel_bytes_;
+    }
+  }
+  // A format that cannot hold a value must not turn it into another one unseen.
+  template <class S>
+  void check_row(const Buffer<T>& row, Index r) const {
+    const T largest = std::same_as<S, half> ? T(65504) : std::numeric_limits<T>::max();
+    for (const T& v : row.span())
+      require(std::abs(v) <= largest, "PackedWeight: row ", r, " has the value ", v, ", which ",
+              std::same_as<S, half> ? "half" : "int8", " weights cannot hold");
+  }
+
+  Index depth_ = 0;
+  WeightType type_ = WeightType::native;
+  Index panel_bytes_ = 0;
+  std::vector<Panel> panels_;
+  Buffer<std::byte> data_;
+};
+
+CASA_NAMESPACE_END

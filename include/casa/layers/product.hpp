@@ -1,0 +1,205 @@
+// The loops around the micro-kernel: x W^T for packed weights, any number of rows, on all threads.
+//
+// Few rows (decode): panels stream from memory once and are widened in registers. Many rows
+// (prefill): x is packed into tiles, a block of k of one panel is widened once and meets every tile
+// of a row block while both stay in cache, and the next block is fetched meanwhile.
+#pragma once
+
+#include "casa/core/context.hpp"
+#include "casa/layers/tile.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Which panels a product computes, in which order: first, first + 1, ... or, where `apart` is not
+/// 0, pairs (first, first + apart), (first + 1, first + apart + 1), ...
+struct PanelOrder {
+  Index first = 0;
+  Index count = 0;
+  Index apart = 0;
+
+  Index operator()(Index i) const {
+    return apart == 0 ? first + i : first + i / 2 + (i % 2) * apart;
+  }
+};
+
+/// Rows [0, rows) cut into tiles of at most kTileRows, as even as can be.
+struct TileSplit {
+  Index rows = 0;
+  Index tiles = 0;
+
+  explicit TileSplit(Index n) : rows(n), tiles((n + kTileRows - 1) / kTileRows) {}
+  Index begin(Index t) const { return t * (rows / tiles) + std::min(t, rows % tiles); }
+  Index size(Index t) const { return begin(t + 1) - begin(t); }
+};
+
+/// to (depth x x.rows()): x transposed, so that a tile reads the rows' values of one k side by
+/// side.
+template <Scalar T>
+void pack_tile(MatrixView<const T> x, T* to) {
+  constexpr Index lanes = simd::kLanes<T>;
+  const Index rows = x.rows(), depth = x.cols();
+  for (Index r0 = 0; r0 < rows; r0 += lanes) {
+    const Index height = std::min(lanes, rows - r0);
+    for (Index k0 = 0; k0 < depth; k0 += lanes) {
+      const Index n = std::min(lanes, depth - k0);
+      simd::Vec<T> block[std::size_t{lanes}];
+#pragma GCC unroll 16
+      for (Index i = 0; i < lanes; ++i) {
+        block[i] = simd::Vec<T>{};
+        if (i < height) {
+          const T* from = x.row(r0 + i) + k0;
+          block[i] = n == lanes ? simd::load(from) : simd::load_partial(from, n);
+        }
+      }
+      simd::transpose(block);
+      for (Index k = 0; k < n; ++k) {
+        T* at = to + (k0 + k) * rows + r0;
+        if (height == lanes) {
+          simd::store(at, block[k]);
+        } else {
+          simd::store_partial(at, block[k], height);
+        }
+      }
+    }
+  }
+}
+
+/// Rows packed at a time, k of a block, tiles that share a block of weights, panels of a job.
+inline constexpr Index kPackRows = 960;
+inline constexpr Index kBlockDepth = 512;
+inline constexpr Index kBlockTiles = simd::kBytes >= 64 ? 16 : 12;
+inline constexpr Index kJobPanels = 32;
+
+/// x W^T for the panels of `order`. Calls finish(panel, row, rows, tile, worker) once for each
+/// panel and each tile of rows: tile (rows x width) holds the outputs of rows [row, row + rows). A
+/// worker gets the panels of a job in order; jobs hold an even number of panels.
+template <Scalar T>
+class Product {
+ public:
+  static constexpr Index kWidth = PackedWeight<T>::kWidth;
+
+  Product(const PackedWeight<T>& weight, PanelOrder order, const Context& context)
+      : weight_(weight), order_(order), context_(context) {}
+
+  template <class Finish>
+  void run(MatrixView<const T> x, Finish&& finish) const {
+    if (x.rows() <= kTileRows) {
+      with_stored_type<T>(weight_.type(), [&]<class S>() {
+        constexpr Index most = std::same_as<S, T> ? kTileRows : 4;
+        if (x.rows() <= most) {
+          run_few<S, most>(x, finish);
+        } else {
+          run_many<S>(x, 0, finish);
+        }
+      });
+      return;
+    }
+    for (Index row = 0; row < x.rows(); row += kPackRows)
+      with_stored_type<T>(weight_.type(), [&]<class S>() {
+        run_many<S>(x.middle_rows(row, std::min(kPackRows, x.rows() - row)), row, finish);
+      });
+  }
+
+ private:
+  Index job_panels(Index shares) const {
+    const Index share = (order_.count + shares - 1) / shares;
+    return (share + 3) / 4 * 4;
+  }
+
+  // One tile of rows: every panel is read once.
+  template <class S, Index kMax, class Finish>
+  void run_few(MatrixView<const T> x, Finish& finish) const {
+    const Workspace::Frame frame(context_.workspace);
+    const Index rows = x.rows(), depth = weight_.depth();
+    const T* a = x.data();
+    if (rows > 1) {
+      T* packed = context_.workspace.take<T>(rows * depth);
+      pack_tile(x, packed);
+      a = packed;
+    }
+    const TileFunction<T> one = tile_function<T, S, kMax>(rows, false);
+    const TileFunction<T> many = tile_function<T, S, kMax>(rows, true);
+    const Index group = order_.apart == 0 ? tile_panels(rows) : 1;
+    const Index workers = context_.executor.concurrency;
+    const Index share = workers == 1 ? order_.count : job_panels(workers * 8);
+    context_.executor.for_each((order_.count + share - 1) / share, [&](Index job, Index worker) {
+      alignas(64) T tile[std::size_t{std::max(kMax, tile_panels(1)) * kWidth}];
+      const Index end = std::min(order_.count, (job + 1) * share);
+      for (Index i = job * share; i < end;) {
+        const Index panels = i + group <= end ? group : 1;
+        (panels == group ? many : one)(a, weight_.data(order_(i)), weight_.panel_bytes(), depth,
+                                       tile, false, {});
+        for (Index p = 0; p < panels; ++p)
+          finish(order_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
+        i += panels;
+      }
+    });
+  }
+
+  template <class S, class Finish>
+  void run_many(MatrixView<const T> x, Index first_row, Finish& finish) const {
+    using Format = PanelFormat<T, S>;
+    constexpr bool widens = !std::same_as<S, T>;
+    const Workspace::Frame frame(context_.workspace);
+    const Index depth = weight_.depth(), workers = context_.executor.concurrency;
+    const TileSplit split(x.rows());
+    T* packed = context_.workspace.take<T>(x.rows() * depth);
+    context_.executor.for_each(split.tiles, [&](Index t, Index) {
+      pack_tile(x.middle_rows(split.begin(t), split.size(t)), packed + split.begin(t) * depth);
+    });
+
+    const Index row_blocks = (split.tiles + kBlockTiles - 1) / kBlockTiles;
+    const Index block_tiles = (split.tiles + row_blocks - 1) / row_blocks;
+    const Index block_rows = block_tiles * split.size(0);
+    const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
+    const Index share = std::min(kJobPanels, job_panels(shares));
+    const Index depth_blocks = (depth + kBlockDepth - 1) / kBlockDepth;
+    const Index sum_size = block_rows * kWidth * (depth_blocks > 1 ? share : 1);
+    const Index wide_size = widens ? std::min(depth, kBlockDepth) * kWidth : 0;
+    T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
+    const Index jobs_per_block = (order_.count + share - 1) / share;
+
+    context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
+      T* sums = scratch + worker * (sum_size + wide_size);
+      T* wide = sums + sum_size;
+      const Index first_tile = job / jobs_per_block * block_tiles;
+      const Index tiles = std::min(block_tiles, split.tiles - first_tile);
+      const Index i0 = job % jobs_per_block * share, i1 = std::min(order_.count, i0 + share);
+      for (Index k0 = 0; k0 < depth; k0 += kBlockDepth) {
+        const Index count = std::min(kBlockDepth, depth - k0);
+        const bool last = k0 + count == depth;
+        for (Index i = i0; i < i1; ++i) {
+          const std::byte* w = weight_.data(order_(i)) + Format::group(k0);
+          const std::byte* next = i + 1 < i1 ? weight_.data(order_(i + 1)) + Format::group(k0)
+                                  : last     ? w
+                                             : weight_.data(order_(i0)) + Format::group(k0 + count);
+          if constexpr (widens) {
+            Format::widen_rows(w, count, wide);
+            w = static_cast<const std::byte*>(static_cast<const void*>(wide));
+          }
+          const Index next_step = Format::bytes(count) / (count * tiles) + 1;
+          for (Index t = 0; t < tiles; ++t) {
+            const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
+            T* tile = sums + ((depth_blocks > 1 ? (i - i0) * block_rows : 0) + row -
+                              split.begin(first_tile)) *
+                                 kWidth;
+            const auto multiply = tile_function<T, T, kTileRows>(rows, false);
+            multiply(packed + row * depth + k0 * rows, w, 0, count, tile, k0 > 0,
+                     {next + t * count * next_step, next_step});
+            if (last) finish(order_(i), first_row + row, rows, tile, worker);
+          }
+        }
+      }
+    });
+  }
+
+  const PackedWeight<T>& weight_;
+  PanelOrder order_;
+  const Context& context_;
+};
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

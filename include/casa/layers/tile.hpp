@@ -1,0 +1,148 @@
+// The micro-kernel of every product: a few rows times a few panels, accumulated in registers.
+//
+// Each output has one accumulator and takes its terms in order of k, by one fused multiply-add
+// each. So its bits depend on nothing but its row and its weights: not on the rows beside it, on
+// threads, or on how k was cut into blocks (a block goes on from what the one before stored).
+#pragma once
+
+#include <array>
+
+#include "casa/layers/packed_weight.hpp"
+
+#if defined(__AVX512F__)
+#define CASA_VECTOR_REGISTER "v"
+#elif defined(__x86_64__) || defined(__i386__)
+#define CASA_VECTOR_REGISTER "x"
+#elif defined(__aarch64__)
+#define CASA_VECTOR_REGISTER "w"
+#endif
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Rows of the largest tile: its 2 * kTileRows accumulators, two vectors of weights and one of x
+/// fill the registers.
+inline constexpr Index kTileRows = simd::kRegisters >= 32 ? 12 : 6;
+
+/// Panels that a tile of so many rows takes at once: few rows need more accumulators to hide the
+/// latency of the multiply-add.
+constexpr Index tile_panels(Index rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
+// Keeps a loaded vector in its register: g++ would load it again in every multiply-add.
+template <class V>
+CASA_INLINE void keep([[maybe_unused]] V& v) {
+#if defined(CASA_VECTOR_REGISTER)
+  asm("" : "+" CASA_VECTOR_REGISTER(v));
+#endif
+}
+
+/// Memory to ask for while a tile computes: one line per k, `step` bytes on.
+struct Prefetch {
+  const std::byte* at = nullptr;
+  Index step = 0;
+};
+
+/// c[p] (+)= a^T w[p] for Panels panels that lie `apart` bytes apart; a (depth x Rows), c (Panels x
+/// Rows x width). `go_on`: add to what c holds; else c is only written.
+template <Scalar T, class S, Index Rows, Index Panels>
+void multiply_tile(const T* a, const std::byte* weights, Index apart, Index depth, T* c, bool go_on,
+                   Prefetch ahead) {
+  using V = simd::Vec<T>;
+  using Format = PanelFormat<T, S>;
+  constexpr Index lanes = simd::kLanes<T>, width = Format::kWidth;
+  constexpr Index rows = Rows, panels = Panels;
+  constexpr bool scaled = Format::kScaled;
+
+  V sum[std::size_t{Panels}][std::size_t{Rows}][2];
+#pragma GCC unroll 16
+  for (Index p = 0; p < panels; ++p)
+#pragma GCC unroll 16
+    for (Index r = 0; r < rows; ++r) {
+      const T* from = c + (p * rows + r) * width;
+      sum[p][r][0] = go_on ? simd::load(from) : V{};
+      sum[p][r][1] = go_on ? simd::load(from + lanes) : V{};
+    }
+
+  const Index step = scaled ? kQuantGroup : depth;
+  for (Index begin = 0; begin < depth; begin += step) {
+    [[maybe_unused]] V scale[std::size_t{Panels}][2];
+    if constexpr (scaled) {
+#pragma GCC unroll 16
+      for (Index p = 0; p < panels; ++p) {
+        const bfloat16* s = Format::scales(weights + p * apart + Format::group(begin));
+        scale[p][0] = simd::load(s);
+        scale[p][1] = simd::load(s + lanes);
+      }
+    }
+    const Index count = std::min(step, depth - begin);
+    const S* w = Format::stored(weights + Format::row(begin));
+    const Index w_apart = apart / Index{sizeof(S)};
+#pragma GCC unroll 1
+    for (Index k = 0; k < count; ++k) {
+      V x[std::size_t{Panels}][2];
+#pragma GCC unroll 16
+      for (Index p = 0; p < panels; ++p) {
+        x[p][0] = simd::load(w + p * w_apart);
+        x[p][1] = simd::load(w + p * w_apart + lanes);
+        if constexpr (scaled) {
+          x[p][0] *= scale[p][0];
+          x[p][1] *= scale[p][1];
+        }
+        if constexpr (Rows > 1) {
+          keep(x[p][0]);
+          keep(x[p][1]);
+        }
+        if constexpr (Rows < 4) {
+          constexpr Index distance = 2048;
+          simd::prefetch(w + p * w_apart + distance / Index{sizeof(S)});
+          if constexpr (Format::kRowBytes > 64)
+            simd::prefetch(w + p * w_apart + (distance + 64) / Index{sizeof(S)});
+        }
+      }
+#pragma GCC unroll 16
+      for (Index r = 0; r < rows; ++r) {
+        const V y = simd::broadcast<T>(a[r]);
+#pragma GCC unroll 16
+        for (Index p = 0; p < panels; ++p) {
+          sum[p][r][0] = simd::fma(y, x[p][0], sum[p][r][0]);
+          sum[p][r][1] = simd::fma(y, x[p][1], sum[p][r][1]);
+        }
+      }
+      if constexpr (Rows >= 4) {
+        simd::prefetch(ahead.at);
+        ahead.at += ahead.step;
+      }
+      w += width;
+      a += Rows;
+    }
+  }
+
+#pragma GCC unroll 16
+  for (Index p = 0; p < panels; ++p)
+#pragma GCC unroll 16
+    for (Index r = 0; r < rows; ++r) {
+      T* to = c + (p * rows + r) * width;
+      simd::store(to, sum[p][r][0]);
+      simd::store(to + lanes, sum[p][r][1]);
+    }
+}
+
+template <Scalar T>
+using TileFunction = void (*)(const T*, const std::byte*, Index, Index, T*, bool, Prefetch);
+
+/// multiply_tile for `rows` rows, `rows` <= kMax, of one panel or of tile_panels(rows).
+template <Scalar T, class S, Index kMax>
+TileFunction<T> tile_function(Index rows, bool many_panels) {
+  constexpr auto table = []<std::size_t... I>(std::index_sequence<I...>) {
+    return std::array<std::array<TileFunction<T>, 2>, sizeof...(I)>{
+        {{{&multiply_tile<T, S, Index{I} + 1, 1>,
+           &multiply_tile<T, S, Index{I} + 1, tile_panels(Index{I} + 1)>}}...}};
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(kMax)>{});
+  return table[static_cast<std::size_t>(rows - 1)][many_panels ? 1 : 0];
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END
