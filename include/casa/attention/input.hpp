@@ -1,0 +1,114 @@
+// What attention reads: queries, keys in pieces, and the interval of keys that each row sees.
+#pragma once
+
+#include <cmath>
+#include <span>
+
+#include "casa/core/error.hpp"
+#include "casa/core/interval.hpp"
+#include "casa/core/memory.hpp"
+#include "casa/core/scalar.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Query head h reads key/value head h / (num_heads / num_kv_heads).
+struct AttentionShape {
+  Index num_heads = 1;
+  Index num_kv_heads = 1;
+  Index head_dim = 1;
+
+  /// Query heads per key/value head.
+  Index group() const { return num_heads / num_kv_heads; }
+  friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
+};
+
+/// `count` keys and their values as they lie in somebody's memory: value i of token t of head h is
+/// k[h * head_stride + t * token_stride + i]. Head-major memory (token_stride = head_dim) is
+/// fastest.
+template <Storage S>
+struct KeyPiece {
+  const S* k = nullptr;
+  const S* v = nullptr;
+  Index count = 0;
+  Index token_stride = 0;
+  Index head_stride = 0;
+};
+
+/// out[r, h] = sum_j softmax_j(scale q[r, h] . k[j]) v[j] over the keys j that row r sees.
+template <Scalar T, StorageFor<T> S = T>
+struct AttentionInput {
+  AttentionShape shape;
+  double scale = 1;
+  MatrixView<const T> q;                ///< (rows, num_heads * head_dim), heads side by side
+  std::span<const KeyPiece<S>> keys;    ///< laid end to end; their places are 0, 1, 2, ...
+  std::span<const Interval> intervals;  ///< one per row: the places that the row sees
+
+  Index num_rows() const { return q.rows(); }
+  Index num_keys() const {
+    Index n = 0;
+    for (const auto& piece : keys) n += piece.count;
+    return n;
+  }
+};
+
+/// The usual scale: 1 / sqrt(head_dim).
+inline double default_scale(Index head_dim) {
+  return 1.0 / std::sqrt(static_cast<double>(head_dim));
+}
+
+namespace detail {
+
+inline void check_shape(const AttentionShape& s) {
+  require(s.num_heads >= 1 && s.num_kv_heads >= 1 && s.head_dim >= 1,
+          "attention: num_heads, num_kv_heads and head_dim must be positive, got ", s.num_heads,
+          ", ", s.num_kv_heads, ", ", s.head_dim);
+  require(s.num_heads % s.num_kv_heads == 0, "attention: num_kv_heads must divide num_heads, got ",
+          s.num_heads, " heads and ", s.num_kv_heads, " key/value heads");
+}
+
+/// Throws casa::error unless every size fits and every interval that is not empty lies within the
+/// keys.
+template <Scalar T, class S>
+void check(const AttentionInput<T, S>& in) {
+  check_shape(in.shape);
+  const Index rows = in.q.rows();
+  require(std::isfinite(in.scale), "attention: scale must be finite, got ", in.scale);
+  require(rows >= 0, "attention: q has a negative number of rows: ", rows);
+  if (rows > 0) {
+    require_equal("attention: columns of q (num_heads * head_dim)", in.q.cols(),
+                  checked_mul(in.shape.num_heads, in.shape.head_dim, "attention: q"));
+    require(in.q.data() != nullptr, "attention: q is null, expected ", rows, " rows");
+    require(in.q.stride() >= in.q.cols() || rows == 1, "attention: stride of q must be at least ",
+            in.q.cols(), ", got ", in.q.stride());
+  }
+  require_equal("attention: intervals (one per row of q)", static_cast<Index>(in.intervals.size()),
+                rows);
+  Index num_keys = 0;
+  for (std::size_t p = 0; p < in.keys.size(); ++p) {
+    const auto& piece = in.keys[p];
+    require(piece.count >= 0, "attention: keys[", p, "].count is negative: ", piece.count);
+    require(piece.count == 0 || (piece.k != nullptr && piece.v != nullptr), "attention: keys[", p,
+            "] has ", piece.count, " keys but a null k or v");
+    num_keys = checked_add(num_keys, piece.count, "attention: keys");
+  }
+  for (std::size_t r = 0; r < in.intervals.size(); ++r) {
+    const Interval i = in.intervals[r];
+    if (i.size() > 0 && (i.begin < 0 || i.end > num_keys))
+      fail("attention: intervals[", r, "] must lie within [0, ", num_keys, "), got [", i.begin,
+           ", ", i.end, ")");
+  }
+}
+
+template <Scalar T, class S>
+void check_output(const AttentionInput<T, S>& in, MatrixView<T> out) {
+  require_equal("attention: rows of out", out.rows(), in.num_rows());
+  if (in.num_rows() == 0) return;
+  require_equal("attention: columns of out", out.cols(), in.q.cols());
+  require(out.data() != nullptr, "attention: out is null, expected ", out.rows(), " rows");
+  require(out.stride() >= out.cols() || out.rows() == 1,
+          "attention: stride of out must be at least ", out.cols(), ", got ", out.stride());
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

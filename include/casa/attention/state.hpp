@@ -1,0 +1,115 @@
+// The state of attention over some of the keys, and its exact merge with the state over others.
+//
+// A softmax over two disjoint sets of keys needs from each only (m, s, o): the largest score, the
+// sum of the weights 2^(score - m), and the sum of weighted values. So cache and new tokens,
+// several threads or several machines each do their part (the recurrence of Milakov & Gimelshein,
+// arXiv 1805.02867).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "casa/attention/input.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Scores are counted in base 2 (scale log2(e) q.k), as the kernels compute them. A row that has
+/// seen no key has max = -inf, sum = 0, out = 0.
+template <Scalar T>
+struct AttentionState {
+  Matrix<T> max;  ///< (rows, num_heads)
+  Matrix<T> sum;  ///< (rows, num_heads)
+  Matrix<T> out;  ///< (rows, num_heads * head_dim), not divided by sum
+
+  Index num_rows() const { return max.rows(); }
+};
+
+/// The state that has seen no key.
+template <Scalar T>
+AttentionState<T> empty_state(Index rows, const AttentionShape& shape) {
+  detail::check_shape(shape);
+  AttentionState<T> s{{rows, shape.num_heads},
+                      {rows, shape.num_heads},
+                      {rows, checked_mul(shape.num_heads, shape.head_dim, "attention state")}};
+  s.max.fill(-std::numeric_limits<T>::infinity());
+  s.sum.fill(T(0));
+  s.out.fill(T(0));
+  return s;
+}
+
+namespace detail {
+
+/// One row and head: (m, s, o) of `from` is merged into (m, s, o) of `to`.
+template <Scalar T>
+void merge_row(T& to_max, T& to_sum, T* to_out, T from_max, T from_sum, const T* from_out,
+               Index head_dim) {
+  const T none = -std::numeric_limits<T>::infinity();
+  if (from_max == none && from_sum == T(0)) return;  // merging with nothing changes no bit
+  if (to_max == none && to_sum == T(0)) {
+    to_max = from_max;
+    to_sum = from_sum;
+    std::copy_n(from_out, head_dim, to_out);
+    return;
+  }
+  const T m = (std::max)(to_max, from_max);
+  const T a = std::exp2(to_max - m), b = std::exp2(from_max - m);
+  to_max = m;
+  to_sum = to_sum * a + from_sum * b;
+  for (Index i = 0; i < head_dim; ++i) to_out[i] = to_out[i] * a + from_out[i] * b;
+}
+
+/// Natural log of the sum of exp(score) from a base-2 maximum and its sum.
+template <Scalar T>
+T log_sum_exp(T max, T sum) {
+  return static_cast<T>((static_cast<double>(max) + std::log2(static_cast<double>(sum))) *
+                        0.69314718055994530942);
+}
+
+template <Scalar T>
+Index checked_head_dim(const AttentionState<T>& s) {
+  require(s.max.cols() > 0 && s.out.cols() % s.max.cols() == 0,
+          "attention state: columns of out must be a multiple of num_heads = ", s.max.cols(),
+          ", got ", s.out.cols());
+  require_equal("attention state: rows of sum", s.sum.rows(), s.max.rows());
+  require_equal("attention state: columns of sum", s.sum.cols(), s.max.cols());
+  require_equal("attention state: rows of out", s.out.rows(), s.max.rows());
+  return s.out.cols() / s.max.cols();
+}
+
+}  // namespace detail
+
+/// `to` becomes the state over both sets of keys (which must have no key in common). Merging with a
+/// state that has seen nothing changes no bit.
+template <Scalar T>
+void merge(AttentionState<T>& to, const AttentionState<T>& from) {
+  const Index head_dim = detail::checked_head_dim(to);
+  require_equal("merge: head_dim", detail::checked_head_dim(from), head_dim);
+  require_equal("merge: rows", from.max.rows(), to.max.rows());
+  require_equal("merge: num_heads", from.max.cols(), to.max.cols());
+  for (Index r = 0; r < to.max.rows(); ++r)
+    for (Index h = 0; h < to.max.cols(); ++h)
+      detail::merge_row(to.max(r, h), to.sum(r, h), to.out.row(r) + h * head_dim, from.max(r, h),
+                        from.sum(r, h), from.out.row(r) + h * head_dim, head_dim);
+}
+
+/// The attention output (rows, num_heads * head_dim) and, unless null, lse (rows, num_heads), the
+/// natural log of the sum of exp(scale q.k). Rows that have seen no key give zeros and -inf.
+template <Scalar T>
+void finish(const AttentionState<T>& state, MatrixView<std::type_identity_t<T>> out,
+            std::type_identity_t<T>* lse = nullptr) {
+  const Index head_dim = detail::checked_head_dim(state);
+  require_equal("finish: rows of out", out.rows(), state.out.rows());
+  require_equal("finish: columns of out", out.cols(), state.out.cols());
+  for (Index r = 0; r < state.max.rows(); ++r)
+    for (Index h = 0; h < state.max.cols(); ++h) {
+      const T sum = state.sum(r, h);
+      const T inverse = sum == T(0) ? T(0) : T(1) / sum;
+      const T* from = state.out.row(r) + h * head_dim;
+      T* to = out.row(r) + h * head_dim;
+      for (Index i = 0; i < head_dim; ++i) to[i] = from[i] * inverse;
+      if (lse) lse[r * state.max.cols() + h] = detail::log_sum_exp(state.max(r, h), sum);
+    }
+}
+
+CASA_NAMESPACE_END

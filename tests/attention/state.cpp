@@ -1,0 +1,133 @@
+#include "casa/attention/state.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "casa/attention/attention.hpp"
+
+using namespace casa;
+
+namespace {
+
+template <class T>
+std::vector<T> random_values(Index n, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<T> normal;
+  std::vector<T> v(static_cast<std::size_t>(n));
+  for (T& x : v) x = normal(random);
+  return v;
+}
+
+template <class T>
+bool same_bits(const Matrix<T>& a, const Matrix<T>& b) {
+  return a.size() == b.size() &&
+         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
+}
+template <class T>
+bool same_bits(const AttentionState<T>& a, const AttentionState<T>& b) {
+  return same_bits(a.max, b.max) && same_bits(a.sum, b.sum) && same_bits(a.out, b.out);
+}
+
+// 3 rows, 4 heads of 16, one kv head pair, keys in one piece.
+template <class T>
+struct Small {
+  AttentionShape shape{4, 2, 16};
+  Index keys;
+  std::vector<T> q = random_values<T>(3 * 64, 1), k, v;
+  KeyPiece<T> piece;
+  explicit Small(Index keys_)
+      : keys(keys_), k(random_values<T>(keys * 32, 2)), v(random_values<T>(keys * 32, 3)) {
+    piece = {k.data(), v.data(), keys, 32, 16};
+  }
+  AttentionState<T> over(Index begin, Index end) const {
+    const std::vector<Interval> intervals(3, Interval{begin, end});
+    return attend_state(AttentionInput<T>{shape, 0.25, {q.data(), 3, 64}, {&piece, 1}, intervals});
+  }
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("merging with the empty state changes no bit, empty with empty is empty", T,
+                   float, double) {
+  const Small<T> p(37);
+  const auto empty = empty_state<T>(3, p.shape);
+  CHECK(same_bits(p.over(5, 5), empty));
+  const auto state = p.over(0, 37);
+  auto merged = state;
+  merge(merged, empty);
+  CHECK(same_bits(merged, state));
+  auto from_empty = empty;
+  merge(from_empty, state);
+  CHECK(same_bits(from_empty, state));
+  auto nothing = empty;
+  merge(nothing, empty);
+  CHECK(same_bits(nothing, empty));
+}
+
+TEST_CASE_TEMPLATE("parts over disjoint keys merge to the whole, in any order", T, float, double) {
+  const Small<T> p(100);
+  Matrix<T> whole(3, 64), merged(3, 64);
+  std::vector<T> whole_lse(12), merged_lse(12);
+  finish(p.over(0, 100), whole.view(), whole_lse.data());
+  const std::vector<std::vector<Index>> cuts = {
+      {0, 50, 100}, {0, 1, 99, 100}, {0, 0, 30, 30, 31, 100}};
+  for (const auto& cut : cuts) {
+    std::vector<std::size_t> order(cut.size() - 1);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    do {
+      auto state = empty_state<T>(3, p.shape);
+      for (const std::size_t i : order) merge(state, p.over(cut[i], cut[i + 1]));
+      finish(state, merged.view(), merged_lse.data());
+      const T eps = std::numeric_limits<T>::epsilon();
+      for (Index i = 0; i < 192; ++i) {
+        REQUIRE(std::isfinite(merged.data()[i]));
+        REQUIRE(std::abs(merged.data()[i] - whole.data()[i]) <= 40 * eps);
+      }
+      for (std::size_t i = 0; i < 12; ++i)
+        REQUIRE(std::abs(merged_lse[i] - whole_lse[i]) <= 16 * eps);
+    } while (std::next_permutation(order.begin(), order.end()));
+  }
+}
+
+TEST_CASE("a chain of 1000 merges at log-sum-exp 1e4 loses nothing") {
+  // Each part has two keys; scores are about 1e4 with differences of order 1.
+  const Index parts = 1000, n = 2 * parts;
+  const AttentionShape shape{1, 1, 2};
+  const std::vector<float> q = {1, 1};
+  auto k = random_values<float>(2 * n, 5), v = random_values<float>(2 * n, 6);
+  for (Index j = 0; j < n; ++j) k[static_cast<std::size_t>(2 * j)] = 1e4f;
+  const KeyPiece<float> piece{k.data(), v.data(), n, 2, 0};
+  auto state = empty_state<float>(1, shape);
+  for (Index i = 0; i < parts; ++i) {
+    const Interval interval{2 * i, 2 * i + 2};
+    merge(state, attend_state(AttentionInput<float>{
+                     shape, 1.0, {q.data(), 1, 2}, {&piece, 1}, {&interval, 1}}));
+  }
+  Matrix<float> out(1, 2), whole(1, 2);
+  float lse = 0, whole_lse = 0;
+  finish(state, out.view(), &lse);
+  const Interval all{0, n};
+  attend(AttentionInput<float>{shape, 1.0, {q.data(), 1, 2}, {&piece, 1}, {&all, 1}}, whole.view(),
+         &whole_lse);
+  CHECK(std::abs(lse - whole_lse) <= 2 * 0x1p-23f * 1e4f);
+  for (Index i = 0; i < 2; ++i) {
+    REQUIRE(std::isfinite(out(0, i)));
+    CHECK(std::abs(out(0, i) - whole(0, i)) <= 1e-5f);
+  }
+}
+
+TEST_CASE("states that do not fit are refused") {
+  auto a = empty_state<float>(2, {4, 2, 8});
+  CHECK_THROWS_AS(merge(a, empty_state<float>(3, {4, 2, 8})), error);
+  CHECK_THROWS_AS(merge(a, empty_state<float>(2, {2, 2, 8})), error);
+  CHECK_THROWS_AS(merge(a, empty_state<float>(2, {4, 2, 4})), error);
+  Matrix<float> out(2, 31);
+  CHECK_THROWS_AS(finish(a, out.view()), error);
+}
