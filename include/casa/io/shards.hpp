@@ -160,9 +160,11 @@ inline bool file_exists(const std::string& path) {
 /// The tensors that an index file names, from its own folder. casa::error unless every tensor is in
 /// exactly the file named for it and the bytes sum up to metadata.total_size (if given).
 inline Checkpoint read_sharded(const std::string& index_path, const LoadOptions& options = {}) {
-  const Json index = read_json(
-      index_path, {.max_bytes = options.limits.json_bytes, .max_depth = options.limits.json_depth});
-  const detail::ShardMap shards = detail::read_shard_map(index, options.limits);
+  const LoadLimits& limits = options.limits;
+  const Bytes text =
+      read_file(index_path, {.max_bytes = limits.json_bytes, .follow_links = limits.follow_links});
+  const Json index = parse_json(text.as_text(), index_path, {.max_depth = limits.json_depth});
+  const detail::ShardMap shards = detail::read_shard_map(index, limits);
   std::vector<SafeTensors> files;
   for (const auto& [file, tensors] : shards) {
     files.push_back(read_safetensors(detail::folder_of(index_path) + file, options));
@@ -171,9 +173,8 @@ inline Checkpoint read_sharded(const std::string& index_path, const LoadOptions&
   Checkpoint checkpoint(std::move(files), index_path);
   if (const auto metadata = index.find_set("metadata"))
     if (const auto total = metadata->find_set("total_size"))
-      if (!total->is_integer() ||
-          total->as_uint() != static_cast<std::uint64_t>(checkpoint.data_bytes()))
-        total->fail_expected(text("the sum of all tensors, ", checkpoint.data_bytes()));
+      if (total->kind() != Json::Kind::integer || total->as_int() != checkpoint.data_bytes())
+        total->fail_expected(casa::text("the sum of all tensors, ", checkpoint.data_bytes()));
   return checkpoint;
 }
 
