@@ -12,6 +12,9 @@
 #include <utility>
 
 #include "casa/io/json.hpp"
+#include "casa/io/safetensors.hpp"
+#include "io/safetensors_bytes.hpp"
+#include "io/scratch.hpp"
 
 namespace {
 
@@ -100,4 +103,29 @@ TEST_CASE("json: parsing stays below 64 MiB + 20 x text for the most wasteful te
   PeakBytes peak;
   CHECK(parse_json(keys, "f").size() == 300'000);
   CHECK(peak.bytes() <= 20 * static_cast<std::int64_t>(keys.size()));
+}
+
+TEST_CASE(
+    "safetensors: a bad file allocates at most 20 x its size, and a small one next to nothing") {
+  const Scratch scratch;
+  for (const BadFile& bad : bad_files()) {
+    CAPTURE(bad.name);
+    const std::string path = scratch.write("bad", bad.bytes);
+    const auto size = static_cast<std::int64_t>(bad.bytes.size());
+    PeakBytes peak;
+    CHECK_THROWS_AS(casa::io::read_safetensors(path), casa::error);
+    CHECK(peak.bytes() <= 100'000 + 20 * size);
+  }
+}
+
+TEST_CASE("safetensors: a header full of the smallest tensors stays within the bound") {
+  std::string header = "{";
+  for (int i = 0; i < 60'000; ++i)
+    header += (i ? "," : "") + entry(std::to_string(i), "U8", "[0]", "[0,0]");
+  const std::string bytes = file_bytes(header + "}", 0);
+  const Scratch scratch;
+  const std::string path = scratch.write("many", bytes);
+  PeakBytes peak;
+  CHECK(casa::io::read_safetensors(path).size() == 60'000);
+  CHECK(peak.bytes() <= 20 * static_cast<std::int64_t>(bytes.size()));
 }
