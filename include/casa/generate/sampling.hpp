@@ -301,8 +301,13 @@ class Sampler {
     const auto before = [](const Candidate& a, const Candidate& b) {
       return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
     };
-    const double wanted = options_.top_p * total_weight();
-    ranked_.assign(candidates_.begin(), candidates_.end());
+    const double total = total_weight();
+    const double wanted = options_.top_p * total;
+    // All that weigh less than this reach half of what may be dropped, together: never needed.
+    const double least = (total - wanted) / (2 * static_cast<double>(candidates_.size()));
+    ranked_.clear();
+    for (const Candidate& c : candidates_)
+      if (c.weight >= least) ranked_.push_back(c);
     Candidate last = ranked_.front();
     double sum = 0;
     std::ptrdiff_t chunk = 64;
