@@ -1,4 +1,5 @@
-// All of casa but io/ (files, configs of published models, images, tokenizers: include those by name).
+// All of casa but io/ (files, images, tokenizers) and the naive token-insertion baseline, which is a
+// reference to compare with and dear to compile: include those by name.
 #pragma once
 
 #include "casa/core/build_info.hpp"
@@ -14,10 +15,30 @@
 #include "casa/stream/layout.hpp"
 #include "casa/stream/positions.hpp"
 #include "casa/stream/visibility.hpp"
+#include "casa/attention/attention.hpp"
+#include "casa/attention/input.hpp"
+#include "casa/attention/naive.hpp"
+#include "casa/attention/simple.hpp"
+#include "casa/attention/state.hpp"
+#include "casa/layers/kv_cache.hpp"
 #include "casa/layers/linear.hpp"
+#include "casa/layers/packed_weight.hpp"
+#include "casa/layers/product.hpp"
 #include "casa/layers/quantize.hpp"
 #include "casa/layers/rms_norm.hpp"
 #include "casa/layers/rope.hpp"
 #include "casa/layers/softmax.hpp"
 #include "casa/layers/stored_view.hpp"
 #include "casa/layers/swiglu.hpp"
+#include "casa/layers/tile.hpp"
+#include "casa/model/block.hpp"
+#include "casa/model/config.hpp"
+#include "casa/model/decoder.hpp"
+#include "casa/model/patch_encoder.hpp"
+#include "casa/model/state.hpp"
+#include "casa/model/weight_reader.hpp"
+#include "casa/model/weights.hpp"
+#include "casa/generate/penalties.hpp"
+#include "casa/generate/random.hpp"
+#include "casa/generate/sampling.hpp"
+#include "casa/generate/timeline.hpp"
