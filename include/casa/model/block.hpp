@@ -144,6 +144,12 @@ class BlockForward {
     observe("mlp");
   }
 
+  // What fusion alone would add to x, into update; x and y stay as they are.
+  void fusion_update(MatrixView<T> update) {
+    Workspace::Frame frame(workspace_);
+    fusion(fusion_projection(normed(x_, fusion_norm())), update, Accumulate::no);
+  }
+
  private:
   struct Qkv {
     MatrixView<T> q, k, v;
@@ -200,7 +206,7 @@ class BlockForward {
 
   void fusion() {
     Workspace::Frame frame(workspace_);
-    fusion(fusion_projection(normed(x_, fusion_norm())));
+    fusion(fusion_projection(normed(x_, fusion_norm())), x_, Accumulate::yes);
   }
 
   // Both sublayers start from the same hidden state, so both are projected before either adds to
@@ -219,7 +225,7 @@ class BlockForward {
       fused = fusion_projection(normed_text);
     }
     if (x_.rows() > 0) self_attention(split(self));
-    fusion(fused);
+    fusion(fused, x_, Accumulate::yes);
   }
 
   // q of text rows, and where text gives keys, k and v.
@@ -231,7 +237,7 @@ class BlockForward {
     return {q, {}, {}};
   }
 
-  void fusion(const Qkv& text) {
+  void fusion(const Qkv& text, MatrixView<T> target, Accumulate accumulate) {
     const Linear<T>& qkv = fusion_weights().qkv;
     MatrixView<T> normed_images = normed(y_, fusion_norm());
     Qkv image;
@@ -262,8 +268,8 @@ class BlockForward {
       if (images_ask())
         attend_rows(image.q, stream.image, stream.image_intervals, cache, image_out);
     }
-    add_update(text_out, x_);
-    if (images_ask()) add_update(image_out, y_);
+    update(text_out, target, accumulate);
+    if (images_ask()) update(image_out, y_, Accumulate::yes);
     observe("fusion");
   }
 
@@ -273,14 +279,19 @@ class BlockForward {
                     intervals, out.middle_rows(rows.begin, rows.size()), context_);
   }
 
-  // h += F, or h += tanh(gate) F
-  void add_update(MatrixView<const T> attended, MatrixView<T> h) {
+  // h (+)= F, or h (+)= tanh(gate) F
+  void update(MatrixView<const T> attended, MatrixView<T> h, Accumulate accumulate) {
     if (h.rows() == 0) return;
     const Linear<T>& o = fusion_weights().o;
-    if (fusion_->gate == Gate::none) return o.forward(attended, h, context_, Accumulate::yes);
-    MatrixView<T> update = workspace_.template matrix<T>(h.rows(), h.cols());
-    o.forward(attended, update, context_);
-    h.eigen() += std::tanh(w_.fusion_gate) * update.eigen();
+    if (fusion_->gate == Gate::none) return o.forward(attended, h, context_, accumulate);
+    MatrixView<T> f = workspace_.template matrix<T>(h.rows(), h.cols());
+    o.forward(attended, f, context_);
+    const T gate = std::tanh(w_.fusion_gate);
+    if (accumulate == Accumulate::no) {
+      h.eigen() = gate * f.eigen();
+    } else {
+      h.eigen() += gate * f.eigen();
+    }
   }
 
   void mlp(MatrixView<T> h) {

@@ -1,0 +1,70 @@
+#include "casa/model/fusion_layer.hpp"
+
+#include <doctest/doctest.h>
+
+#include "golden_model.hpp"
+
+using namespace casa;
+
+namespace {
+
+template <class T>
+FusionLayer<T> layer(const golden::Case& c) {
+  const auto d = c.description();
+  FusionLayerConfig config;
+  config.hidden_size = d.at("hidden_size").as_int();
+  config.shape = {d.at("n_heads").as_int(), d.at("n_kv_heads").as_int(), d.at("head_dim").as_int()};
+  config.rms_norm_eps = d.at("rms_norm_eps").as_number();
+  config.rope.theta = d.at("rope_theta").as_number();
+  config.rope.style = io::detail::from_name(d.at("rope_style"), io::detail::rope_style_names);
+  config.fusion.image_rope =
+      io::detail::from_name(d.at("image_rope"), io::detail::image_rope_names);
+  config.fusion.keys = d.at("layer").as_string() == "ca" ? Keys::image : Keys::image_text;
+  config.fusion.gate = d.at("gate").as_bool() ? Gate::tanh : Gate::none;
+
+  io::CheckpointWeights source(c.file);
+  const WeightSource weights = source.weights();
+  const WeightReader<T> read(weights, WeightType::native);
+  FusionLayerWeights<T> w;
+  w.norm = read.vector({"weight.norm.weight", config.hidden_size, 0});
+  w.attention = read.attention(attention_spec("weight.attn", config.hidden_size, config.shape,
+                                              d.at("bias").as_bool(), d.at("out_bias").as_bool()));
+  if (config.fusion.gate == Gate::tanh) w.gate = read.vector({"weight.attn.gate", 1, 0})[0];
+  return {config, std::move(w)};
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("fusion layers give the reference's updates", T, float, double) {
+  for (const golden::Case& c : golden::cases("layer")) {
+    CAPTURE(c.name);
+    const FusionLayer<T> fusion = layer<T>(c);
+    const auto x = c.matrix<T>("x"), y = c.matrix<T>("y");
+    const auto insertions = golden::insertions(c.description().at("insertions"));
+    const StreamLayout layout(x.rows(), insertions);
+    Matrix<T> fast(x.rows(), x.cols()), naive(x.rows(), x.cols());
+    fusion.forward(layout, x, y, fast);
+    Context context;
+    context.path = Path::naive;
+    fusion.forward(layout, x, y, naive, context);
+    golden::check_close(fast, naive, c.matrix<double>("out"));
+  }
+}
+
+TEST_CASE("a fusion layer says which shape does not fit") {
+  const auto cases = golden::cases("layer");
+  if (cases.empty()) return;
+  const auto fusion = layer<double>(cases[0]);
+  const Index hidden = fusion.config().hidden_size;
+  Matrix<double> x(3, hidden), y(2, hidden), out(3, hidden), wide(3, hidden + 1);
+  x.fill(0);
+  y.fill(0);
+  const Insertion image{1, 2};
+  const StreamLayout layout(3, {&image, 1}), longer(4, {&image, 1}), bare(3);
+  CHECK_NOTHROW(fusion.forward(layout, x, y, out));
+  CHECK_THROWS_WITH_AS(fusion.forward(longer, x, y, out),
+                       "FusionLayer: rows of x: expected 4, got 3", error);
+  CHECK_THROWS_WITH_AS(fusion.forward(bare, x, y, out), "FusionLayer: rows of y: expected 0, got 2",
+                       error);
+  CHECK_THROWS_AS(fusion.forward(layout, x, y, wide), error);
+}
