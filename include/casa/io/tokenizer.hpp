@@ -122,13 +122,15 @@ class Tokenizer {
     require(id.has_value(), "Tokenizer: no token ", casa::quoted(token));
     return *id;
   }
-  /// The token of an id as the file writes it.
+  /// The token of an id as the file writes it; an added token marked `normalized` in normalized
+  /// form.
   const std::string& token(int id) const {
     require(id >= 0 && id < vocab_size(), "Tokenizer: id ", id, " is not in [0, ", vocab_size(),
             ")");
     return parts_->tokens[static_cast<std::size_t>(id)];
   }
-  /// Is it an added token marked special?
+  /// Is it left out where skip_special is asked for? (Added tokens marked special; as in the reference
+  /// not those whose normalized form is another.)
   bool is_special(int id) const {
     return id >= 0 && id < vocab_size() && parts_->special[static_cast<std::size_t>(id)];
   }

@@ -70,12 +70,15 @@ class AddedTokenFinder {
         std::size_t begin = i, end = i + size;
         i = end;
         if (token->single_word && (word_ends(text, begin) || word_begins(text, end))) continue;
-        if (token->lstrip)
+        if (token->lstrip) {
           while (begin > done && is_white_space(code_point(text, previous_character(text, begin))))
             begin = previous_character(text, begin);
+          begin = (std::max)(begin, done);
+        }
         if (token->rstrip)
           while (end < text.size() && is_white_space(code_point(text, end)))
             end += utf8_size(text[end]);
+        if (begin >= end) continue;  // the token before has swallowed it as white space
         if (done < begin) on_text(done, begin);
         on_token(token->id);
         done = end;

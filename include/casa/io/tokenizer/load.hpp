@@ -71,8 +71,8 @@ class TokenizerLoader {
   void assign(const Json& json, std::string_view token, int id) {
     const auto i = static_cast<std::size_t>(id);
     if (static_cast<std::int64_t>(token.size()) > options_.limits.token_bytes)
-      fail(json.where(), ": token ", casa::quoted(token), " is longer than ", options_.limits.token_bytes,
-           " bytes");
+      fail(json.where(), ": token ", casa::quoted(token), " is longer than ",
+           options_.limits.token_bytes, " bytes");
     if (assigned_[i])
       fail(json.where(), ": id ", id, " has two tokens: ", casa::quoted(parts_.tokens[i]), " and ",
            casa::quoted(token));
@@ -179,7 +179,10 @@ class TokenizerLoader {
         assign(json, token.content, token.id);
         parts_.also_added.add(token.content, token.id);
       }
-      parts_.special[static_cast<std::size_t>(token.id)] = token.special;
+      const auto id = static_cast<std::size_t>(token.id);
+      if (token.normalized) parts_.tokens[id] = parts_.normalizer(token.content);
+      // The reference looks for the decoded form among the special tokens as they are written.
+      parts_.special[id] = token.special && parts_.tokens[id] == token.content;
       (token.normalized ? normalized : raw).push_back(token);
     }
     parts_.added = AddedTokenFinder(std::move(raw), Normalizer());

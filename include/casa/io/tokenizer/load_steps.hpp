@@ -54,7 +54,8 @@ class StepLoader {
       steps.push_back({Kind::prepend, {}, {}, json.at("prepend").as_string()});
     } else if (type == "Replace") {
       require_fields(json, {"type", "pattern", "content"});
-      steps.push_back({Kind::replace, {}, pattern(json.at("pattern")), json.at("content").as_string()});
+      steps.push_back(
+          {Kind::replace, {}, pattern(json.at("pattern")), json.at("content").as_string()});
     } else {
       fail_unsupported(json.at("type"));
     }
@@ -124,7 +125,8 @@ class StepLoader {
       require_fields(json, {"type", "content", "start", "stop"});
       step.kind = Kind::strip;
       step.content = character(json.at("content"));
-      step.start = static_cast<std::size_t>(json.at("start").as_int(0, options_.limits.token_bytes));
+      step.start =
+          static_cast<std::size_t>(json.at("start").as_int(0, options_.limits.token_bytes));
       step.stop = static_cast<std::size_t>(json.at("stop").as_int(0, options_.limits.token_bytes));
     } else if (type == "Metaspace") {
       PrependScheme prepend = PrependScheme::always;

@@ -44,7 +44,7 @@ struct TokenizerParts {
   std::optional<Unigram> unigram;
   std::vector<int> prefix, suffix;  // around a text that is encoded with special tokens
   std::vector<DecoderStep> decoder;
-  std::vector<std::string> tokens;  // by id; the model's and the added ones
+  std::vector<std::string> tokens;  // by id; the model's and the added ones, as decoded
   std::vector<bool> special;        // by id
 };
 

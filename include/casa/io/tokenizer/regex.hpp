@@ -41,7 +41,7 @@ class Regex {
   /// Throws casa::error where PCRE2 does not take the pattern; `name` is what the error calls it.
   Regex(std::string_view pattern, std::string_view name, const RegexLimits& limits)
       : limits_(limits), name_(name) {
-    const std::string source = with_white_space(pattern);
+    const std::string source = in_our_dialect(pattern, name);
     int code = 0;
     PCRE2_SIZE offset = 0;
     code_.reset(
@@ -93,17 +93,26 @@ class Regex {
   };
 
  private:
-  // PCRE2's own \s takes U+180E, which is no White_Space since Unicode 6.3.
-  static std::string with_white_space(std::string_view pattern) {
+  // PCRE2's own \s takes U+180E, which is no White_Space since Unicode 6.3. Of the other escapes
+  // only those are let through that mean the same to PCRE2 and to Oniguruma, which the reference
+  // uses.
+  static std::string in_our_dialect(std::string_view pattern, std::string_view name) {
     std::string out;
     for (std::size_t i = 0; i < pattern.size(); ++i) {
-      const bool pair = pattern[i] == '\\' && i + 1 < pattern.size();
-      if (pair && (pattern[i + 1] == 's' || pattern[i + 1] == 'S')) {
-        out += pattern[++i] == 's' ? "\\p{White_Space}" : "\\P{White_Space}";
-      } else {
+      if (pattern[i] != '\\' || i + 1 == pattern.size()) {
         out += pattern[i];
-        if (pair) out += pattern[++i];
+        continue;
       }
+      const char c = pattern[++i];
+      const bool letter =
+          (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+      require(!letter || std::string_view("sSpPdDrntfx").find(c) != std::string_view::npos, name,
+              ": the escape ", casa::quoted(pattern.substr(i - 1, 2)),
+              " in a regular expression is not supported");
+      if (c == 's' || c == 'S')
+        out.append(c == 's' ? "\\p" : "\\P").append("{White_Space}");
+      else
+        out.append({'\\', c});
     }
     return out;
   }

@@ -1,0 +1,228 @@
+// Files that must not load, each by the name of its fault.
+#include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
+
+#include "casa/io/tokenizer.hpp"
+#include "io/scratch.hpp"
+#include "text/small_tokenizer.hpp"
+
+using namespace casa::io;
+
+namespace {
+
+/// What the error says, "" where the file loads.
+std::string fault(const small::Parts& parts, const TokenizerOptions& options = {}) {
+  try {
+    small::make(parts, options);
+  } catch (const casa::error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+small::Parts with(small::Parts parts, const std::string& key, const std::string& value) {
+  parts[key] = value;
+  return parts;
+}
+
+/// The byte-level file with `from` in its model replaced.
+small::Parts with_model(const std::string& from, const std::string& to) {
+  small::Parts parts = small::byte_level();
+  std::string& model = parts["model"];
+  const auto at = model.find(from);
+  REQUIRE(at != std::string::npos);
+  model.replace(at, from.size(), to);
+  return parts;
+}
+
+std::string added(int id, const std::string& content, const std::string& rest = "") {
+  return R"([{"id":)" + std::to_string(id) + R"(,"content":")" + content +
+         R"(","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true)" +
+         rest + "}]";
+}
+
+bool contains(const std::string& s, const std::string& part) {
+  return s.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("the small files load") {
+  CHECK(fault(small::byte_level()) == "");
+  CHECK(fault(small::unigram()) == "");
+}
+
+TEST_CASE("what we do not do is named") {
+  const auto base = small::byte_level();
+  struct Case {
+    const char *part, *json, *named;
+  };
+  const std::vector<Case> cases = {
+      {"normalizer", R"({"type":"BertNormalizer"})", "\"BertNormalizer\" is not supported"},
+      {"normalizer", R"({"type":"Precompiled","precompiled_charsmap":"AA=="})", "\"Precompiled\""},
+      {"normalizer", R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Lowercase"}]})",
+       "normalizer.normalizers[1].type: \"Lowercase\""},
+      {"normalizer", R"({"type":"NFC","strength":1})", "normalizer.strength"},
+      {"normalizer", R"({"type":"Replace","pattern":{"String":""},"content":"x"})", "not empty"},
+      {"pre_tokenizer", R"({"type":"Whitespace"})", "\"Whitespace\""},
+      {"pre_tokenizer", R"({"type":"Split","pattern":{"String":"x"},"behavior":"Merged"})",
+       "pre_tokenizer.behavior: \"Merged\""},
+      {"pre_tokenizer", R"({"type":"Split","pattern":{"Regex":"x+"},"behavior":"Isolated"})",
+       "is not that of a known tokenizer"},
+      {"pre_tokenizer", R"({"type":"Metaspace","replacement":"__"})", "expected one character"},
+      {"pre_tokenizer",
+       R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel","add_prefix_space":false},)"
+       R"({"type":"Digits","individual_digits":true}]})",
+       "only the last pre-tokenizer may be ByteLevel"},
+      {"post_processor", R"({"type":"BertProcessing"})", "\"BertProcessing\""},
+      {"post_processor",
+       R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"B","type_id":0}}],)"
+       R"("pair":[],"special_tokens":{}})",
+       "post_processor.single[0]"},
+      {"post_processor",
+       R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},)"
+       R"({"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{}})",
+       "special_tokens"},
+      {"post_processor",
+       R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x","type_id":0}},)"
+       R"({"Sequence":{"id":"A","type_id":0}}],"pair":[],)"
+       R"("special_tokens":{"x":{"id":"x","ids":[261],"tokens":["x"]}}})",
+       "expected an integer in [0, 260]"},
+      {"decoder", R"({"type":"WordPiece","prefix":"##"})", "\"WordPiece\""},
+      {"decoder", R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]})",
+       "ByteFallback after ByteLevel, Fuse or Strip"},
+      {"decoder", R"({"type":"Replace","pattern":{"Regex":"x"},"content":""})", "not supported"},
+      {"decoder", R"({"type":"Strip","content":" ","start":-1,"stop":0})", "decoder.start"},
+      {"truncation", R"({"max_length":8})", "truncation: "},
+      {"padding", R"({"strategy":"BatchLongest"})", "padding: "},
+      {"flavour", "1", "flavour: 1 is not supported"},
+      {"model", R"({"type":"WordPiece","vocab":{}})", "\"WordPiece\""},
+      {"model", "[]", "expected an object"},
+  };
+  for (const auto& [part, json, named] : cases) {
+    CAPTURE(json);
+    const std::string said = fault(with(base, part, json));
+    CAPTURE(said);
+    CHECK(contains(said, named));
+    CHECK(contains(said, "tokenizer.json"));
+  }
+}
+
+TEST_CASE("a vocabulary that does not hold together is refused") {
+  CHECK(contains(fault(with_model("\"abc\":257", "\"abc\":256")), "id 256 has two tokens"));
+  CHECK(contains(fault(with_model("\"abc\":257,", "")), "no"));  // a merge has no result
+  CHECK(
+      contains(fault(with_model("\"abc\":257", "\"abc\":300")), "expected an integer in [0, 260]"));
+  CHECK(contains(fault(with_model("\"abc\":257", "\"abc\":-1")), "expected an integer"));
+  CHECK(contains(fault(with_model("\"abc\":257", "\"abc\":2.5")), "expected an integer"));
+  CHECK(contains(fault(with_model("\"abc\":257", "\"ab\":257")), "duplicate key"));
+  CHECK(contains(fault(with(small::byte_level(), "added_tokens", added(261, "<eos>"))),
+                 "expected an integer in [0, 260]"));
+  auto gap = with_model("\"abc\":257", "\"abc\":261");
+  gap["added_tokens"] = R"([{"id":260,"content":"<eos>","single_word":false,"lstrip":false,)"
+                        R"("rstrip":false,"normalized":false,"special":true},)" +
+                        added(256, "ab").substr(1);
+  CHECK(contains(fault(gap), "ids are not dense: of 261 tokens none has the id 257"));
+}
+
+TEST_CASE("merges must be made of tokens") {
+  CHECK(contains(fault(with_model("\"a b\"", "\"a x\"")), "model.merges[0]: \"ax\" is not in"));
+  CHECK(contains(fault(with_model("\"a b\"", "\"zz b\"")), "model.merges[0]"));
+  CHECK(contains(fault(with_model("\"a b\"", "\"ab\"")), "one space"));
+  CHECK(contains(fault(with_model("\"a b\"", "\"a  b\"")), "one space"));
+  CHECK(contains(fault(with_model("[\"ab\",\"c\"]", "[\"ab\",\"c\",\"d\"]")), "two tokens"));
+  CHECK(contains(fault(with_model("[\"ab\",\"c\"]", "7")), "expected a string"));
+  CHECK(contains(fault(with_model("\"type\":\"BPE\"", "\"type\":\"BPE\",\"dropout\":0.1")),
+                 "dropout"));
+  CHECK(contains(
+      fault(with_model("\"type\":\"BPE\"", "\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\"")),
+      "end_of_word_suffix: \"</w>\" is not supported"));
+  CHECK(contains(fault(with_model("\"type\":\"BPE\"", "\"type\":\"BPE\",\"unk_token\":\"<unk>\"")),
+                 "expected a token of the vocabulary"));
+}
+
+TEST_CASE("added tokens must fit the vocabulary") {
+  const auto base = small::byte_level();
+  CHECK(contains(fault(with(base, "added_tokens", added(260, "abc"))), "has the id 257"));
+  CHECK(contains(fault(with(base, "added_tokens", added(257, "<eos>"))), "id 257 has two tokens"));
+  CHECK(contains(fault(with(base, "added_tokens", added(260, ""))), "not empty"));
+  CHECK(contains(fault(with(base, "added_tokens", added(260, "x", ",\"color\":1"))), "color"));
+  CHECK(contains(fault(with(base, "added_tokens", "[{\"id\":260}]")), "content"));
+  CHECK(contains(fault(with(base, "added_tokens",
+                            added(260, "<e>").substr(0, added(260, "<e>").size() - 1) + "," +
+                                added(261, "<e>").substr(1))),
+                 "stands twice"));
+}
+
+TEST_CASE("Unigram files are checked") {
+  const auto model = [](const std::string& vocab, const std::string& rest = "") {
+    return with(small::unigram(), "model", R"({"type":"Unigram","vocab":)" + vocab + rest + "}");
+  };
+  CHECK(contains(fault(model(R"([["a",-1],["a",-2]])")), "stands twice"));
+  CHECK(contains(fault(model(R"([["a"]])")), "[token, score]"));
+  CHECK(contains(fault(model(R"([["a","b"]])")), "expected a number"));
+  CHECK(contains(fault(model(R"([["a",-1]])", R"(,"unk_id":1)")), "expected an integer in [0, 0]"));
+  CHECK(contains(fault(with(small::unigram(), "pre_tokenizer",
+                            R"({"type":"ByteLevel","add_prefix_space":false})")),
+                 "Unigram after ByteLevel"));
+  const Tokenizer no_unk = small::make(model(R"([["a",-1]])"));
+  CHECK(no_unk.encode("aa") == std::vector{0, 0});
+  CHECK_THROWS_AS(no_unk.encode("ax"), casa::error);
+}
+
+TEST_CASE("the limits hold") {
+  TokenizerOptions options;
+  options.limits.tokens = 260;
+  CHECK(contains(fault(small::byte_level(), options), "more than the limit of 260"));
+  options = {};
+  options.limits.merges = 3;
+  CHECK(contains(fault(small::byte_level(), options), "4 merges are more than the limit of 3"));
+  options = {};
+  options.limits.token_bytes = 4;
+  CHECK(contains(fault(small::byte_level(), options), "longer than 4 bytes"));
+  options = {};
+  options.limits.pattern_bytes = 3;
+  options.any_pattern = true;
+  CHECK(contains(fault(with(small::byte_level(), "pre_tokenizer",
+                            R"({"type":"Split","pattern":{"Regex":"abcd"},"behavior":"Removed"})"),
+                       options),
+                 "at most 3 bytes"));
+}
+
+TEST_CASE("a regular expression that PCRE2 or we do not understand is refused") {
+  TokenizerOptions options;
+  options.any_pattern = true;
+  const auto split = [](const std::string& pattern) {
+    return with(small::byte_level(), "pre_tokenizer",
+                R"({"type":"Split","behavior":"Removed","pattern":{"Regex":)" +
+                    small::quoted_json(pattern) + "}}");
+  };
+  CHECK(fault(split("[a-z]+|\\s"), options) == "");
+  CHECK(contains(fault(split("(a"), options), "is not understood"));
+  CHECK(contains(fault(split("\\bab"), options), "escape"));  // \b and \w differ between engines
+  CHECK(contains(fault(split("a\\Cb"), options), "escape"));
+}
+
+TEST_CASE("files that are no tokenizer are refused by name, at once") {
+  const Scratch scratch;
+  CHECK_THROWS_AS(Tokenizer(scratch.file("absent.json")), casa::error);
+  CHECK_THROWS_AS(Tokenizer(scratch.path()), casa::error);  // a folder without tokenizer.json
+  CHECK_THROWS_AS(Tokenizer(scratch.write("empty.json", "")), casa::error);
+  CHECK_THROWS_AS(Tokenizer(scratch.write("list.json", "[]")), casa::error);
+  CHECK_THROWS_AS(
+      Tokenizer(scratch.write("lfs.json", "version https://git-lfs.github.com/spec/v1\n")),
+      casa::error);
+  std::string deep = "{\"model\":";
+  for (int i = 0; i < 100'000; ++i) deep += "[";
+  CHECK_THROWS_AS(Tokenizer(scratch.write("deep.json", deep)), casa::error);
+  const std::string good = small::text(small::byte_level());
+  scratch.write("tokenizer.json", good);
+  CHECK(Tokenizer(scratch.path()).encode("abc") == std::vector{257});
+  for (std::size_t size = 0; size < good.size(); size += 97)
+    CHECK_THROWS_AS(Tokenizer(scratch.write("cut.json", good.substr(0, size))), casa::error);
+  TokenizerOptions options;
+  options.limits.tokenizer_bytes = 100;
+  CHECK_THROWS_AS(Tokenizer(scratch.path(), options), casa::error);
+}
