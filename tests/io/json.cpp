@@ -81,10 +81,9 @@ TEST_CASE("json: a handle keeps the document alive") {
 
 TEST_CASE("json: members of a large object are found") {
   std::string s = "{";
-  for (int i = 0; i < 1000; ++i)
-    s += (i ? ",\"k" : "\"k") + std::to_string((i * 7919) % 1000) + "\":" + std::to_string(i);
+  for (int i = 0; i < 1000; ++i) s += casa::text(i ? ",\"k" : "\"k", (i * 7919) % 1000, "\":", i);
   const Json j = parse_json(s + "}", "doc");
-  for (int i = 0; i < 1000; ++i) CHECK(j.at("k" + std::to_string((i * 7919) % 1000)).as_int() == i);
+  for (int i = 0; i < 1000; ++i) CHECK(j.at(casa::text("k", (i * 7919) % 1000)).as_int() == i);
   CHECK_FALSE(j.contains("k1000"));
   CHECK_FALSE(j.contains(""));
 }
@@ -192,7 +191,7 @@ TEST_CASE("json: what is not strict JSON is refused") {
 
 TEST_CASE("json: duplicates are found among many keys") {
   std::string s = "{";
-  for (int i = 0; i < 500; ++i) s += "\"k" + std::to_string(i) + "\":0,";
+  for (int i = 0; i < 500; ++i) s += casa::text("\"k", i, "\":0,");
   CHECK(parse_json(s + "\"last\":0}", "f").size() == 501);
   CHECK(has(message_of([&] { parse_json(s + "\"k250\":0}", "f"); }), "duplicate key \"k250\""));
 }
@@ -224,8 +223,7 @@ TEST_CASE("json: a bare object begins at the first byte and ends in spaces") {
 TEST_CASE("json: time is linear in the members of an object") {
   const auto seconds = [](int n) {
     std::string s = "{";
-    for (int i = 0; i < n; ++i)
-      s += "\"token" + std::to_string(i) + "\":" + std::to_string(i) + ",";
+    for (int i = 0; i < n; ++i) s += casa::text("\"token", i, "\":", i, ",");
     s.back() = '}';
     const auto start = std::chrono::steady_clock::now();
     CHECK(parse_json(s, "f").size() == n);

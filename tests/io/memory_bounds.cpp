@@ -98,7 +98,7 @@ TEST_CASE("json: parsing stays below 64 MiB + 20 x text for the most wasteful te
     CHECK(peak.bytes() <= allowed);
   }
   std::string keys = "{";
-  for (int i = 0; i < 300'000; ++i) keys += "\"" + std::to_string(i) + "\":0,";
+  for (int i = 0; i < 300'000; ++i) keys += casa::text("\"", i, "\":0,");
   keys.back() = '}';
   PeakBytes peak;
   CHECK(parse_json(keys, "f").size() == 300'000);
@@ -121,7 +121,7 @@ TEST_CASE(
 TEST_CASE("safetensors: a header full of the smallest tensors stays within the bound") {
   std::string header = "{";
   for (int i = 0; i < 60'000; ++i)
-    header += (i ? "," : "") + entry(std::to_string(i), "U8", "[0]", "[0,0]");
+    header += casa::text(i ? "," : "", entry(std::to_string(i), "U8", "[0]", "[0,0]"));
   const std::string bytes = file_bytes(header + "}", 0);
   const Scratch scratch;
   const std::string path = scratch.write("many", bytes);

@@ -129,7 +129,7 @@ TEST_CASE("safetensors: every type of the format has its size") {
     const auto dtype = static_cast<DType>(i);
     CAPTURE(std::string(to_string(dtype)));
     const int bytes = bits_of(dtype);  // of eight values
-    const std::string offsets = "[0," + std::to_string(bytes) + "]";
+    const std::string offsets = casa::text("[0,", bytes, "]");
     const std::string s = file_bytes("{" + entry("a", to_string(dtype), "[2,4]", offsets) + "}",
                                      static_cast<std::size_t>(bytes));
     CHECK(parse(s).at("a").dtype == dtype);

@@ -178,7 +178,7 @@ TEST_CASE("shards: the number of files is limited") {
   const Scratch scratch;
   Places many;
   for (int i = 0; i < 1025; ++i)
-    many.emplace_back("t" + std::to_string(i), "s" + std::to_string(i) + ".safetensors");
+    many.emplace_back(casa::text("t", i), casa::text("s", i, ".safetensors"));
   write_index(scratch, many);
   CHECK(has(message_of([&] { read_checkpoint(scratch.path()); }), "more than 1024 files"));
 }
