@@ -21,6 +21,16 @@ namespace {
 std::atomic<std::int64_t> bytes_now{0};
 std::atomic<std::int64_t> bytes_peak{0};
 
+// Allocations that may still succeed; negative: all.
+std::atomic<std::int64_t> allocations_left{-1};
+
+bool may_allocate() {
+  if (allocations_left < 0) return true;
+  if (allocations_left == 0) return false;
+  --allocations_left;
+  return true;
+}
+
 void* counted(void* p) {
   if (!p) throw std::bad_alloc();
   const std::int64_t now = bytes_now += static_cast<std::int64_t>(malloc_usable_size(p));
@@ -47,10 +57,13 @@ class PeakBytes {
 
 }  // namespace
 
-void* operator new(std::size_t n) { return counted(std::malloc(n)); }
+void* operator new(std::size_t n) {
+  if (!may_allocate()) throw std::bad_alloc();
+  return counted(std::malloc(n));
+}
 void* operator new(std::size_t n, std::align_val_t a) {
   const auto align = static_cast<std::size_t>(a);
-  if (n > SIZE_MAX - align) throw std::bad_alloc();
+  if (n > SIZE_MAX - align || !may_allocate()) throw std::bad_alloc();
   return counted(std::aligned_alloc(align, (n + align - 1) / align * align));
 }
 void operator delete(void* p) noexcept { uncounted(p); }
@@ -128,4 +141,34 @@ TEST_CASE("safetensors: a header full of the smallest tensors stays within the b
   PeakBytes peak;
   CHECK(casa::io::read_safetensors(path).size() == 60'000);
   CHECK(peak.bytes() <= 20 * static_cast<std::int64_t>(bytes.size()));
+}
+
+TEST_CASE("safetensors: when memory runs out at any allocation, loading fails without a leak") {
+  const std::string bytes =
+      file_bytes("{\"__metadata__\":{\"a long enough key\":\"a long enough value\"}," +
+                     entry("a tensor with a long name", "F32", "[2]", "[0,8]") + "," +
+                     entry("b", "U8", "[2,4]", "[8,16]") + "}",
+                 16);
+  const Scratch scratch;
+  const std::string path = scratch.write("f", bytes);
+  int failures = 0;
+  bool loaded = false;
+  for (std::int64_t n = 0; !loaded && n < 10'000; ++n) {
+    const std::int64_t before = bytes_now;
+    try {
+      allocations_left = n;
+      const casa::io::SafeTensors s = casa::io::read_safetensors(path);
+      allocations_left = -1;
+      loaded = s.size() == 2;
+    } catch (const std::bad_alloc&) {
+      allocations_left = -1;
+      ++failures;
+    } catch (const casa::error&) {  // "no memory for ... bytes"
+      allocations_left = -1;
+      ++failures;
+    }
+    if (bytes_now != before) FAIL("allocation ", n, " leaks ", bytes_now - before, " bytes");
+  }
+  CHECK(loaded);
+  CHECK(failures > 20);
 }
