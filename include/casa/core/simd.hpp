@@ -33,6 +33,15 @@
 #define CASA_SIMD_AVX2 0
 #endif
 #define CASA_INLINE inline __attribute__((always_inline))
+// Before a loop: over rows and vectors of a register tile (must vanish), over the tile's depth
+// (must stay).
+#if defined(__clang__)
+#define CASA_UNROLL _Pragma("clang loop unroll(full)")
+#define CASA_NO_UNROLL _Pragma("clang loop unroll(disable)")
+#else
+#define CASA_UNROLL _Pragma("GCC unroll 32")
+#define CASA_NO_UNROLL _Pragma("GCC unroll 1")
+#endif
 
 CASA_NAMESPACE_BEGIN
 
@@ -89,6 +98,13 @@ CASA_INLINE V count_up(std::index_sequence<I...>) {
 template <class T>
 using LaneSequence = std::make_index_sequence<static_cast<std::size_t>(kLanes<T>)>;
 
+template <class V>
+CASA_INLINE V load_as(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
 // Lane i of the result is lane i ^ Step of v.
 template <int Step, class V, std::size_t... I>
 CASA_INLINE V swapped(V v, std::index_sequence<I...>) {
@@ -106,6 +122,29 @@ CASA_INLINE Vec<T> broadcast(T x) {
 template <class T>
 CASA_INLINE Vec<T> iota() {
   return detail::count_up<Vec<T>>(detail::LaneSequence<T>{});
+}
+
+/// The Group values at p, again and again: p[0], .., p[Group - 1], p[0], ...
+template <int Group, class T>
+CASA_INLINE Vec<T> broadcast_group(const T* p) {
+  constexpr Index bytes = Group * static_cast<Index>(sizeof(T));
+  if constexpr (Group == 1) {
+    return broadcast(*p);
+  } else if constexpr (bytes == kBytes) {
+    return detail::load_as<Vec<T>>(p);
+  } else if constexpr (bytes == 8) {
+    return (Vec<T>)broadcast(detail::load_as<double>(p));
+#if CASA_SIMD_AVX512
+  } else if constexpr (bytes == 16) {
+    return (Vec<T>)_mm512_maskz_broadcast_f32x4(0xffff, detail::load_as<__m128>(p));
+  } else if constexpr (bytes == 32) {
+    return (Vec<T>)_mm512_maskz_broadcast_f32x8(0xffff, detail::load_as<__m256>(p));
+#elif CASA_SIMD_AVX2
+  } else if constexpr (bytes == 16) {
+    const __m128 v = detail::load_as<__m128>(p);
+    return (Vec<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(v), v, 1);
+#endif
+  }
 }
 
 /// The bits of v as another vector type.
@@ -195,13 +234,6 @@ namespace detail {
 typedef std::uint16_t Half16 __attribute__((vector_size(kBytes / 2)));
 typedef std::int8_t Quarter8 __attribute__((vector_size(kBytes / 4)));
 using Bits = Vec<std::uint32_t>;
-
-template <class V>
-CASA_INLINE V load_as(const void* p) {
-  V v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 
 CASA_INLINE Bits widen_bits(Half16 v) {
 #if CASA_SIMD_AVX512
@@ -364,10 +396,17 @@ CASA_INLINE void exchange_blocks(V& a, V& b, std::index_sequence<I...>) {
       ((static_cast<int>(I) & Step) ? n + static_cast<int>(I) : (static_cast<int>(I) ^ Step))...);
   a = low;
 }
+// The sums of neighbouring lanes of a, then those of b.
+template <class V, std::size_t... I>
+CASA_INLINE V add_neighbours(V a, V b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, (2 * static_cast<int>(I))...) +
+         __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...);
+}
+
 template <int Step, class V, std::size_t N>
 CASA_INLINE void transpose_steps(V (&v)[N]) {
   if constexpr (Step < static_cast<int>(N)) {
-#pragma GCC unroll 16
+    CASA_UNROLL
     for (std::size_t i = 0; i < N; ++i)
       if ((i & Step) == 0) exchange_blocks<Step>(v[i], v[i + Step], std::make_index_sequence<N>{});
     transpose_steps<Step * 2>(v);
@@ -375,6 +414,30 @@ CASA_INLINE void transpose_steps(V (&v)[N]) {
 }
 
 }  // namespace detail
+
+/// Each vector's lanes summed in groups of N neighbours, the results of v[0], v[1], ... side by
+/// side.
+template <class V, std::size_t N>
+CASA_INLINE V add_groups(const V (&v)[N]) {
+  if constexpr (N == 1) {
+    return v[0];
+  } else {
+    V half[N / 2];
+    CASA_UNROLL
+    for (std::size_t i = 0; i < N / 2; ++i)
+      half[i] = detail::add_neighbours(v[2 * i], v[2 * i + 1], detail::LaneSequence<Element<V>>{});
+    return add_groups(half);
+  }
+}
+/// op over the lanes i, i + Stride, i + 2 Stride, ..., in each of them.
+template <int Stride, class V, class Op>
+CASA_INLINE V reduce_strided(V v, Op op) {
+  if constexpr (Stride < kLanes<Element<V>>)
+    return reduce_strided<Stride * 2>(
+        op(v, detail::swapped<Stride>(v, detail::LaneSequence<Element<V>>{})), op);
+  else
+    return v;
+}
 
 /// The square of N vectors of N lanes, transposed in registers.
 template <class V, std::size_t N>
@@ -500,6 +563,18 @@ CASA_INLINE V exp(V x) {
   V r = fma(n, broadcast<T>(-ln2_high), x);
   r = fma(n, broadcast<T>(-ln2_low), r) * log2e;
   return detail::scale_by_power(detail::exp2_polynomial(r, T(1)), n);
+}
+
+/// Keeps a loaded vector in its register: g++ 12 would load it again in every multiply-add.
+template <class V>
+CASA_INLINE void keep([[maybe_unused]] V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
 }
 
 }  // namespace simd
