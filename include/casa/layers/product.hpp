@@ -66,11 +66,21 @@ void pack_tile(MatrixView<const T> x, T* to) {
   }
 }
 
-/// Rows packed at a time, k of a block, tiles that share a block of weights, panels of a job.
+/// Rows packed at a time, tiles that share a block of weights, panels of a job.
 inline constexpr Index kPackRows = 960;
-inline constexpr Index kBlockDepth = 512;
-inline constexpr Index kBlockTiles = simd::kBytes >= 64 ? 16 : 12;
+inline constexpr Index kBlockTiles = 16;
 inline constexpr Index kJobPanels = 32;
+/// Rows of x up to this size stay in a core's second-level cache beside the weights that pass
+/// through.
+inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
+
+/// k of a block: more for more tiles (they share its loads), about 512 at most, blocks as even as
+/// can be.
+inline Index block_depth_for(Index depth, Index tiles) {
+  const Index aim = std::clamp<Index>(64 * tiles, 128, 512);
+  const Index blocks = std::max<Index>(1, (depth + aim / 2) / aim);
+  return ((depth + blocks - 1) / blocks + kQuantGroup - 1) / kQuantGroup * kQuantGroup;
+}
 
 /// x W^T for the panels of `order`. Calls finish(panel, row, rows, tile, worker) once for each
 /// panel and each tile of rows: tile (rows x width) holds the outputs of rows [row, row + rows). A
@@ -119,6 +129,7 @@ class Product {
       pack_tile(x, packed);
       a = packed;
     }
+    using Format = PanelFormat<T, S>;
     const TileFunction<T> one = tile_function<T, S, kMax>(rows, false);
     const TileFunction<T> many = tile_function<T, S, kMax>(rows, true);
     const Index group = order_.apart == 0 ? tile_panels(rows) : 1;
@@ -129,8 +140,9 @@ class Product {
       const Index end = std::min(order_.count, (job + 1) * share);
       for (Index i = job * share; i < end;) {
         const Index panels = i + group <= end ? group : 1;
-        (panels == group ? many : one)(a, weight_.data(order_(i)), weight_.panel_bytes(), depth,
-                                       tile, false, {});
+        const std::byte* w = weight_.data(order_(i));
+        (panels == group ? many : one)(a, w, weight_.panel_bytes(), depth, tile, false,
+                                       {w + (Format::kScaled ? 4096 : 2048), Format::kRowBytes});
         for (Index p = 0; p < panels; ++p)
           finish(order_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
         i += panels;
@@ -155,41 +167,54 @@ class Product {
     const Index block_rows = block_tiles * split.size(0);
     const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
     const Index share = std::min(kJobPanels, job_panels(shares));
-    const Index depth_blocks = (depth + kBlockDepth - 1) / kBlockDepth;
-    const Index sum_size = block_rows * kWidth * (depth_blocks > 1 ? share : 1);
-    const Index wide_size = widens ? std::min(depth, kBlockDepth) * kWidth : 0;
-    T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
     const Index jobs_per_block = (order_.count + share - 1) / share;
+    // Where the rows of x stay in cache whole, panels are read as they lie in memory; else a block
+    // of k of the rows meets all panels of the job before the next block.
+    const bool panels_outer = block_rows * depth * Index{sizeof(T)} <= kRowBlockBytes;
+    const Index block_depth = block_depth_for(depth, block_tiles);
+    const Index depth_blocks = (depth + block_depth - 1) / block_depth;
+    const Index sum_panels = panels_outer || depth_blocks == 1 ? 1 : share;
+    const Index sum_size = sum_panels * block_rows * kWidth;
+    const Index wide_size = widens ? block_depth * kWidth : 0;
+    T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
 
     context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
       T* sums = scratch + worker * (sum_size + wide_size);
       T* wide = sums + sum_size;
       const Index first_tile = job / jobs_per_block * block_tiles;
       const Index tiles = std::min(block_tiles, split.tiles - first_tile);
-      const Index i0 = job % jobs_per_block * share, i1 = std::min(order_.count, i0 + share);
-      for (Index k0 = 0; k0 < depth; k0 += kBlockDepth) {
-        const Index count = std::min(kBlockDepth, depth - k0);
-        const bool last = k0 + count == depth;
-        for (Index i = i0; i < i1; ++i) {
-          const std::byte* w = weight_.data(order_(i)) + Format::group(k0);
-          const std::byte* next = i + 1 < i1 ? weight_.data(order_(i + 1)) + Format::group(k0)
-                                  : last     ? w
-                                             : weight_.data(order_(i0)) + Format::group(k0 + count);
-          if constexpr (widens) {
-            Format::widen_rows(w, count, wide);
-            w = static_cast<const std::byte*>(static_cast<const void*>(wide));
-          }
-          const Index next_step = Format::bytes(count) / (count * tiles) + 1;
-          for (Index t = 0; t < tiles; ++t) {
-            const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
-            T* tile = sums + ((depth_blocks > 1 ? (i - i0) * block_rows : 0) + row -
-                              split.begin(first_tile)) *
-                                 kWidth;
-            const auto multiply = tile_function<T, T, kTileRows>(rows, false);
-            multiply(packed + row * depth + k0 * rows, w, 0, count, tile, k0 > 0,
-                     {next + t * count * next_step, next_step});
-            if (last) finish(order_(i), first_row + row, rows, tile, worker);
-          }
+      const Index begin = job % jobs_per_block * share;
+      const Index panels = std::min(order_.count - begin, share);
+      struct Step {
+        Index panel, k;
+      };
+      const auto step_at = [&](Index s) {
+        return panels_outer ? Step{s / depth_blocks, s % depth_blocks * block_depth}
+                            : Step{s % panels, s / panels * block_depth};
+      };
+      const auto weights_of = [&](Step s) {
+        return weight_.data(order_(begin + s.panel)) + Format::group(s.k);
+      };
+      const Index steps = panels * depth_blocks;
+      for (Index s = 0; s < steps; ++s) {
+        const Step step = step_at(s);
+        const Index count = std::min(block_depth, depth - step.k);
+        const std::byte* w = weights_of(step);
+        const std::byte* next = weights_of(step_at(std::min(s + 1, steps - 1)));
+        if constexpr (widens) {
+          Format::widen_rows(w, count, wide);
+          w = static_cast<const std::byte*>(static_cast<const void*>(wide));
+        }
+        const Index next_step = Format::bytes(count) / (count * tiles) + 1;
+        for (Index t = 0; t < tiles; ++t) {
+          const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
+          T* tile = sums +
+                    (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
+          const auto multiply = tile_function<T, T, kTileRows>(rows, false);
+          multiply(packed + row * depth + step.k * rows, w, 0, count, tile, step.k > 0,
+                   {next + t * count * next_step, next_step});
+          if (step.k + count == depth)
+            finish(order_(begin + step.panel), first_row + row, rows, tile, worker);
         }
       }
     });

@@ -9,13 +9,6 @@
 
 #include "casa/layers/packed_weight.hpp"
 
-#if defined(__AVX512F__)
-#define CASA_VECTOR_REGISTER "v"
-#elif defined(__x86_64__) || defined(__i386__)
-#define CASA_VECTOR_REGISTER "x"
-#elif defined(__aarch64__)
-#define CASA_VECTOR_REGISTER "w"
-#endif
 
 CASA_NAMESPACE_BEGIN
 
@@ -29,15 +22,7 @@ inline constexpr Index kTileRows = simd::kRegisters >= 32 ? 12 : 6;
 /// latency of the multiply-add.
 constexpr Index tile_panels(Index rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
-// Keeps a loaded vector in its register: g++ would load it again in every multiply-add.
-template <class V>
-CASA_INLINE void keep([[maybe_unused]] V& v) {
-#if defined(CASA_VECTOR_REGISTER)
-  asm("" : "+" CASA_VECTOR_REGISTER(v));
-#endif
-}
-
-/// Memory to ask for while a tile computes: one line per k, `step` bytes on.
+/// Memory to ask for while a tile computes: for each k a row of each panel, `step` bytes on.
 struct Prefetch {
   const std::byte* at = nullptr;
   Index step = 0;
@@ -90,15 +75,11 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
           x[p][1] *= scale[p][1];
         }
         if constexpr (Rows > 1) {
-          keep(x[p][0]);
-          keep(x[p][1]);
+          simd::keep(x[p][0]);
+          simd::keep(x[p][1]);
         }
-        if constexpr (Rows < 4) {
-          constexpr Index distance = 2048;
-          simd::prefetch(w + p * w_apart + distance / Index{sizeof(S)});
-          if constexpr (Format::kRowBytes > 64)
-            simd::prefetch(w + p * w_apart + (distance + 64) / Index{sizeof(S)});
-        }
+        simd::prefetch(ahead.at + p * apart);
+        if constexpr (Format::kRowBytes > 64) simd::prefetch(ahead.at + p * apart + 64);
       }
 #pragma GCC unroll 16
       for (Index r = 0; r < rows; ++r) {
@@ -109,10 +90,7 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
           sum[p][r][1] = simd::fma(y, x[p][1], sum[p][r][1]);
         }
       }
-      if constexpr (Rows >= 4) {
-        simd::prefetch(ahead.at);
-        ahead.at += ahead.step;
-      }
+      ahead.at += ahead.step;
       w += width;
       a += Rows;
     }
