@@ -34,6 +34,7 @@
 #include "casa/model/block.hpp"
 #include "casa/model/config.hpp"
 #include "casa/model/decoder.hpp"
+#include "casa/model/fusion_layer.hpp"
 #include "casa/model/patch_encoder.hpp"
 #include "casa/model/state.hpp"
 #include "casa/model/weight_reader.hpp"
