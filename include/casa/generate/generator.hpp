@@ -1,0 +1,214 @@
+// The generation loop: prompts in, tokens out as they come, one stream or several side by side.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "casa/generate/sampling.hpp"
+#include "casa/model/decoder.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Text to continue, with images at its insertion points (positions relative to ids).
+template <Scalar T>
+struct Prompt {
+  std::span<const int> ids = {};
+  std::span<const Insertion> insertions = {};
+  MatrixView<const T> image_tokens = {};  ///< (sum of num_tokens, hidden_size), in order
+  std::span<const ImageGrid> grids = {};  ///< one per insertion, or none
+};
+
+struct GenerateOptions {
+  SamplingOptions sampling = {};
+  StateOptions state = {};
+  /// Text tokens of a prompt that go through the model at once. Bounds memory, not results.
+  Index prefill_chunk = 512;
+  /// Most text tokens of a stream; 0: no bound. A prompt or token beyond it is a casa::error.
+  Index context = 0;
+};
+
+/// One stream that is being continued: feed a prompt, then sample and advance in turn. What it says
+/// depends on its model, options and prompts alone: not on chunks, threads or other streams.
+template <Scalar T>
+class Generator {
+ public:
+  /// `model` must outlive this. Throws casa::error for options that do not fit it.
+  explicit Generator(const Decoder<T>& model, const GenerateOptions& options = {})
+      : model_(&model),
+        options_(options),
+        state_(model.new_state(options.state)),
+        sampler_(model.config().vocab_size, options.sampling),
+        logits_(1, model.config().vocab_size) {
+    require(options.prefill_chunk >= 1, "GenerateOptions: prefill_chunk must be positive, got ",
+            options.prefill_chunk);
+    require(options.context >= 0, "GenerateOptions: context must not be negative, got ",
+            options.context);
+  }
+
+  /// Takes a prompt (or the next turn of a conversation) through the model. Throws casa::error for
+  /// ids, images and lengths that do not fit; a prompt that is too long changes nothing.
+  void feed(const Prompt<T>& prompt, const Context& context) {
+    require(!prompt.ids.empty(), "feed: the prompt has no token");
+    require_room(static_cast<Index>(prompt.ids.size()) + (pending_ >= 0));
+    if (pending_ >= 0) advance(context);
+    const auto length = static_cast<Index>(prompt.ids.size());
+    std::size_t next = 0;
+    Index images = 0;
+    for (Index begin = 0; begin < length; begin += options_.prefill_chunk) {
+      const Index end = (std::min)(length, begin + options_.prefill_chunk);
+      // An insertion point belongs to the text behind it; the last chunk takes what stands at the
+      // end.
+      insertions_.clear();
+      const std::size_t first = next;
+      Index count = 0;
+      for (; next < prompt.insertions.size() &&
+             (prompt.insertions[next].position < end || end == length);
+           ++next) {
+        insertions_.push_back(
+            {prompt.insertions[next].position - begin, prompt.insertions[next].num_tokens});
+        count += prompt.insertions[next].num_tokens;
+      }
+      require(images + count <= prompt.image_tokens.rows() || count == 0,
+              "feed: the insertions have ", images + count,
+              " image tokens or more, image_tokens has ", prompt.image_tokens.rows());
+      StreamInput<T> input{&state_,
+                           prompt.ids.subspan(static_cast<std::size_t>(begin),
+                                              static_cast<std::size_t>(end - begin)),
+                           insertions_, prompt.image_tokens.middle_rows(images, count)};
+      if (!prompt.grids.empty()) input.grids = prompt.grids.subspan(first, next - first);
+      input.logits = end == length ? LogitRows::last : LogitRows::none;
+      model_->forward(input, end == length ? logits_.view() : MatrixView<T>{}, context);
+      images += count;
+    }
+    require_equal("feed: rows of image_tokens", prompt.image_tokens.rows(), images);
+    for (const int id : prompt.ids) sampler_.observe(id);
+  }
+
+  /// The next token, which advance() (or feed) will then take into the stream.
+  int sample() {
+    require(pending_ < 0 && state_.text_len() > 0, "sample: ",
+            pending_ < 0 ? "nothing has been fed" : "the last token has not been taken further");
+    const auto row = std::span<const T>(logits_.data(), static_cast<std::size_t>(logits_.cols()));
+    return pending_ = static_cast<int>(sampler_.next(row));
+  }
+
+  /// Takes the sampled token through the model.
+  void advance(const Context& context) {
+    Generator* self = this;
+    advance(std::span<Generator* const>(&self, 1), context);
+  }
+
+  /// The same for several streams of one model at once: their weights are read once for all.
+  static void advance(std::span<Generator* const> streams, const Context& context) {
+    if (streams.empty()) return;
+    const Decoder<T>& model = *streams[0]->model_;
+    std::vector<StreamInput<T>>& inputs = streams[0]->inputs_;
+    inputs.clear();
+    for (Generator* g : streams) {
+      require(g->model_ == &model, "advance: streams of different models");
+      require(g->pending_ >= 0, "advance: a stream has sampled no token");
+      g->require_room(1);
+      inputs.push_back({&g->state_, {&g->pending_, 1}});
+    }
+    const Workspace::Frame frame(context.workspace);
+    const MatrixView<T> logits =
+        context.workspace.matrix<T>(static_cast<Index>(streams.size()), model.config().vocab_size);
+    model.forward(inputs, logits, context);
+    for (std::size_t s = 0; s < streams.size(); ++s) {
+      std::copy_n(logits.row(static_cast<Index>(s)), logits.cols(), streams[s]->logits_.data());
+      streams[s]->pending_ = -1;
+    }
+  }
+
+  /// Logits of the token to come.
+  std::span<const T> logits() const {
+    return {logits_.data(), static_cast<std::size_t>(logits_.cols())};
+  }
+  const DecoderState<T>& state() const { return state_; }
+  const GenerateOptions& options() const { return options_; }
+
+ private:
+  void require_room(Index count) const {
+    const auto needed = state_.text_len() + count;
+    require(options_.context == 0 || needed <= options_.context, "context: ", needed,
+            " text tokens are more than the ", options_.context, " asked for");
+  }
+
+  const Decoder<T>* model_;
+  GenerateOptions options_;
+  DecoderState<T> state_;
+  Sampler<T> sampler_;
+  Matrix<T> logits_;
+  int pending_ = -1;
+  std::vector<Insertion> insertions_;   // scratch of feed
+  std::vector<StreamInput<T>> inputs_;  // scratch of advance
+};
+
+/// Why a text ended.
+enum class Stop { length, stop_id, callback };
+
+/// What became of a prompt: the new tokens, without the stop token that ended them.
+struct Generation {
+  std::vector<int> ids;
+  Stop stop = Stop::length;
+  int stop_id = -1;
+};
+
+/// Called with each new token as it comes; returning false ends that stream.
+using OnToken = std::function<bool(std::size_t stream, int id)>;
+
+/// Continues prompts[s] by at most max_new_tokens under options[s], side by side, until each
+/// samples one of its stop ids. Throws casa::error as Generator does.
+template <Scalar T>
+std::vector<Generation> generate(const Decoder<T>& model, std::span<const Prompt<T>> prompts,
+                                 std::span<const GenerateOptions> options, Index max_new_tokens,
+                                 const Context& context, const OnToken& on_token = {}) {
+  require_equal("generate: options (one per prompt)", options.size(), prompts.size());
+  require(max_new_tokens >= 0, "generate: max_new_tokens must not be negative, got ",
+          max_new_tokens);
+  std::vector<std::unique_ptr<Generator<T>>> generators;
+  for (std::size_t s = 0; s < prompts.size(); ++s) {
+    generators.push_back(std::make_unique<Generator<T>>(model, options[s]));
+    generators.back()->feed(prompts[s], context);
+  }
+  std::vector<Generation> results(prompts.size());
+  std::vector<std::size_t> running;
+  for (std::size_t s = 0; s < prompts.size() && max_new_tokens > 0; ++s) running.push_back(s);
+  std::vector<Generator<T>*> going_on;
+  while (!running.empty()) {
+    std::erase_if(running, [&](std::size_t s) {
+      Generation& g = results[s];
+      const int id = generators[s]->sample();
+      if (std::ranges::find(options[s].sampling.stop_ids, id) !=
+          options[s].sampling.stop_ids.end()) {
+        g.stop = Stop::stop_id;
+        g.stop_id = id;
+        return true;
+      }
+      g.ids.push_back(id);
+      if (on_token && !on_token(s, id)) {
+        g.stop = Stop::callback;
+        return true;
+      }
+      return static_cast<Index>(g.ids.size()) == max_new_tokens;
+    });
+    going_on.clear();
+    for (const std::size_t s : running) going_on.push_back(generators[s].get());
+    Generator<T>::advance(going_on, context);
+  }
+  return results;
+}
+
+/// The same for one prompt.
+template <Scalar T>
+Generation generate(const Decoder<T>& model, const Prompt<T>& prompt,
+                    const GenerateOptions& options, Index max_new_tokens, const Context& context,
+                    const OnToken& on_token = {}) {
+  return generate<T>(model, std::span(&prompt, 1), std::span(&options, 1), max_new_tokens, context,
+                     on_token)[0];
+}
+
+CASA_NAMESPACE_END

@@ -1,0 +1,175 @@
+#include "casa/generate/generator.hpp"
+
+#include <doctest/doctest.h>
+
+#include "model/random_model.hpp"
+
+using namespace casa;
+
+namespace {
+
+Decoder<float> random_decoder(const std::optional<FusionConfig>& fusion) {
+  auto config = model_test::small_config(2);
+  config.fusion = fusion;
+  model_test::RandomWeights weights(11);
+  return Decoder<float>(config, weights.source());
+}
+
+struct Case {
+  std::vector<int> ids;
+  std::vector<Insertion> insertions;
+  Matrix<float> images;
+  Prompt<float> prompt() const { return {ids, insertions, images}; }
+};
+
+Case make_case(unsigned seed, Index text, bool with_images) {
+  Case c{model_test::random_ids(text, 31, seed), {}, Matrix<float>(0, 24)};
+  if (with_images) {
+    c.insertions = {{0, 2}, {3, 3}, {text, 1}};
+    c.images = model_test::random_matrix<float>(6, 24, seed);
+  }
+  return c;
+}
+
+GenerateOptions sampled(std::uint64_t seed) {
+  GenerateOptions o;
+  o.sampling.temperature = 1.3;
+  o.sampling.top_k = 20;
+  o.sampling.top_p = 0.95;
+  o.sampling.repetition_penalty = 1.1;
+  o.sampling.seed = seed;
+  return o;
+}
+
+}  // namespace
+
+TEST_CASE("greedy generation takes the most likely token of a full forward, each time") {
+  const auto model = random_decoder(presets::casa_before({0, 1}));
+  const Case c = make_case(1, 7, true);
+  const auto result = generate(model, c.prompt(), {}, 12, {});
+  REQUIRE(result.ids.size() == 12);
+  std::vector<int> ids = c.ids;
+  for (const int id : result.ids) {
+    const auto logits = model.logits(ids, c.insertions, c.images);
+    const float* last = logits.row(logits.rows() - 1);
+    CHECK(id == std::max_element(last, last + logits.cols()) - last);
+    ids.push_back(id);
+  }
+}
+
+TEST_CASE("the same ids whatever the chunks, the neighbours and the threads") {
+  const auto model = random_decoder(presets::casa({0, 1}));
+  constexpr std::size_t streams = 5;
+  std::vector<Case> cases;
+  std::vector<GenerateOptions> options;
+  std::vector<Generation> alone;
+  for (unsigned s = 0; s < streams; ++s) {
+    cases.push_back(make_case(s, 4 + static_cast<Index>(s), s % 2 == 0));
+    options.push_back(sampled(s));
+    alone.push_back(generate(model, cases[s].prompt(), options[s], 20, {}));
+  }
+  CHECK(alone[0].ids != alone[1].ids);
+  for (const Index chunk : {1, 2, 3, 512}) {
+    for (const Index threads : {1, 3}) {
+      CAPTURE(chunk);
+      CAPTURE(threads);
+      ThreadPool pool(threads);
+      const Context context{.executor = pool};
+      std::vector<Prompt<float>> prompts;
+      for (std::size_t s = 0; s < streams; ++s) {
+        prompts.push_back(cases[s].prompt());
+        options[s].prefill_chunk = chunk;
+      }
+      const auto together = generate<float>(model, prompts, options, 20, context);
+      for (std::size_t s = 0; s < streams; ++s) CHECK(together[s].ids == alone[s].ids);
+    }
+  }
+}
+
+TEST_CASE("a text ends at a stop id, at its length, or when the callback says so") {
+  const auto model = random_decoder(std::nullopt);
+  const Case c = make_case(3, 5, false);
+  const auto free = generate(model, c.prompt(), {}, 10, {});
+  REQUIRE(free.ids.size() == 10);
+  CHECK(free.stop == Stop::length);
+
+  GenerateOptions options;
+  options.sampling.stop_ids = {free.ids[4]};
+  const auto stopped = generate(model, c.prompt(), options, 10, {});
+  const auto first = std::ranges::find(free.ids, free.ids[4]) - free.ids.begin();
+  CHECK(stopped.stop == Stop::stop_id);
+  CHECK(stopped.stop_id == free.ids[4]);
+  CHECK(stopped.ids == std::vector<int>(free.ids.begin(), free.ids.begin() + first));
+
+  std::vector<int> seen;
+  const auto cut = generate(model, c.prompt(), {}, 10, {}, [&](std::size_t, int id) {
+    seen.push_back(id);
+    return seen.size() < 3;
+  });
+  CHECK(cut.stop == Stop::callback);
+  CHECK(cut.ids == seen);
+  CHECK(seen.size() == 3);
+  CHECK(generate(model, c.prompt(), {}, 0, {}).ids.empty());
+}
+
+TEST_CASE("a conversation goes on from what was said") {
+  const auto model = random_decoder(std::nullopt);
+  const Case c = make_case(4, 9, false);
+  const Context context;
+  Generator<float> whole(model), turns(model);
+  whole.feed(c.prompt(), context);
+  turns.feed({std::span(c.ids).first(4)}, context);
+  turns.feed({std::span(c.ids).subspan(4)}, context);
+  for (int i = 0; i < 5; ++i) {
+    CHECK(whole.sample() == turns.sample());
+    whole.advance(context);
+    turns.advance(context);
+  }
+  const int last = whole.sample();
+  turns.sample();
+  // A sampled token that was not taken further goes in with the next turn.
+  whole.advance(context);
+  whole.feed({std::span(c.ids).first(2)}, context);
+  turns.feed({std::span(c.ids).first(2)}, context);
+  CHECK(whole.state().text_len() == turns.state().text_len());
+  CHECK(whole.sample() == turns.sample());
+  CHECK(last >= 0);
+}
+
+TEST_CASE("what does not fit is refused by name") {
+  const auto model = random_decoder(presets::casa({0}));
+  const Case c = make_case(5, 6, true);
+  const Context context;
+  GenerateOptions bounded;
+  bounded.context = 5;
+  Generator<float> small(model, bounded);
+  CHECK_THROWS_WITH_AS(small.feed(c.prompt(), context),
+                       "context: 6 text tokens are more than the 5 asked for", error);
+  CHECK(small.state().text_len() == 0);
+  Generator<float> generator(model);
+  CHECK_THROWS_WITH_AS(generator.feed({}, context), "feed: the prompt has no token", error);
+  CHECK_THROWS_AS(generator.sample(), error);
+  CHECK_THROWS_AS(generator.advance(context), error);
+  Prompt<float> more = c.prompt();
+  more.image_tokens = more.image_tokens.middle_rows(0, 5);
+  CHECK_THROWS_AS(generator.feed(more, context), error);
+  GenerateOptions wrong;
+  wrong.prefill_chunk = 0;
+  CHECK_THROWS_AS(Generator<float>(model, wrong), error);
+  wrong = {};
+  wrong.sampling.temperature = -1;
+  CHECK_THROWS_AS(Generator<float>(model, wrong), error);
+  wrong = {};
+  wrong.sampling.stop_ids = {31};
+  CHECK_THROWS_AS(Generator<float>(model, wrong), error);
+}
+
+TEST_CASE("a NaN among the weights is an error, not a text") {
+  auto config = model_test::small_config(1);
+  model_test::RandomWeights weights(12);
+  const auto norm = decoder_spec(config).norm;
+  const_cast<Matrix<float>&>(weights.get(norm))(0, 3) = std::numeric_limits<float>::quiet_NaN();
+  const Decoder<float> model(config, weights.source());
+  const Case c = make_case(6, 4, false);
+  CHECK_THROWS_AS(generate(model, c.prompt(), {}, 3, {}), error);
+}
