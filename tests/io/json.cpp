@@ -129,6 +129,12 @@ TEST_CASE("json: errors name document, path, expectation and value") {
         R"(config.json: c: expected true or false, got "\x07[31m")");
   CHECK(message_of([&] { j.at("rope").at("factor").as_number(0, 1e-6); }) ==
         R"(config.json: rope.factor: expected a number in [0, 1e-06], got "x")");
+  const Json deep = parse_json("{\"" + std::string(1000, 'k') + "\":" + nested(60) + "}", "f");
+  Json inner = deep.items().begin().operator*().second.at("a");
+  while (inner.size() > 0) inner = inner[0];
+  const std::string message = message_of([&] { inner.as_bool(); });
+  CHECK(has(message, "[0][0]: expected true or false"));
+  CHECK(message.size() < 350);
   CHECK_THROWS_AS(j.at("c").items(), error);
   CHECK_THROWS_AS(j.at("c").elements(), error);
   CHECK_THROWS_AS(j.at("c").size(), error);

@@ -214,6 +214,8 @@ class Json {
   std::string where() const {
     std::string path;
     detail::find_path(document_->root, node_, path);
+    constexpr std::size_t shown = 240;
+    if (path.size() > shown) path.replace(0, path.size() - shown, "...");
     return path.empty() ? document_->name : text(document_->name, ": ", path);
   }
   /// The value in a few words, safe to print.

@@ -57,11 +57,12 @@ inline void check_tensor_name(std::string_view name, std::string_view file,
 
 }  // namespace detail
 
-/// The tensors of one safetensors file, all rules checked: header length, strict JSON that begins
-/// at its first byte and ends in spaces, no duplicate name, known types, shapes whose size is the
-/// bytes named, and data that the tensors tile without hole, overlap or rest. Stricter than the
-/// format: at most limits.axes axes, names without control characters, no unknown keys. Copies are
-/// cheap and share the bytes; views live as long as one copy does.
+/// The tensors of one safetensors file, all rules checked: header length, strict JSON, known types,
+/// shapes whose size is the bytes named, data that the tensors tile without hole, overlap or rest.
+/// What it takes, the format's own reader (the Rust crate, 0.8.0) takes too. It refuses more:
+/// duplicate keys, unknown keys of a tensor, a header that does not begin with '{' or ends in
+/// anything but spaces, names with control characters, `null` metadata, and what is beyond
+/// LoadLimits. Copies are cheap and share the bytes; views live as long as one copy does.
 class SafeTensors {
  public:
   /// `name` is what errors call the file. casa::error names file, tensor, rule and value.

@@ -155,8 +155,9 @@ struct TensorView {
   }
 
   /// Copies the values to `out`, of count() values. Floating T (float, double, bfloat16, half):
-  /// from F64, F32, F16, BF16, rounded to nearest where T is narrower. Integer T: from integers and
-  /// BOOL, casa::error if a value does not fit. Other types: casa::error.
+  /// from F64, F32, F16, BF16, rounded to nearest where T is narrower (F64 to 16 bits by way of
+  /// float). Integer T: from integers and BOOL, casa::error if a value does not fit. Other types:
+  /// casa::error.
   template <class T>
   requires detail::is_value<T>
   void read_into(std::span<T> out) const {
