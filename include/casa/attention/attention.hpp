@@ -2,6 +2,7 @@
 // states.
 #pragma once
 
+#include "casa/attention/fast.hpp"
 #include "casa/attention/input.hpp"
 #include "casa/attention/naive.hpp"
 #include "casa/attention/state.hpp"
@@ -18,13 +19,22 @@ CASA_NAMESPACE_BEGIN
 template <Scalar T, class S>
 void attend(const AttentionInput<T, S>& in, MatrixView<std::type_identity_t<T>> out,
             std::type_identity_t<T>* lse = nullptr, const Context& context = {}) {
-  naive::attend(in, out, lse, context);
+  if (context.path == Path::naive) return naive::attend(in, out, lse, context);
+  detail::check(in);
+  detail::check_output<T, S>(in, out);
+  detail::attend_fast(in, {out, lse}, context);
 }
 
 /// As attend(), but gives the state, which can be merged with the state over other keys.
 template <Scalar T, class S>
 AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& context = {}) {
-  return naive::attend_state(in, context);
+  if (context.path == Path::naive) return naive::attend_state(in, context);
+  detail::check(in);
+  const Index heads = in.shape.num_heads;
+  AttentionState<T> state{
+      {in.num_rows(), heads}, {in.num_rows(), heads}, {in.num_rows(), in.q.cols()}};
+  detail::attend_fast(in, {state.out.view(), nullptr, state.max.data(), state.sum.data()}, context);
+  return state;
 }
 
 CASA_NAMESPACE_END

@@ -62,8 +62,9 @@ void merge_row(T& to_max, T& to_sum, T* to_out, T from_max, T from_sum, const T*
 /// Natural log of the sum of exp(score) from a base-2 maximum and its sum.
 template <Scalar T>
 T log_sum_exp(T max, T sum) {
-  return static_cast<T>((static_cast<double>(max) + std::log2(static_cast<double>(sum))) *
-                        0.69314718055994530942);
+  constexpr double ln2 = 0.69314718055994530942, ln2_rest = 2.3190468138462995584e-17;
+  const double x = static_cast<double>(max) + std::log2(static_cast<double>(sum));
+  return static_cast<T>(std::isfinite(x) ? std::fma(x, ln2, x * ln2_rest) : x);
 }
 
 template <Scalar T>

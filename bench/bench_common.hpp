@@ -1,0 +1,123 @@
+// What the benchmarks share: the machine's limits measured in this very process, the processor time of a
+// thread, aligned random data, and the CSV line of a result.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "casa/core/context.hpp"
+#include "casa/core/simd.hpp"
+
+namespace bench {
+
+using casa::Index;
+
+inline double seconds(clockid_t clock) {
+  timespec t{};
+  clock_gettime(clock, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+/// Processor time of the calling thread: what other jobs on the machine take is not counted.
+inline double thread_seconds() { return seconds(CLOCK_THREAD_CPUTIME_ID); }
+inline double wall_seconds() { return seconds(CLOCK_MONOTONIC); }
+
+/// The shortest of several runs of f, in seconds of the thread's processor time.
+template <class F>
+double best_thread_seconds(int runs, F&& f) {
+  double best = 1e30;
+  for (int i = 0; i < runs; ++i) {
+    const double begin = thread_seconds();
+    f();
+    best = (std::min)(best, thread_seconds() - begin);
+  }
+  return best;
+}
+
+/// Multiply-adds of T that this thread can do, in FLOP/s (a multiply-add counts two).
+template <class T>
+double fma_peak() {
+  using V = casa::simd::Vec<T>;
+  constexpr int chains = casa::simd::kRegisters == 32 ? 24 : 12;
+  constexpr long steps = 40000;
+  V sum[chains];
+  for (int i = 0; i < chains; ++i) sum[i] = casa::simd::broadcast(T(i));
+  V a = casa::simd::broadcast(T(0.999999)), b = casa::simd::broadcast(T(1e-7));
+  const double best = best_thread_seconds(5, [&] {
+#if defined(__x86_64__)
+    asm volatile("" : "+x"(a), "+x"(b));
+#endif
+    CASA_NO_UNROLL
+    for (long s = 0; s < steps; ++s) {
+      CASA_UNROLL
+      for (int i = 0; i < chains; ++i) sum[i] = casa::simd::fma(sum[i], a, b);
+    }
+  });
+  T total = 0;
+  for (int i = 0; i < chains; ++i) total += casa::simd::reduce_add(sum[i]);
+  volatile T keep = total;
+  static_cast<void>(keep);
+  return 2.0 * chains * static_cast<double>(steps) * static_cast<double>(casa::simd::kLanes<T>) /
+         best;
+}
+
+/// Bytes per second that this thread reads from memory (256 MiB, the best of a few passes).
+inline double read_bandwidth() {
+  constexpr Index count = Index{64} << 20;
+  static const casa::Buffer<float>& data = *[] {
+    auto* b = new casa::Buffer<float>(count);
+    std::fill_n(b->data(), count, 1.0f);
+    return b;
+  }();
+  constexpr Index lanes = casa::simd::kLanes<float>;
+  casa::simd::VecF sum[8] = {};
+  const double best = best_thread_seconds(4, [&] {
+    for (Index i = 0; i < count; i += 8 * lanes)
+      CASA_UNROLL
+      for (int j = 0; j < 8; ++j) sum[j] += casa::simd::load(data.data() + i + j * lanes);
+  });
+  float total = 0;
+  for (const auto& s : sum) total += casa::simd::reduce_add(s);
+  volatile float keep = total;
+  static_cast<void>(keep);
+  return static_cast<double>(count) * 4 / best;
+}
+
+/// Normal random values.
+template <class S, class T = float>
+casa::Buffer<S> random_values(Index count, unsigned seed) {
+  casa::Buffer<S> values(count);
+  std::uint32_t state = seed * 2654435761u + 1;
+  for (Index i = 0; i < count; ++i) {  // sums of uniforms: near enough to normal, and quick
+    float x = -2;
+    for (int j = 0; j < 4; ++j) {
+      state = state * 1664525u + 1013904223u;
+      x += static_cast<float>(state >> 8) * 0x1p-24f;
+    }
+    values[i] = casa::narrow<S>(static_cast<T>(1.7f * x));
+  }
+  return values;
+}
+
+/// One line of results: bench,case,impl,threads,min_s,med_s,work,unit (work of one run).
+template <class F>
+void print_csv(const std::string& bench, const std::string& name, const std::string& impl,
+               Index threads, double work, const char* unit, F&& f, double budget = 0.25) {
+  f();
+  std::vector<double> times;
+  const double begin = wall_seconds();
+  while (times.size() < 3 || (wall_seconds() - begin < budget && times.size() < 2000)) {
+    const double t = wall_seconds();
+    f();
+    times.push_back(wall_seconds() - t);
+  }
+  std::sort(times.begin(), times.end());
+  std::printf("%s,%s,%s,%td,%.9g,%.9g,%.9g,%s\n", bench.c_str(), name.c_str(), impl.c_str(), threads,
+              times.front(), times[times.size() / 2], work, unit);
+  std::fflush(stdout);
+}
+
+}  // namespace bench

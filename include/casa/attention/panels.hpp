@@ -1,0 +1,129 @@
+// A job's queries as panels: how its rows are cut into strips and panels, and how they are packed.
+#pragma once
+
+#include "casa/attention/tiles.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Vectors of rows whose scores are held at once (one strip).
+inline constexpr Index kStripVectors = simd::kRegisters == 32 ? 3 : 6;
+
+/// The fold with which `rows` < lanes rows fill a vector best; 1: as a wide panel.
+template <class T>
+int fold_of(Index rows, Index head_dim) {
+  int fold = 1;
+  while (fold < kMaxTileKeys && fold < simd::kLanes<T> && head_dim % (2 * fold) == 0 &&
+         rows * fold * 2 <= simd::kLanes<T>)
+    fold *= 2;
+  return fold;
+}
+
+/// emit(first_row, rows, vectors, fold, strip) for every panel of a job of `rows` rows.
+template <class T, class Emit>
+void for_each_panel(Index rows, Index head_dim, Emit emit) {
+  constexpr Index lanes = simd::kLanes<T>;
+  const Index rest = rows % lanes;
+  const int fold = rest > 0 ? fold_of<T>(rest, head_dim) : 1;
+  const bool folded = fold > 1;
+  const Index wide = folded ? rows / lanes : (rows + lanes - 1) / lanes;
+  const Index strips = (wide + folded + kStripVectors - 1) / kStripVectors;
+  Index first = 0, left = wide + folded;
+  for (Index strip = 0; strip < strips; ++strip) {
+    Index vectors = (left + strips - strip - 1) / (strips - strip);
+    left -= vectors;
+    const bool ends_folded = folded && left == 0;
+    vectors -= ends_folded;
+    while (vectors > 0) {  // 16 registers: pairs, and one 3 rather than a single vector
+      const Index n = simd::kRegisters == 32 || vectors == 3 ? (std::min<Index>)(vectors, 3)
+                                                             : (std::min<Index>)(vectors, 2);
+      emit(first, (std::min)(n * lanes, rows - first), static_cast<int>(n), 1, strip);
+      first += n * lanes;
+      vectors -= n;
+    }
+    if (ends_folded) emit(first, rows - first, 1, fold, strip);
+  }
+}
+
+/// x times scale log2(e) (so that weights are powers of 2), the factor in two parts: rounding it,
+/// or the product twice, would show in large scores.
+template <class T>
+struct Scaling {
+  T factor;
+  T correction;
+  explicit Scaling(double scale) {
+    const long double exact = static_cast<long double>(scale) * 1.4426950408889634073599L;
+    factor = static_cast<T>(exact);
+    correction = static_cast<T>(exact - static_cast<long double>(factor));
+  }
+  CASA_INLINE simd::Vec<T> operator()(simd::Vec<T> x) const {
+    return simd::fma(x, simd::broadcast(factor), x * simd::broadcast(correction));
+  }
+  T operator()(T x) const { return x * factor + x * correction; }
+};
+
+/// Packs panel.rows rows (rows[r]: head_dim values) as (head_dim, width); lanes without a row
+/// repeat the last one.
+template <class T>
+void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+  constexpr Index lanes = simd::kLanes<T>;
+  constexpr int count = static_cast<int>(lanes);
+  const Index width = panel.vectors * lanes;
+  for (int n = 0; n < panel.vectors; ++n) {
+    Row<const T*, count> source;
+    for (Index r = 0; r < lanes; ++r) source[r] = rows[(std::min)(n * lanes + r, panel.rows - 1)];
+    Index i = 0;
+    for (; i + lanes <= head_dim; i += lanes) {
+      Row<simd::Vec<T>, count> square;
+      CASA_UNROLL
+      for (Index r = 0; r < lanes; ++r) square[r] = scaling(simd::load(source[r] + i));
+      simd::transpose(square);
+      CASA_UNROLL
+      for (Index c = 0; c < lanes; ++c)
+        simd::store(panel.q + (i + c) * width + n * lanes, square[c]);
+    }
+    for (; i < head_dim; ++i)
+      for (Index r = 0; r < lanes; ++r) panel.q[i * width + n * lanes + r] = scaling(source[r][i]);
+  }
+}
+
+/// Packs as (head_dim / fold, row, fold).
+template <int Fold, class T>
+void pack_folded(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+  constexpr Index lanes = simd::kLanes<T>;
+  constexpr Index width = lanes / Fold;
+  for (Index r = 0; r < width; ++r) {
+    const T* source = rows[(std::min)(r, panel.rows - 1)];
+    T* to = panel.q + r * Fold;
+    Index i = 0;
+    for (; i + lanes <= head_dim; i += lanes) {
+      Row<T, static_cast<int>(lanes)> scaled;
+      simd::store(scaled, scaling(simd::load(source + i)));
+      CASA_UNROLL
+      for (Index c = 0; c < width; ++c)
+        std::memcpy(to + (i / Fold + c) * lanes, scaled + c * Fold, Fold * sizeof(T));
+    }
+    for (; i < head_dim; ++i) to[i / Fold * lanes + i % Fold] = scaling(source[i]);
+  }
+}
+
+template <class T>
+void pack(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+  switch (panel.fold) {
+    case 2:
+      return pack_folded<2>(panel, rows, head_dim, scaling);
+    case 4:
+      if constexpr (simd::kLanes<T> >= 4) return pack_folded<4>(panel, rows, head_dim, scaling);
+      break;
+    case 8:
+      if constexpr (simd::kLanes<T> >= 8) return pack_folded<8>(panel, rows, head_dim, scaling);
+      break;
+    default:
+      pack_wide(panel, rows, head_dim, scaling);
+  }
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END
