@@ -92,7 +92,7 @@ inline Sums multiply_pairs(Words a, Words b) {
 #elif defined(__SSE2__)
   return (Sums)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
-  Sums s;
+  Sums s = {};
   for (int i = 0; i < kSumLanes; ++i) s[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
   return s;
 #endif
@@ -108,7 +108,7 @@ inline Words interleave(const std::uint8_t* a, const std::uint8_t* b) {
   const __m128i bytes = _mm_unpacklo_epi8(_mm_loadu_si32(a), _mm_loadu_si32(b));
   return (Words)_mm_unpacklo_epi8(bytes, _mm_setzero_si128());
 #else
-  Words w;
+  Words w = {};
   for (int i = 0; i < kSumLanes; ++i) {
     w[2 * i] = a[i];
     w[2 * i + 1] = b[i];
@@ -172,8 +172,11 @@ inline void blend_rows(std::span<const TapPair> taps, const std::uint8_t* const*
   for (; x < size; ++x) out[x] = blend_byte(taps, rows, x);
 }
 
-/// Rows that are resampled together, four lanes (R, G, B, unused) each.
-inline constexpr Index kRowGroup = kSumLanes / 4;
+/// Rows that are resampled together, four lanes (R, G, B, unused) each: they share the weights.
+/// Two, so that the spread samples of a wide image stay in the first-level cache (four were
+/// slower).
+inline constexpr Index kRowGroup = 2;
+inline constexpr int kGroupVectors = 4 * kRowGroup / kSumLanes;
 
 /// Resamples kRowGroup rows of RGB at a time. The rows are first spread to pairs of 16-bit samples
 /// (R R G G B B and two unused), as each sample is used by several outputs.
@@ -214,16 +217,19 @@ class RowResampler {
     for (Index r = 0; r < kRowGroup; ++r) out[r] = target(r);
     for (Index i = 0; i < taps_->outputs(); ++i) {
       const std::int16_t* at = spread_.data() + taps_->first(i) / 2 * kPair;
-      Sums high = {}, low = {};
+      Sums high[kGroupVectors] = {}, low[kGroupVectors] = {};
       for (const TapPair& t : taps_->pairs(i)) {
-        Words samples;
-        std::memcpy(&samples, at, sizeof samples);
-        high += multiply_pairs(samples, broadcast(t.high));
-        low += multiply_pairs(samples, broadcast(t.low));
+        const Words h = broadcast(t.high), l = broadcast(t.low);
+        for (int v = 0; v < kGroupVectors; ++v) {
+          Words samples;
+          std::memcpy(&samples, at + v * 2 * kSumLanes, sizeof samples);
+          high[v] += multiply_pairs(samples, h);
+          low[v] += multiply_pairs(samples, l);
+        }
         at += kPair;
       }
-      std::uint8_t bytes[kSumLanes];
-      store_bytes(high, low, bytes);
+      std::uint8_t bytes[4 * kRowGroup];
+      for (int v = 0; v < kGroupVectors; ++v) store_bytes(high[v], low[v], bytes + v * kSumLanes);
       const bool more = i + 1 < taps_->outputs();
       for (Index r = 0; r < kRowGroup; ++r) {
         if (more)  // four bytes are one store; the next pixel overwrites the fourth
