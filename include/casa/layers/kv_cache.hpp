@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "casa/attention/attention.hpp"
+#include "casa/core/interval.hpp"
 #include "casa/core/memory.hpp"
 #include "casa/core/scalar.hpp"
 
@@ -81,15 +82,54 @@ class KvCache {
 
   void clear() { pinned_ = begin_ = end_ = 0; }
 
-  /// The tokens held, as pieces that lie end to end in order: one, or two where some were dropped.
+  /// The tokens held, as pieces that lie end to end in order: the pinned ones, if any, and the
+  /// others. Where they lie in memory does not show, so that a restored cache is summed over in the
+  /// same order.
   struct Pieces {
     std::array<KeyPiece<S>, 2> piece;
     std::size_t count;
     operator std::span<const KeyPiece<S>>() const { return {piece.data(), count}; }
   };
   Pieces pieces() const {
-    if (begin_ == pinned_) return {{range(0, end_), {}}, 1};
+    if (begin_ == end_) return {{range(0, pinned_), {}}, 1};
+    if (pinned_ == 0) return {{range(begin_, end_), {}}, 1};
     return {{range(0, pinned_), range(begin_, end_)}, 2};
+  }
+
+  /// Other keys for the first k.rows() tokens. k: (tokens, num_kv_heads * head_dim), narrowed to S.
+  template <Scalar T>
+  void replace_keys(MatrixView<const T> k) {
+    assert(k.rows() <= size());
+    for (Index h = 0; h < heads_; ++h)
+      for (Index t = 0; t < k.rows(); ++t)
+        copy(k.row(t) + h * head_dim_, k_.data() + offset(h, place(t)));
+  }
+
+  /// The tokens that no drop() forgets.
+  Index pinned() const { return pinned_; }
+  /// All keys and all values held, as (head, token, head_dim): half of bytes() each.
+  void save(S* k, S* v) const {
+    for (Index h = 0; h < heads_; ++h) {
+      for (const Interval run : {Interval{0, pinned_}, Interval{begin_, end_}}) {
+        if (run.size() == 0) continue;
+        std::memcpy(k, k_.data() + offset(h, run.begin), bytes_of(run.size()));
+        std::memcpy(v, v_.data() + offset(h, run.begin), bytes_of(run.size()));
+        k += run.size() * head_dim_;
+        v += run.size() * head_dim_;
+      }
+    }
+  }
+  /// Becomes the cache of `count` tokens, `pinned` of them pinned, that save() wrote.
+  void restore(const S* k, const S* v, Index count, Index pinned) {
+    assert(0 <= pinned && pinned <= count);
+    clear();
+    reserve(count);
+    for (Index h = 0; h < heads_ && count > 0; ++h) {
+      std::memcpy(k_.data() + offset(h, 0), k + h * count * head_dim_, bytes_of(count));
+      std::memcpy(v_.data() + offset(h, 0), v + h * count * head_dim_, bytes_of(count));
+    }
+    pinned_ = begin_ = pinned;
+    end_ = count;
   }
 
   /// Key (or value) of token t, head h: head_dim values.

@@ -17,6 +17,7 @@
 #include "casa/layers/rope.hpp"
 #include "casa/layers/swiglu.hpp"
 #include "casa/model/config.hpp"
+#include "casa/model/sinks.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -44,6 +45,7 @@ template <Scalar T>
 struct BlockCache {
   AnyKvCache<T> self;    // text, over the whole stream
   AnyKvCache<T> fusion;  // images (and text) of the windows that fusion still sees, in key order
+  Matrix<T> sink_keys = {};  // where positions restart: the first keys of self, not rotated
 };
 
 /// A run of rows of one kind that stand next to each other in the order of fusion's keys.
@@ -188,6 +190,11 @@ class BlockForward {
   }
 
   void self_attention(const Qkv& text) {
+    for (std::size_t s = 0; s < pass_.streams.size(); ++s) {
+      const Interval rows = pass_.streams[s].text;
+      note_sinks<T>(caches_[s]->self, text.k.middle_rows(rows.begin, rows.size()),
+                    caches_[s]->sink_keys);
+    }
     rotate(text.q, pass_.self_rope);
     rotate(text.k, pass_.self_rope);
     MatrixView<T> out = workspace_.template matrix<T>(x_.rows(), q_width_);

@@ -6,26 +6,10 @@
 #include <vector>
 
 #include "casa/model/state.hpp"
+#include "casa/model/stream_input.hpp"
 #include "casa/model/weight_reader.hpp"
 
 CASA_NAMESPACE_BEGIN
-
-/// Which rows of a chunk give logits.
-enum class LogitRows { none, last, all };
-
-/// What comes next in one stream: text, with images before some of its tokens or behind the last.
-template <Scalar T>
-struct StreamInput {
-  DecoderState<T>* state = nullptr;
-  std::span<const int> ids = {};
-  /// Positions relative to ids: 0 .. ids.size(), ascending. At one point they make one window, also
-  /// with images that came at the end of the last chunk.
-  std::span<const Insertion> insertions = {};
-  MatrixView<const T> image_tokens = {};  ///< (sum of num_tokens, hidden_size), in order
-  /// One per insertion, rows * cols = num_tokens; or none at all (plain sequences).
-  std::span<const ImageGrid> grids = {};
-  LogitRows logits = LogitRows::last;
-};
 
 /// A decoder-only language model that looks at images as its config says (model/config.hpp).
 /// Immutable once made: any number of streams and threads share one.
@@ -74,13 +58,16 @@ class Decoder {
     require(
         options.text_window == 0 || !config_.fusion || config_.fusion->history == History::window,
         "StateOptions: text_window needs fusion.history window: with all, fusion layers grow too");
+    check_horizon(options);
     DecoderState<T> state;
     state.options_ = options;
+    const Index noted = options.horizon > 0 ? options.sinks : 0;
     for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
       const auto cache = [&] {
         return make_cache<T>(options.cache, config_.num_key_value_heads, config_.head_dim);
       };
-      state.blocks_.push_back({cache(), cache()});
+      state.blocks_.push_back(
+          {cache(), cache(), Matrix<T>(noted, config_.num_key_value_heads * config_.head_dim)});
     }
     if (config_.fusion) state.counter_ = PositionCounter(config_.fusion->image_rope);
     return state;
@@ -92,12 +79,13 @@ class Decoder {
   /// every stream is then as it was before.
   void forward(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
                const Trace<T>* trace = nullptr) const {
-    check_inputs(inputs, logits);
+    check<T>(inputs, config_, logits);
     for (const auto& input : inputs) begin(input);
     try {
+      for (const auto& input : inputs) restart_positions(input, context);
       run(inputs, logits, context, trace);
     } catch (...) {
-      for (const auto& input : inputs) roll_back(*input.state);
+      for (const auto& input : inputs) roll_back(*input.state, context);
       throw;
     }
     for (const auto& input : inputs) commit(*input.state);
@@ -119,64 +107,48 @@ class Decoder {
     return out;
   }
 
-  /// Number of logit rows that an input asks for.
-  static Index logit_rows(const StreamInput<T>& input) {
-    const auto rows = static_cast<Index>(input.ids.size());
-    return input.logits == LogitRows::all ? rows : input.logits == LogitRows::last ? (rows > 0) : 0;
-  }
-
  private:
   bool has_fusion(Index layer) const { return config_.fusion && config_.fusion->has_layer(layer); }
 
-  void check_inputs(std::span<const StreamInput<T>> inputs, MatrixView<T> logits) const {
-    Index rows = 0;
-    for (std::size_t s = 0; s < inputs.size(); ++s) {
-      const StreamInput<T>& in = inputs[s];
-      require(in.state != nullptr, "forward: input ", s, " has no state");
-      require(in.state->blocks_.size() == blocks_.size(), "forward: the state of input ", s,
-              " has ", in.state->blocks_.size(), " blocks, the model ", blocks_.size(),
-              " (states are made by new_state of the same model)");
-      for (std::size_t other = 0; other < s; ++other)
-        require(inputs[other].state != in.state, "forward: inputs ", other, " and ", s,
-                " are the same stream");
-      for (const int id : in.ids)
-        require(id >= 0 && id < config_.vocab_size, "forward: token id must be in [0, ",
-                config_.vocab_size, "), got ", id);
-      require(in.insertions.empty() || config_.fusion.has_value(),
-              "forward: images were given, but the model has no fusion");
-      require(in.grids.empty() || in.grids.size() == in.insertions.size(),
-              "forward: ", in.grids.size(), " grids for ", in.insertions.size(), " insertions");
-      Index images = 0, previous = 0;
-      for (std::size_t i = 0; i < in.insertions.size(); ++i) {
-        const auto [position, count] = in.insertions[i];
-        require(position >= previous && position <= static_cast<Index>(in.ids.size()),
-                "forward: insertion position ", position, " must be in [", previous, ", ",
-                in.ids.size(), "]");
-        require(count >= 0, "forward: num_tokens must not be negative, got ", count);
-        if (!in.grids.empty() && in.grids[i] != ImageGrid{})
-          require_equal("forward: rows * cols of a grid",
-                        checked_mul(in.grids[i].rows, in.grids[i].cols, "grid"), count);
-        previous = position;
-        images = checked_add(images, count, "forward: image tokens");
-      }
-      require_equal("forward: rows of image_tokens", in.image_tokens.rows(), images);
-      if (images > 0)
-        require_equal("forward: columns of image_tokens", in.image_tokens.cols(),
-                      config_.hidden_size);
-      rows += logit_rows(in);
-    }
-    require_equal("forward: rows of logits", logits.rows(), rows);
-    if (rows > 0) require_equal("forward: columns of logits", logits.cols(), config_.vocab_size);
+  void check_horizon(const StateOptions& o) const {
+    if (o.horizon == 0) return;
+    require(o.text_window > 0 && o.horizon > o.sinks + o.text_window,
+            "StateOptions: horizon must exceed sinks + text_window (both bounded), got ", o.horizon,
+            " for ", o.sinks, " + ", o.text_window);
+    require(!config_.fusion || config_.fusion->image_rope != ImageRope::none ||
+                config_.fusion->keys == Keys::image,
+            "StateOptions: horizon: with image_rope none and keys image_text, image keys stand at "
+            "0 and text keys do not: no restart can keep both");
   }
 
   // The stream's layout with the chunk appended; what it was is kept for roll_back.
   static void begin(const StreamInput<T>& in) {
     DecoderState<T>& s = *in.state;
     s.before_ = s.live_;
+    s.origin_before_ = s.origin_;
     s.live_.append(static_cast<Index>(in.ids.size()), in.insertions);
   }
 
-  void roll_back(DecoderState<T>& s) const {
+  // StateOptions::horizon. Keys of the window stay as they are, at their distance from what comes;
+  // only the sinks are brought near again.
+  void restart_positions(const StreamInput<T>& in, const Context& context) const {
+    DecoderState<T>& s = *in.state;
+    const Index horizon = s.options_.horizon, count = static_cast<Index>(in.ids.size());
+    if (horizon == 0 || s.text_len() - s.origin_ + count <= horizon) return;
+    place_sinks(s, s.text_len() - s.self_tokens_, context);
+  }
+
+  void place_sinks(DecoderState<T>& s, std::int64_t origin, const Context& context) const {
+    if (s.origin_ == origin) return;
+    s.origin_ = origin;
+    const Workspace::Frame frame(context.workspace);
+    Position* places = context.workspace.take<Position>(s.options_.sinks);
+    for (Index j = 0; j < s.options_.sinks; ++j) std::construct_at(places + j, origin + j);
+    s.self_rope_.assign(rope_, {places, static_cast<std::size_t>(s.options_.sinks)}, context);
+    for (auto& block : s.blocks_) turn_sinks(block.self, block.sink_keys, s.self_rope_, context);
+  }
+
+  void roll_back(DecoderState<T>& s, const Context& context) const {
     for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
       auto& block = s.blocks_[static_cast<std::size_t>(layer)];
       std::visit([&](auto& c) { c.truncate((std::min)(c.size(), s.self_tokens_)); }, block.self);
@@ -184,6 +156,7 @@ class Decoder {
                  block.fusion);
     }
     s.live_ = s.before_;
+    place_sinks(s, s.origin_before_, context);
   }
 
   // The pass has succeeded: count what came, forget what nobody will see again.
@@ -257,6 +230,8 @@ class Decoder {
             s.runs_.push_back({is_image, {piece.begin + shift, piece.end + shift}});
           });
       count_positions(in, s.counter_after_, sub(text_positions, text), sub(image_positions, image));
+      if (f.image_rope == ImageRope::none)  // images stand at 0: distances are from the origin
+        for (Position& p : sub(text_positions, text)) p = p.t - s.origin_;
     }
     return {text, image, s.self_intervals_, s.text_intervals_, s.image_intervals_, s.runs_};
   }
@@ -343,7 +318,7 @@ class Decoder {
     const ImageRope rope = config_.fusion->image_rope;
     if (rope == ImageRope::off) return;
     pass.text_rope = &scratch.self_rope_;
-    if (rope == ImageRope::consecutive || rope == ImageRope::stream) {
+    if (rope != ImageRope::window_start) {
       scratch.text_rope_.assign(rope_, text, context);
       pass.text_rope = &scratch.text_rope_;
     }
@@ -364,7 +339,7 @@ class Decoder {
     Index row = 0, end = 0;
     for (const auto& in : inputs) {
       end += static_cast<Index>(in.ids.size());
-      const Index count = logit_rows(in);
+      const Index count = in.logit_rows();
       for (Index r = end - count; r < end; ++r) std::copy_n(x.row(r), x.cols(), wanted.row(row++));
     }
     rms_norm<T>(wanted, norm_.span(), config_.rms_norm_eps, wanted, context);

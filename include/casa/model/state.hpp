@@ -13,9 +13,17 @@ CASA_NAMESPACE_BEGIN
 struct StateOptions {
   CacheType cache = CacheType::native;
   /// Bounds self-attention to the first `sinks` and the last `text_window` text tokens
-  /// (arXiv 2309.17453); 0: all text is kept. Survivors keep their positions.
+  /// (arXiv 2309.17453); 0: all text is kept. What is too much goes when a chunk has passed, so
+  /// that a token sees its chunk up to itself and what was kept before the chunk.
   Index text_window = 0;
   Index sinks = 4;
+  /// Where kept text stands. 0: where it stood, so that its distance from the sinks grows for ever.
+  /// Else positions stay below this number: before a chunk that would pass it, the sinks are put at
+  /// 0, 1, ..., the window right behind them, and the stream goes on from there. For models that
+  /// know no position beyond some length.
+  Index horizon = 0;
+
+  friend bool operator==(const StateOptions&, const StateOptions&) = default;
 };
 
 /// The memory of one stream. Made by Decoder::new_state, changed by Decoder::forward; two streams
@@ -34,11 +42,14 @@ class DecoderState {
   /// Tokens whose keys a self-attention layer holds, and a fusion layer.
   Index self_tokens() const { return self_tokens_; }
   Index fusion_tokens() const { return fusion_tokens_; }
+  Index num_layers() const { return static_cast<Index>(blocks_.size()); }
   /// Bytes of keys and values held: of text in self-attention layers, and in fusion layers.
   Index self_bytes() const { return bytes(&BlockCache<T>::self); }
   Index fusion_bytes() const { return bytes(&BlockCache<T>::fusion); }
   Index cache_bytes() const { return self_bytes() + fusion_bytes(); }
   const StateOptions& options() const { return options_; }
+  /// The number of the text token that stands at position 0: 0 until positions restart.
+  std::int64_t origin() const { return origin_; }
 
   /// The first text token of the stream will count as number `position` (a stream may start
   /// anywhere). Throws casa::error once the stream has begun.
@@ -58,13 +69,15 @@ class DecoderState {
     }
     live_.clear();
     counter_ = PositionCounter(counter_.rope());
-    started_at_ = image_len_ = 0;
+    started_at_ = image_len_ = origin_ = 0;
     self_tokens_ = fusion_tokens_ = 0;
   }
 
  private:
   template <Scalar U>
   friend class Decoder;
+  template <Scalar U>
+  friend class StateArchive;  // model/state_archive.hpp
 
   Index bytes(AnyKvCache<T> BlockCache<T>::*cache) const {
     Index sum = 0;
@@ -79,6 +92,7 @@ class DecoderState {
   PositionCounter counter_;
   std::int64_t started_at_ = 0;
   std::int64_t image_len_ = 0;
+  std::int64_t origin_ = 0;
   Index self_tokens_ = 0;    // in every self-attention cache
   Index fusion_tokens_ = 0;  // in every fusion cache
 
@@ -87,6 +101,7 @@ class DecoderState {
   std::vector<KeyRun> runs_;
   StreamLayout before_;            // live_ as it was before the pass
   PositionCounter counter_after_;  // counter_ as it will be after it
+  std::int64_t origin_before_ = 0;
   RopeTable<T> self_rope_, text_rope_, image_rope_;
 };
 

@@ -1,0 +1,82 @@
+// What comes next in a stream, and what a decoder asks of it.
+#pragma once
+
+#include <span>
+
+#include "casa/model/state.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Which rows of a chunk give logits.
+enum class LogitRows { none, last, all };
+
+/// What comes next in one stream: text, with images before some of its tokens or behind the last.
+template <Scalar T>
+struct StreamInput {
+  DecoderState<T>* state = nullptr;
+  std::span<const int> ids = {};
+  /// Positions relative to ids: 0 .. ids.size(), ascending. At one point they make one window, also
+  /// with images that came at the end of the last chunk.
+  std::span<const Insertion> insertions = {};
+  MatrixView<const T> image_tokens = {};  ///< (sum of num_tokens, hidden_size), in order
+  /// One per insertion, rows * cols = num_tokens; or none at all (plain sequences).
+  std::span<const ImageGrid> grids = {};
+  LogitRows logits = LogitRows::last;
+
+  /// Number of logit rows that are asked for.
+  Index logit_rows() const {
+    const auto rows = static_cast<Index>(ids.size());
+    return logits == LogitRows::all ? rows : logits == LogitRows::last ? (rows > 0) : 0;
+  }
+};
+
+/// Throws casa::error, naming what does not fit, unless a model of this config can take the inputs
+/// and write their logits.
+template <Scalar T>
+void check(std::span<const StreamInput<T>> inputs, const DecoderConfig& config,
+           MatrixView<T> logits) {
+  Index rows = 0;
+  for (std::size_t s = 0; s < inputs.size(); ++s) {
+    const StreamInput<T>& in = inputs[s];
+    require(in.state != nullptr, "forward: input ", s, " has no state");
+    require(in.state->num_layers() == config.num_hidden_layers, "forward: the state of input ", s,
+            " has ", in.state->num_layers(), " blocks, the model ", config.num_hidden_layers,
+            " (states are made by new_state of the same model)");
+    for (std::size_t other = 0; other < s; ++other)
+      require(inputs[other].state != in.state, "forward: inputs ", other, " and ", s,
+              " are the same stream");
+    const StateOptions& options = in.state->options();
+    require(options.horizon == 0 ||
+                in.state->self_tokens() + static_cast<Index>(in.ids.size()) <= options.horizon,
+            "forward: a chunk of ", in.ids.size(), " tokens behind the ", in.state->self_tokens(),
+            " kept does not fit below the horizon of ", options.horizon);
+    for (const int id : in.ids)
+      require(id >= 0 && id < config.vocab_size, "forward: token id must be in [0, ",
+              config.vocab_size, "), got ", id);
+    require(in.insertions.empty() || config.fusion.has_value(),
+            "forward: images were given, but the model has no fusion");
+    require(in.grids.empty() || in.grids.size() == in.insertions.size(),
+            "forward: ", in.grids.size(), " grids for ", in.insertions.size(), " insertions");
+    Index images = 0, previous = 0;
+    for (std::size_t i = 0; i < in.insertions.size(); ++i) {
+      const auto [position, count] = in.insertions[i];
+      require(position >= previous && position <= static_cast<Index>(in.ids.size()),
+              "forward: insertion position ", position, " must be in [", previous, ", ",
+              in.ids.size(), "]");
+      require(count >= 0, "forward: num_tokens must not be negative, got ", count);
+      if (!in.grids.empty() && in.grids[i] != ImageGrid{})
+        require_equal("forward: rows * cols of a grid",
+                      checked_mul(in.grids[i].rows, in.grids[i].cols, "grid"), count);
+      previous = position;
+      images = checked_add(images, count, "forward: image tokens");
+    }
+    require_equal("forward: rows of image_tokens", in.image_tokens.rows(), images);
+    if (images > 0)
+      require_equal("forward: columns of image_tokens", in.image_tokens.cols(), config.hidden_size);
+    rows += in.logit_rows();
+  }
+  require_equal("forward: rows of logits", logits.rows(), rows);
+  if (rows > 0) require_equal("forward: columns of logits", logits.cols(), config.vocab_size);
+}
+
+CASA_NAMESPACE_END
