@@ -45,7 +45,7 @@ void pack_tile(MatrixView<const T> x, T* to) {
     for (Index k0 = 0; k0 < depth; k0 += lanes) {
       const Index n = std::min(lanes, depth - k0);
       simd::Vec<T> block[std::size_t{lanes}];
-#pragma GCC unroll 16
+CASA_UNROLL
       for (Index i = 0; i < lanes; ++i) {
         block[i] = simd::Vec<T>{};
         if (i < height) {
@@ -130,9 +130,10 @@ class Product {
       a = packed;
     }
     using Format = PanelFormat<T, S>;
-    const TileFunction<T> one = tile_function<T, S, kMax>(rows, false);
-    const TileFunction<T> many = tile_function<T, S, kMax>(rows, true);
-    const Index group = order_.apart == 0 ? tile_panels(rows) : 1;
+    const Index group = std::min(tile_panels(rows), order_.apart == 0 ? Index{4} : Index{2});
+    const Index apart = weight_.panel_bytes() * std::max<Index>(1, order_.apart);
+    const TileFunction<T> one = tile_function<T, S, kMax>(rows, 1);
+    const TileFunction<T> many = tile_function<T, S, kMax>(rows, group);
     const Index workers = context_.executor.concurrency;
     const Index share = workers == 1 ? order_.count : job_panels(workers * 8);
     context_.executor.for_each((order_.count + share - 1) / share, [&](Index job, Index worker) {
@@ -141,7 +142,7 @@ class Product {
       for (Index i = job * share; i < end;) {
         const Index panels = i + group <= end ? group : 1;
         const std::byte* w = weight_.data(order_(i));
-        (panels == group ? many : one)(a, w, weight_.panel_bytes(), depth, tile, false,
+        (panels == group ? many : one)(a, w, apart, depth, tile, false,
                                        {w + (Format::kScaled ? 4096 : 2048), Format::kRowBytes});
         for (Index p = 0; p < panels; ++p)
           finish(order_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
@@ -210,7 +211,7 @@ class Product {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          const auto multiply = tile_function<T, T, kTileRows>(rows, false);
+          const auto multiply = tile_function<T, T, kTileRows>(rows, 1);
           multiply(packed + row * depth + step.k * rows, w, 0, count, tile, step.k > 0,
                    {next + t * count * next_step, next_step});
           if (step.k + count == depth)

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "casa/core/context.hpp"
-#include "casa/core/scalar.hpp"
+#include "casa/layers/elementwise.hpp"
 #include "casa/stream/positions.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -131,34 +131,68 @@ class RopeTable {
     style_ = rope.style;
     pairs_ = rope.num_pairs();
     rows_ = static_cast<Index>(positions.size());
-    const Index needed = checked_mul(2 * rows_, pairs_, "RopeTable");
+    const Index needed = checked_mul(rows_, 2 * width(), "RopeTable");
     if (values_.size() < needed) values_ = Buffer<T>(needed);
     context.executor.for_each(
         rows_,
-        [&](Index r, Index) {
-          const Position& p = positions[static_cast<std::size_t>(r)];
-          const std::int64_t place[] = {p.t, p.h, p.w};
-          T* c = values_.data() + 2 * r * pairs_;
-          for (Index i = 0; i < pairs_; ++i) {
-            const auto u = static_cast<std::size_t>(i);
-            const auto axis =
-                rope.axis.empty() ? std::size_t{0} : static_cast<std::size_t>(rope.axis[u]);
-            const double angle = static_cast<double>(place[axis]) * rope.inv_freq[u];
-            c[i] = static_cast<T>(std::cos(angle));
-            c[pairs_ + i] = static_cast<T>(std::sin(angle));
-          }
-        },
+        [&](Index r, Index) { assign_row(rope, positions[static_cast<std::size_t>(r)], row(r)); },
         8);
   }
 
   Index rows() const { return rows_; }
+  Index num_pairs() const { return pairs_; }
   Index rotary_dim() const { return 2 * pairs_; }
   RopeStyle style() const { return style_; }
-  /// (rows x num_pairs)
-  MatrixView<const T> cos() const { return {values_.data(), rows_, pairs_, 2 * pairs_}; }
-  MatrixView<const T> sin() const { return {values_.data() + pairs_, rows_, pairs_, 2 * pairs_}; }
+  T cos(Index row, Index pair) const { return (this->row(row))[pair * step()]; }
+  T sin(Index row, Index pair) const {
+    return (this->row(row) + width())[pair * step() + step() - 1];
+  }
+
+  /// Turns one head in place: rotary_dim() values at x, by row `row` of the table.
+  void turn(Index row, T* x) const {
+    const T *c = this->row(row), *s = c + width();
+    if (style_ == RopeStyle::half) {
+      detail::for_each_vector<T>(pairs_, [&](Index i, Index n) {
+        const auto a = detail::load_n(x + i, n), b = detail::load_n(x + pairs_ + i, n);
+        const auto cosine = detail::load_n(c + i, n), sine = detail::load_n(s + i, n);
+        detail::store_n(x + i, simd::fma(a, cosine, -(b * sine)), n);
+        detail::store_n(x + pairs_ + i, simd::fma(b, cosine, a * sine), n);
+      });
+    } else {
+      detail::for_each_vector<T>(2 * pairs_, [&](Index i, Index n) {
+        const auto v = detail::load_n(x + i, n);
+        const auto swapped = simd::detail::swapped<1>(v, simd::detail::LaneSequence<T>{});
+        const auto cosine = detail::load_n(c + i, n), sine = detail::load_n(s + i, n);
+        detail::store_n(x + i, simd::fma(v, cosine, swapped * sine), n);
+      });
+    }
+  }
 
  private:
+  // A row holds cosines, then sines; interleaved: each twice, the sines as -sin, sin, so that a
+  // vector of pairs is turned by one exchange of neighbours.
+  Index step() const { return style_ == RopeStyle::half ? 1 : 2; }
+  Index width() const { return pairs_ * step(); }
+  T* row(Index r) { return values_.data() + r * 2 * width(); }
+  const T* row(Index r) const { return values_.data() + r * 2 * width(); }
+
+  void assign_row(const Rope& rope, const Position& p, T* to) const {
+    const std::int64_t place[] = {p.t, p.h, p.w};
+    T *c = to, *s = to + width();
+    for (std::size_t i = 0; i < rope.inv_freq.size(); ++i) {
+      const auto axis = rope.axis.empty() ? std::size_t{0} : static_cast<std::size_t>(rope.axis[i]);
+      // 24 bits of frequency (float) times 29 of position: the product is exact.
+      const double angle = static_cast<double>(place[axis]) * rope.inv_freq[i];
+      const T cosine = static_cast<T>(std::cos(angle)), sine = static_cast<T>(std::sin(angle));
+      if (style_ == RopeStyle::interleaved) {
+        *c++ = cosine;
+        *s++ = -sine;
+      }
+      *c++ = cosine;
+      *s++ = sine;
+    }
+  }
+
   RopeStyle style_ = RopeStyle::half;
   Index rows_ = 0;
   Index pairs_ = 0;
@@ -170,26 +204,31 @@ class RopeTable {
 template <Scalar T>
 void apply_rope(MatrixView<T> x, const RopeTable<T>& table, Index head_dim, const Context& context,
                 Index first_row = 0) {
-  const Index pairs = table.rotary_dim() / 2;
   require(head_dim > 0 && x.cols() % head_dim == 0, "apply_rope: ", x.cols(),
           " columns are not heads of ", head_dim);
   require(table.rotary_dim() <= head_dim, "apply_rope: rotary_dim ", table.rotary_dim(),
           " exceeds head_dim ", head_dim);
   require(first_row >= 0 && x.rows() <= table.rows() - first_row, "apply_rope: rows [", first_row,
           ", ", first_row + x.rows(), ") of a table of ", table.rows());
-  const bool half = table.style() == RopeStyle::half;
-  const Index step = half ? 1 : 2, apart = half ? pairs : 1;
+  if (context.path == Path::naive) {
+    const bool half = table.style() == RopeStyle::half;
+    for (Index r = 0; r < x.rows(); ++r)
+      for (Index head = 0; head < x.cols(); head += head_dim)
+        for (Index i = 0; i < table.num_pairs(); ++i) {
+          T& a = x(r, head + (half ? i : 2 * i));
+          T& b = x(r, head + (half ? i + table.num_pairs() : 2 * i + 1));
+          const T c = table.cos(first_row + r, i), s = table.sin(first_row + r, i);
+          const T turned = a * c - b * s;
+          b = b * c + a * s;
+          a = turned;
+        }
+    return;
+  }
   context.executor.for_each(
       x.rows(),
       [&](Index r, Index) {
-        const T *c = table.cos().row(first_row + r), *s = table.sin().row(first_row + r);
-        for (T* head = x.row(r); head < x.row(r) + x.cols(); head += head_dim) {
-          for (Index i = 0; i < pairs; ++i) {
-            const T a = head[i * step], b = head[i * step + apart];
-            head[i * step] = a * c[i] - b * s[i];
-            head[i * step + apart] = b * c[i] + a * s[i];
-          }
-        }
+        for (Index head = 0; head < x.cols(); head += head_dim)
+          table.turn(first_row + r, x.row(r) + head);
       },
       8);
 }

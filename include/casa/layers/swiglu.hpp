@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 
+#include "casa/layers/elementwise.hpp"
 #include "casa/layers/linear.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -15,6 +16,15 @@ T silu(T v) {
   return v / (T{1} + std::exp(-v));
 }
 
+namespace detail {
+
+template <class V>
+CASA_INLINE V swiglu_vector(V gate, V up) {
+  return gate / (simd::exp(-gate) + simd::Element<V>(1)) * up;
+}
+
+}  // namespace detail
+
 /// out = silu(gate) * up, all (rows x d). out may be gate or up.
 template <Scalar T>
 void swiglu(MatrixView<const T> gate, MatrixView<const std::type_identity_t<T>> up,
@@ -23,10 +33,18 @@ void swiglu(MatrixView<const T> gate, MatrixView<const std::type_identity_t<T>> 
   require_equal("swiglu: rows of up", up.rows(), gate.rows());
   require_equal("swiglu: columns of out", out.cols(), gate.cols());
   require_equal("swiglu: rows of out", out.rows(), gate.rows());
+  if (context.path == Path::naive) {
+    for (Index r = 0; r < gate.rows(); ++r)
+      for (Index c = 0; c < gate.cols(); ++c) out(r, c) = silu(gate(r, c)) * up(r, c);
+    return;
+  }
   context.executor.for_each(gate.rows(), [&](Index r, Index) {
     const T *g = gate.row(r), *u = up.row(r);
     T* o = out.row(r);
-    for (Index c = 0; c < gate.cols(); ++c) o[c] = silu(g[c]) * u[c];
+    detail::for_each_vector<T>(gate.cols(), [&](Index c, Index n) {
+      detail::store_n(o + c,
+                      detail::swiglu_vector(detail::load_n(g + c, n), detail::load_n(u + c, n)), n);
+    });
   });
 }
 
@@ -53,16 +71,62 @@ class Mlp {
   /// y (+)= down(silu(gate(x)) * up(x)); x (rows x hidden), y (rows x down's outputs).
   void forward(MatrixView<const T> x, MatrixView<T> y, const Context& context,
                Accumulate accumulate = Accumulate::no) const {
-    const Workspace::Frame frame(context.workspace);
-    const Index width = intermediate_size();
-    const MatrixView<T> both = context.workspace.matrix<T>(x.rows(), 2 * width);
-    gate_up_.forward(x, both, context);
-    const MatrixView<T> h = both.middle_cols(0, width);
-    swiglu<T>(h, both.middle_cols(width, width), h, context);
-    down_.forward(h, y, context, accumulate);
+    require_equal("Mlp: columns of x", x.cols(), hidden_size());
+    require_equal("Mlp: rows of y", y.rows(), x.rows());
+    for (Index row = 0; row < x.rows(); row += detail::kPackRows) {  // bounds the scratch memory
+      const Workspace::Frame frame(context.workspace);
+      const Index rows = std::min(detail::kPackRows, x.rows() - row);
+      const MatrixView<T> h = context.workspace.template matrix<T>(rows, intermediate_size());
+      if (context.path == Path::naive) {
+        hidden_naive(x.middle_rows(row, rows), h, context);
+      } else {
+        hidden(x.middle_rows(row, rows), h, context);
+      }
+      down_.forward(h, y.middle_rows(row, rows), context, accumulate);
+    }
   }
 
  private:
+  static constexpr Index kWidth = PackedWeight<T>::kWidth;
+
+  void hidden_naive(MatrixView<const T> x, MatrixView<T> h, const Context& context) const {
+    Matrix<T> both(x.rows(), 2 * h.cols());
+    gate_up_.forward(x, both, context);
+    swiglu<T>(both.view().middle_cols(0, h.cols()), both.view().middle_cols(h.cols(), h.cols()), h,
+              context);
+  }
+
+  // Each panel of gate is followed by its panel of up, which meets it in cache: the two projections
+  // never stand in memory.
+  void hidden(MatrixView<const T> x, MatrixView<T> h, const Context& context) const {
+    const PackedWeight<T>& weight = gate_up_.packed();
+    const Index pairs = weight.num_panels() / 2;
+    const Index gate_size = std::min(x.rows(), detail::kPackRows) * kWidth;
+    T* gates = context.workspace.template take<T>(context.executor.concurrency * gate_size);
+    const detail::Product<T> product(weight, {0, 2 * pairs, pairs}, context);
+    product.run(x, [&](Index p, Index row, Index rows, const T* tile, Index worker) {
+      T* gate = gates + worker * gate_size + row * kWidth;
+      if (p < pairs) {
+        std::copy_n(tile, rows * kWidth, gate);
+        return;
+      }
+      const auto& panel = weight.panel(p - pairs);
+      const T* gate_bias = gate_up_.bias().data() + panel.begin;
+      const T* up_bias = gate_bias + h.cols();
+      for (Index r = 0; r < rows; ++r) {
+        const T *g = gate + r * kWidth, *u = tile + r * kWidth;
+        T* o = h.row(row + r) + panel.begin;
+        detail::for_each_vector<T>(panel.width, [&](Index c, Index n) {
+          const auto with_bias = [&](const T* sum, const T* bias) {
+            return simd::load(sum + c) + detail::load_n(bias + c, n);
+          };
+          detail::store_n(o + c,
+                          detail::swiglu_vector(with_bias(g, gate_bias), with_bias(u, up_bias)), n);
+        });
+      }
+    });
+  }
+
   Linear<T> gate_up_;
   Linear<T> down_;
 };

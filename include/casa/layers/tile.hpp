@@ -9,7 +9,6 @@
 
 #include "casa/layers/packed_weight.hpp"
 
-
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
@@ -40,9 +39,9 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
   constexpr bool scaled = Format::kScaled;
 
   V sum[std::size_t{Panels}][std::size_t{Rows}][2];
-#pragma GCC unroll 16
+CASA_UNROLL
   for (Index p = 0; p < panels; ++p)
-#pragma GCC unroll 16
+CASA_UNROLL
     for (Index r = 0; r < rows; ++r) {
       const T* from = c + (p * rows + r) * width;
       sum[p][r][0] = go_on ? simd::load(from) : V{};
@@ -53,7 +52,7 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
   for (Index begin = 0; begin < depth; begin += step) {
     [[maybe_unused]] V scale[std::size_t{Panels}][2];
     if constexpr (scaled) {
-#pragma GCC unroll 16
+CASA_UNROLL
       for (Index p = 0; p < panels; ++p) {
         const bfloat16* s = Format::scales(weights + p * apart + Format::group(begin));
         scale[p][0] = simd::load(s);
@@ -63,10 +62,10 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
     const Index count = std::min(step, depth - begin);
     const S* w = Format::stored(weights + Format::row(begin));
     const Index w_apart = apart / Index{sizeof(S)};
-#pragma GCC unroll 1
+CASA_NO_UNROLL
     for (Index k = 0; k < count; ++k) {
       V x[std::size_t{Panels}][2];
-#pragma GCC unroll 16
+CASA_UNROLL
       for (Index p = 0; p < panels; ++p) {
         x[p][0] = simd::load(w + p * w_apart);
         x[p][1] = simd::load(w + p * w_apart + lanes);
@@ -81,10 +80,10 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
         simd::prefetch(ahead.at + p * apart);
         if constexpr (Format::kRowBytes > 64) simd::prefetch(ahead.at + p * apart + 64);
       }
-#pragma GCC unroll 16
+CASA_UNROLL
       for (Index r = 0; r < rows; ++r) {
         const V y = simd::broadcast<T>(a[r]);
-#pragma GCC unroll 16
+CASA_UNROLL
         for (Index p = 0; p < panels; ++p) {
           sum[p][r][0] = simd::fma(y, x[p][0], sum[p][r][0]);
           sum[p][r][1] = simd::fma(y, x[p][1], sum[p][r][1]);
@@ -96,9 +95,9 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
     }
   }
 
-#pragma GCC unroll 16
+CASA_UNROLL
   for (Index p = 0; p < panels; ++p)
-#pragma GCC unroll 16
+CASA_UNROLL
     for (Index r = 0; r < rows; ++r) {
       T* to = c + (p * rows + r) * width;
       simd::store(to, sum[p][r][0]);
@@ -109,16 +108,18 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
 template <Scalar T>
 using TileFunction = void (*)(const T*, const std::byte*, Index, Index, T*, bool, Prefetch);
 
-/// multiply_tile for `rows` rows, `rows` <= kMax, of one panel or of tile_panels(rows).
+/// multiply_tile for `rows` <= kMax rows and `panels` panels: a power of two up to
+/// tile_panels(rows).
 template <Scalar T, class S, Index kMax>
-TileFunction<T> tile_function(Index rows, bool many_panels) {
+TileFunction<T> tile_function(Index rows, Index panels) {
   constexpr auto table = []<std::size_t... I>(std::index_sequence<I...>) {
-    return std::array<std::array<TileFunction<T>, 2>, sizeof...(I)>{
+    return std::array<std::array<TileFunction<T>, 3>, sizeof...(I)>{
         {{{&multiply_tile<T, S, Index{I} + 1, 1>,
+           &multiply_tile<T, S, Index{I} + 1, std::min(Index{2}, tile_panels(Index{I} + 1))>,
            &multiply_tile<T, S, Index{I} + 1, tile_panels(Index{I} + 1)>}}...}};
   }
   (std::make_index_sequence<static_cast<std::size_t>(kMax)>{});
-  return table[static_cast<std::size_t>(rows - 1)][many_panels ? 1 : 0];
+  return table[static_cast<std::size_t>(rows - 1)][static_cast<std::size_t>(panels / 2)];
 }
 
 }  // namespace detail
