@@ -27,7 +27,7 @@ struct ChatMessage {
 
 enum class ChatFamily { qwen2_5_vl, smollm2, llama3 };
 
-/// What is put between text and image where a prompt is to be read by token insertion.
+/// What stands in the text for an image.
 enum class ImageForm {
   insertion_point,  ///< nothing: the image is known by its place alone (CASA)
   image_pad         ///< one <|image_pad|> for an image (Qwen2.5-VL's own form)
@@ -52,16 +52,17 @@ struct EncodedPrompt {
 
 namespace detail {
 
-/// Appends content; each image mark in it becomes a place between `before` and `after`.
-inline void append_content(Prompt& prompt, std::string_view content, std::string_view before,
-                           std::string_view pad, std::string_view after) {
+/// Appends content; each image mark in it becomes a place.
+inline void append_content(Prompt& prompt, std::string_view content, bool vision_delimiters,
+                           ImageForm form) {
   for (;;) {
     const std::size_t mark = content.find(kImageMark);
     prompt.text += content.substr(0, mark);
     if (mark == std::string_view::npos) return;
-    prompt.text.append(before).append(pad);
+    if (vision_delimiters) prompt.text += "<|vision_start|>";
+    if (form == ImageForm::image_pad) prompt.text += "<|image_pad|>";
     prompt.image_at.push_back(prompt.text.size());
-    prompt.text += after;
+    if (vision_delimiters) prompt.text += "<|vision_end|>";
     content.remove_prefix(mark + kImageMark.size());
   }
 }
@@ -82,9 +83,7 @@ inline void append_chatml(Prompt& prompt, std::span<const ChatMessage> messages,
                           std::string_view default_system, ImageForm form, bool vision_delimiters) {
   const auto turn = [&](std::string_view role, std::string_view content) {
     prompt.text.append("<|im_start|>").append(role).append("\n");
-    append_content(prompt, content, vision_delimiters ? "<|vision_start|>" : "",
-                   form == ImageForm::image_pad ? "<|image_pad|>" : "",
-                   vision_delimiters ? "<|vision_end|>" : "");
+    append_content(prompt, content, vision_delimiters, form);
     prompt.text += "<|im_end|>\n";
   };
   if (!messages.empty() && messages.front().role != "system") turn("system", default_system);
@@ -129,7 +128,7 @@ inline Prompt chat_prompt(ChatFamily family, std::span<const ChatMessage> messag
       prompt.text = "<|begin_of_text|>";
       for (const ChatMessage& m : messages) {
         prompt.text.append("<|start_header_id|>").append(m.role).append("<|end_header_id|>\n\n");
-        detail::append_content(prompt, detail::stripped(m.content), "", "", "");
+        detail::append_content(prompt, detail::stripped(m.content), false, form);
         prompt.text += "<|eot_id|>";
       }
       if (add_generation_prompt) prompt.text += "<|start_header_id|>assistant<|end_header_id|>\n\n";
@@ -137,10 +136,14 @@ inline Prompt chat_prompt(ChatFamily family, std::span<const ChatMessage> messag
   return prompt;
 }
 
-/// A plain text (no template) with image marks.
-inline Prompt plain_prompt(std::string_view text) {
+/// A plain text (no template) with image marks. vision_delimiters: each image stands between
+/// <|vision_start|> and <|vision_end|>, as Qwen2.5-VL expects.
+inline Prompt plain_prompt(std::string_view text, bool vision_delimiters = false,
+                           ImageForm form = ImageForm::insertion_point) {
+  require(form != ImageForm::image_pad || vision_delimiters,
+          "plain_prompt: image_pad tokens stand between vision delimiters only");
   Prompt prompt;
-  detail::append_content(prompt, text, "", "", "");
+  detail::append_content(prompt, text, vision_delimiters, form);
   return prompt;
 }
 

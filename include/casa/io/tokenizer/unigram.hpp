@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -23,14 +24,9 @@ namespace detail {
 /// A trained unigram model. Immutable: any number of threads may encode, each with its own Scratch.
 class Unigram {
  public:
-  /// The best way to write the text up to a place: its score, and its last piece.
-  struct Best {
-    double score = 0;
-    std::uint32_t begin = nowhere;
-    int id = -1;
-  };
   struct Scratch {
-    std::vector<Best> best;  // a place for each byte of the text, and one for its end
+    std::vector<int> last;      // by place in the text: the last piece of the best way to get there
+    std::vector<double> score;  // its sum; a ring, for no piece reaches further back
   };
 
   /// scores[id] for the ids of `vocabulary`, which must outlive the model. unk_id: -1 for none.
@@ -40,9 +36,15 @@ class Unigram {
         unk_id_(unk_id),
         byte_fallback_(byte_fallback) {
     std::vector<std::pair<std::string_view, int>> pieces;
+    std::size_t longest = 4;  // an unknown character
     vocabulary.for_each([&](std::string_view token, int id) {
       if (!token.empty()) pieces.emplace_back(token, id);
+      const auto i = static_cast<std::size_t>(id);
+      if (i >= sizes_.size()) sizes_.resize(i + 1);
+      sizes_[i] = static_cast<std::uint32_t>(token.size());
+      longest = (std::max)(longest, token.size());
     });
+    ring_ = std::bit_ceil(longest + 1);
     pieces_ = ByteTrie(std::move(pieces));
     double lowest = std::numeric_limits<double>::infinity();
     for (const double score : scores_) lowest = (std::min)(lowest, score);
@@ -53,16 +55,27 @@ class Unigram {
   /// Appends the ids of a text (valid UTF-8, not empty), in time proportional to its length times
   /// that of the longest piece.
   void encode(std::string_view text, std::vector<int>& out, Scratch& scratch) const {
-    std::vector<Best>& best = scratch.best;
-    best.assign(text.size() + 1, {});
+    std::vector<int>& last = scratch.last;
+    last.assign(text.size() + 1, nothing);
+    scratch.score.resize(ring_);
+    scratch.score[0] = 0;
+    const auto score_at = [&](std::size_t place) -> double& {
+      return scratch.score[place & (ring_ - 1)];
+    };
+    const auto reach = [&](std::size_t place, double score, int piece) {
+      if (last[place] != nothing && !(score > score_at(place)))
+        return;  // of equals the first stays
+      last[place] = piece;
+      score_at(place) = score;
+    };
     for (std::size_t begin = 0, size = 0; begin < text.size(); begin += size) {
       size = utf8_size(text[begin]);
-      const double score = best[begin].score;
+      const double score = score_at(begin);
       bool known = false;
       ByteTrie::Node node = pieces_.begin(text[begin]);
       for (std::size_t end = begin + 1; node != 0; ++end) {
         if (const int id = pieces_.value(node); id >= 0) {
-          reach(best[end], scores_[static_cast<std::size_t>(id)] + score, begin, id);
+          reach(end, scores_[static_cast<std::size_t>(id)] + score, id);
           known |= end == begin + size;
         }
         if (end == text.size()) break;
@@ -71,35 +84,30 @@ class Unigram {
       if (!known) {
         require(unk_id_ >= 0, "Unigram: no piece and no unk_id for ",
                 casa::quoted(text.substr(begin, size)));
-        reach(best[begin + size], unknown_score_ + score, begin, unk_id_);
+        reach(begin + size, unknown_score_ + score, unknown_character);
       }
     }
     // From the end to the beginning, the ids of each piece in reverse; then all reversed.
     const std::size_t first = out.size();
     std::size_t unknown_end = 0;  // of the run of unknown pieces that is being gone through
     for (std::size_t end = text.size(); end > 0;) {
-      const Best& piece = best[end];
-      const bool unknown = piece.id == unk_id_;
+      const int piece = last[end];
+      const bool unknown = piece == unknown_character || piece == unk_id_;
       if (unknown && unknown_end == 0) unknown_end = end;
       if (!unknown) {
         if (unknown_end > 0) put_unknown(text.substr(end, unknown_end - end), out);
         unknown_end = 0;
-        out.push_back(piece.id);
+        out.push_back(piece);
       }
-      end = piece.begin;
+      end = piece == unknown_character ? previous_character(text, end)
+                                       : end - sizes_[static_cast<std::size_t>(piece)];
     }
     if (unknown_end > 0) put_unknown(text.substr(0, unknown_end), out);
     std::reverse(out.begin() + static_cast<std::ptrdiff_t>(first), out.end());
   }
 
  private:
-  static constexpr std::uint32_t nowhere = 0xffffffffu;
-
-  /// Of equal scores the first found stays.
-  static void reach(Best& place, double score, std::size_t begin, int id) {
-    if (place.begin == nowhere || score > place.score)
-      place = {score, static_cast<std::uint32_t>(begin), id};
-  }
+  static constexpr int nothing = -1, unknown_character = -2;
 
   /// A run of unknown pieces: a token if it happens to be one, else its bytes, else one unknown
   /// token.
@@ -120,6 +128,8 @@ class Unigram {
   bool byte_fallback_;
   double unknown_score_ = 0;
   ByteTrie pieces_;
+  std::vector<std::uint32_t> sizes_;  // of the pieces, by id
+  std::size_t ring_ = 0;
   std::array<int, 256> byte_ids_ = {};
 };
 
