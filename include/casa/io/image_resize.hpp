@@ -2,8 +2,8 @@
 //
 // A pass along one axis turns n samples into m. With scale = n / m and s = max(scale, 1), output i
 // is centred at (i + 0.5) scale and takes taps t in [trunc(centre - 2 s + 0.5), trunc(centre + 2 s
-// + 0.5)), cut to [0, n), with weights f((t - centre + 0.5) / s) over their sum; f is Keys' cubic
-// with a = -0.5 (Cubic convolution interpolation, 1981, eq. 15). Weights are rounded to 22 binary
+// + 0.5)), cut to [0, n), with weights f((t - centre + 0.5) / s) over their sum; f is the cubic
+// with a = -0.5 (Keys, Cubic convolution interpolation, 1981). Weights are rounded to 22 binary
 // digits, half away from zero, and each pass is rounded and clamped to 8 bits.
 #pragma once
 
