@@ -92,7 +92,7 @@ Problem<T> problem(const golden::Case& c, const std::string& mode) {
 // every term once costs, whatever cancels. Finiteness comes first.
 template <class T>
 void check(const Problem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
-  const double eps = std::numeric_limits<T>::epsilon();
+  const auto eps = static_cast<double>(std::numeric_limits<T>::epsilon());
   const auto [heads, kv_heads, head_dim] = p.shape;
   double worst = 0;
   for (Index r = 0; r < p.q.rows(); ++r) {
@@ -103,12 +103,13 @@ void check(const Problem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
       for (Index j = seen.begin; j < seen.end; ++j) {
         double score = 0;
         for (Index i = 0; i < head_dim; ++i) {
-          score += std::abs(double{p.q(r, h * head_dim + i)} * double{p.k(j, kv * head_dim + i)});
-          largest_v = std::max(largest_v, std::abs(double{p.v(j, kv * head_dim + i)}));
+          score += std::abs(static_cast<double>(p.q(r, h * head_dim + i)) *
+                            static_cast<double>(p.k(j, kv * head_dim + i)));
+          largest_v = std::max(largest_v, std::abs(static_cast<double>(p.v(j, kv * head_dim + i))));
         }
         largest_score = std::max(largest_score, p.scale * score);
       }
-      const double lse_reference = p.lse(r, h), lse_actual = double{lse(r, h)};
+      const double lse_reference = p.lse(r, h), lse_actual = static_cast<double>(lse(r, h));
       if (seen.size() == 0) {
         CHECK(lse_actual == -std::numeric_limits<double>::infinity());
         for (Index i = 0; i < head_dim; ++i) CHECK(out(r, h * head_dim + i) == T{0});
@@ -120,7 +121,7 @@ void check(const Problem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
       CHECK(std::abs(lse_actual - lse_reference) <= lse_bound);
       const double bound = eps * largest_v * (1 + largest_score);
       for (Index i = 0; i < head_dim; ++i) {
-        const double actual = double{out(r, h * head_dim + i)};
+        const double actual = static_cast<double>(out(r, h * head_dim + i));
         REQUIRE(std::isfinite(actual));
         const double off = std::abs(actual - p.out(r, h * head_dim + i));
         if (bound > 0) worst = std::max(worst, off / bound);

@@ -101,7 +101,8 @@ TEST_CASE("what we do not do is named") {
       {"model", R"({"type":"WordPiece","vocab":{}})", "\"WordPiece\""},
       {"model", "[]", "expected an object"},
   };
-  for (const auto& [part, json, named] : cases) {
+  for (const auto& [part, value, named] : cases) {
+    const std::string json = value;
     CAPTURE(json);
     const std::string said = fault(with(base, part, json));
     CAPTURE(said);
