@@ -26,6 +26,7 @@ struct TensorReport {
   std::vector<TensorSpec> missing;
   std::vector<Mismatch> mismatched;  ///< shape or type
   std::vector<std::string> unexpected;
+  std::vector<std::string> unused;  ///< in the files, but a model of this config does not need it
 
   bool ok() const { return missing.empty() && mismatched.empty() && unexpected.empty(); }
 };
@@ -51,8 +52,8 @@ class CheckpointWeights {
     const TensorView* t = find_(spec.name);
     if (!t) {
       report_.missing.push_back(spec);
-    } else if (!std::ranges::equal(t->shape, shape_of(spec))) {
-      report_.mismatched.push_back({spec.name, shape_text(shape_of(spec)), shape_text(t->shape)});
+    } else if (!std::ranges::equal(t->shape, spec.shape())) {
+      report_.mismatched.push_back({spec.name, shape_text(spec.shape()), shape_text(t->shape)});
     } else if (!is_float(t->dtype)) {
       report_.mismatched.push_back(
           {spec.name, "F32, F64, F16 or BF16", std::string(to_string(t->dtype))});
@@ -61,17 +62,15 @@ class CheckpointWeights {
     }
   }
 
-  /// Names under `prefix` (or one name) that may stand in the checkpoint without being used.
-  void allow_unused(const std::string& prefix) { allowed_.push_back(prefix); }
+  /// A tensor that may stand in the checkpoint without being used.
+  void allow_unused(std::string_view name) { allowed_.emplace(name); }
 
   /// The comparison so far; what was never expected nor allowed is unexpected.
   TensorReport report() const {
     TensorReport r = report_;
-    for (const std::string& name : names_) {
-      const auto allowed = [&](const std::string& prefix) { return name.starts_with(prefix); };
-      if (!expected_.contains(name) && std::ranges::none_of(allowed_, allowed))
-        r.unexpected.push_back(name);
-    }
+    for (const std::string& name : names_)
+      if (!expected_.contains(name))
+        (allowed_.contains(name) ? r.unused : r.unexpected).push_back(name);
     return r;
   }
 
@@ -85,7 +84,7 @@ class CheckpointWeights {
       if (++lines <= 20) message += "\n  " + line;
     };
     for (const auto& s : r.missing)
-      add(text("missing ", casa::quoted(s.name), " ", shape_text(shape_of(s))));
+      add(text("missing ", casa::quoted(s.name), " ", shape_text(s.shape())));
     for (const auto& m : r.mismatched)
       add(text(casa::quoted(m.name), ": expected ", m.expected, ", got ", m.actual));
     for (const auto& name : r.unexpected) add("unexpected " + casa::quoted(name));
@@ -100,9 +99,6 @@ class CheckpointWeights {
   }
 
  private:
-  static std::vector<Index> shape_of(const TensorSpec& s) {
-    return s.cols == 0 ? std::vector<Index>{s.rows} : std::vector<Index>{s.rows, s.cols};
-  }
   static bool is_float(DType t) {
     return t == DType::F32 || t == DType::F64 || t == DType::F16 || t == DType::BF16;
   }
@@ -111,17 +107,17 @@ class CheckpointWeights {
     const TensorView* t = find_(spec.name);
     if (!t)
       fail("tensor ", casa::quoted(spec.name), " is missing, expected shape ",
-           shape_text(shape_of(spec)));
-    t->require_shape(shape_of(spec));
+           shape_text(spec.shape()));
+    t->require_shape(spec.shape());
     switch (t->dtype) {
       case DType::F64:
-        return view<double>(*t);
+        return view<double>(*t, spec);
       case DType::F32:
-        return view<float>(*t);
+        return view<float>(*t, spec);
       case DType::F16:
-        return view<half>(*t);
+        return view<half>(*t, spec);
       case DType::BF16:
-        return view<bfloat16>(*t);
+        return view<bfloat16>(*t, spec);
       default:
         fail(t->where(), ": expected F32, F64, F16 or BF16, got ", to_string(t->dtype));
     }
@@ -129,9 +125,9 @@ class CheckpointWeights {
 
   // In place; data that stands at an odd address is copied first, until done.
   template <Storage S>
-  StoredView view(const TensorView& t) {
-    const bool vector = t.shape.size() == 1;
-    const Index rows = vector ? 1 : t.rows(), cols = vector ? t.count() : t.cols();
+  StoredView view(const TensorView& t, const TensorSpec& spec) {
+    const bool vector = spec.cols == 0;
+    const Index rows = vector ? 1 : spec.rows, cols = vector ? spec.rows : spec.cols;
     if (t.viewable_as<S>()) return MatrixView<const S>(t.as<S>().data(), rows, cols);
     Buffer<std::byte>& copy = copies_[std::string(t.name)];
     copy = Buffer<std::byte>(static_cast<Index>(t.bytes.size()));
@@ -146,8 +142,7 @@ class CheckpointWeights {
 
   Find find_;
   Release release_;
-  std::set<std::string> names_, expected_;
-  std::vector<std::string> allowed_;
+  std::set<std::string> names_, expected_, allowed_;
   std::map<std::string, Buffer<std::byte>> copies_;
   TensorReport report_;
 };

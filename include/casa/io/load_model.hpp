@@ -1,8 +1,10 @@
 // A model folder (config.json and safetensors) as a decoder and its image encoder.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "casa/io/checkpoint_weights.hpp"
 #include "casa/io/json.hpp"
@@ -10,41 +12,142 @@
 #include "casa/io/shards.hpp"
 #include "casa/model/decoder.hpp"
 #include "casa/model/patch_encoder.hpp"
+#include "casa/model/vision_tower.hpp"
 
 CASA_NAMESPACE_BEGIN
 namespace io {
 
+/// How a folder is loaded.
+struct ModelOptions {
+  /// What weights are held as. Unset: 16-bit weights of a float model stay as they are in the file,
+  /// others are native.
+  std::optional<WeightType> weights = {};
+  /// `files.map` maps the files instead of reading them. Their pages are given back as soon as a
+  /// weight is packed, so that loading takes little more memory than the model does.
+  LoadOptions files = {};
+  std::string config_file = "config.json";
+};
+
 /// What a folder holds, ready to run.
 template <Scalar T>
 struct Model {
-  Decoder<T> decoder;
-  std::optional<PatchEncoder<T>> patch_encoder;
+  ModelConfig config = {};
+  Decoder<T> decoder = {};
+  std::optional<PatchEncoder<T>> patch_encoder = {};
+  std::optional<VisionTower<T>> vision_tower = {};
+  /// From embeddings of another encoder to the decoder's width: "image_projector.weight" (and
+  /// ".bias"), if the files have it.
+  std::optional<Linear<T>> image_projector = {};
+};
+
+/// A folder's config and its tensors, compared: what inspection prints and loading reads.
+class ModelFolder {
+ public:
+  /// casa::error for files that are missing or break their rules, and for a config that is not
+  /// understood. Tensors that do not fit are in report().
+  explicit ModelFolder(const std::string& folder, const ModelOptions& options = {})
+      : name_(folder),
+        config_(read_config(folder, options)),
+        files_(read_checkpoint(folder, options.files)),
+        weights_(files_),
+        prefixes_(find_prefixes(files_)) {
+    decoder_ =
+        decoder_spec(config_.decoder, std::string(prefixes_.text), std::string(prefixes_.head));
+    size_by_tensor(decoder_.embed_tokens);
+    if (decoder_.lm_head) size_by_tensor(*decoder_.lm_head);
+    config_.decoder.vocab_size =
+        decoder_.lm_head ? decoder_.lm_head->rows : decoder_.embed_tokens.rows;
+    const auto expect = [&](const TensorSpec& spec) { weights_.expect(spec); };
+    for_each_tensor(decoder_, expect);
+    if (!decoder_.lm_head) weights_.allow_unused(prefixes_.head);
+    if (config_.patch_encoder) for_each_tensor(patch_encoder_spec(*config_.patch_encoder), expect);
+    if (config_.vision_tower) {
+      tower_ = vision_tower_spec(*config_.vision_tower, std::string(prefixes_.vision));
+      for_each_tensor(*tower_, expect);
+    }
+    find_projector();
+    if (projector_) for_each_tensor(*projector_, expect);
+    for (const std::string_view tensor : files_.names())  // buffers, in old checkpoints
+      if (tensor.ends_with(".rotary_emb.inv_freq")) weights_.allow_unused(tensor);
+  }
+  ModelFolder(const ModelFolder&) = delete;
+  ModelFolder& operator=(const ModelFolder&) = delete;
+
+  const std::string& name() const { return name_; }
+  const ModelConfig& config() const { return config_; }
+  const Checkpoint& files() const { return files_; }
+  const KeyPrefixes& prefixes() const { return prefixes_; }
+  TensorReport report() const { return weights_.report(); }
+
+  /// What the weights are held as under these options, by the type of the decoder's tensors.
+  template <Scalar T>
+  WeightType weight_type(const ModelOptions& options) const {
+    if (options.weights) return *options.weights;
+    const TensorView* t = files_.find(decoder_.embed_tokens.name);
+    if (!t || !std::same_as<T, float>) return WeightType::native;
+    return t->dtype == DType::BF16  ? WeightType::bfloat16
+           : t->dtype == DType::F16 ? WeightType::half
+                                    : WeightType::native;
+  }
+
+  /// Builds the model. casa::error that lists every tensor that does not fit.
+  template <Scalar T>
+  Model<T> load(const ModelOptions& options) {
+    weights_.require_complete(name_);
+    const WeightType type = weight_type<T>(options);
+    const WeightSource source = weights_.weights();
+    Model<T> m;
+    m.config = config_;
+    m.decoder = Decoder<T>(config_.decoder, decoder_, source, type);
+    if (config_.patch_encoder) m.patch_encoder.emplace(*config_.patch_encoder, source);
+    if (tower_) m.vision_tower.emplace(*config_.vision_tower, *tower_, source, type);
+    if (projector_) m.image_projector = WeightReader<T>(source, type).linear(*projector_);
+    return m;
+  }
+
+ private:
+  static ModelConfig read_config(const std::string& folder, const ModelOptions& options) {
+    const LoadLimits& limits = options.files.limits;
+    const auto read = [&](const std::string& file) {
+      return read_json(folder + "/" + file,
+                       {.max_bytes = limits.json_bytes, .max_depth = limits.json_depth});
+    };
+    ModelConfig config = model_config(read(options.config_file), limits);
+    if (detail::file_exists(folder + "/generation_config.json"))
+      read_special_tokens(read("generation_config.json"), config.tokens, limits);
+    return config;
+  }
+
+  // Embeddings and heads are often padded beyond the vocabulary: their tensors say how wide they
+  // are.
+  void size_by_tensor(TensorSpec& spec) const {
+    const TensorView* t = files_.find(spec.name);
+    if (t && t->shape.size() == 2 && t->shape[0] > spec.rows) spec.rows = t->shape[0];
+  }
+
+  void find_projector() {
+    const TensorView* t = files_.find("image_projector.weight");
+    if (!t || t->shape.size() != 2) return;
+    projector_ = linear_spec("image_projector", t->shape[1], config_.decoder.hidden_size,
+                             files_.contains("image_projector.bias"));
+  }
+
+  std::string name_;
+  ModelConfig config_;
+  Checkpoint files_;
+  CheckpointWeights weights_;
+  KeyPrefixes prefixes_;
+  DecoderSpec decoder_;
+  std::optional<VisionTowerSpec> tower_;
+  std::optional<LinearSpec> projector_;
 };
 
 /// Loads a folder. Every tensor of its files is used and every weight of the model filled, or
 /// casa::error lists what is missing, of another shape, or left over; nothing is returned
 /// half-loaded.
 template <Scalar T>
-Model<T> load_model(const std::string& folder, WeightType type = WeightType::native,
-                    const LoadOptions& options = {}) {
-  const LoadLimits& limits = options.limits;
-  const Json config = read_json(folder + "/config.json",
-                                {.max_bytes = limits.json_bytes, .max_depth = limits.json_depth});
-  const DecoderConfig decoder = decoder_config(config, limits);
-  std::optional<PatchEncoderConfig> encoder;
-  if (const auto vision = config.find_set("vision_config"))
-    encoder = patch_encoder_config(*vision, decoder.hidden_size, limits);
-
-  const Checkpoint files = read_checkpoint(folder, options);
-  CheckpointWeights weights(files);
-  const auto expect = [&](const TensorSpec& spec) { weights.expect(spec); };
-  for_each_tensor(decoder_spec(decoder), expect);
-  if (encoder) for_each_tensor(patch_encoder_spec(*encoder), expect);
-  weights.require_complete(folder);
-
-  Model<T> model{Decoder<T>(decoder, weights.weights(), type), std::nullopt};
-  if (encoder) model.patch_encoder.emplace(*encoder, weights.weights());
-  return model;
+Model<T> load_model(const std::string& folder, const ModelOptions& options = {}) {
+  return ModelFolder(folder, options).template load<T>(options);
 }
 
 }  // namespace io

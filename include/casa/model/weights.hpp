@@ -16,6 +16,13 @@ struct TensorSpec {
   std::string name;
   Index rows = 0;
   Index cols = 0;
+  /// The shape in files where it has more axes than two (rows is the first, cols the others).
+  std::vector<Index> stored_shape = {};
+
+  std::vector<Index> shape() const {
+    if (!stored_shape.empty()) return stored_shape;
+    return cols == 0 ? std::vector<Index>{rows} : std::vector<Index>{rows, cols};
+  }
 };
 
 /// y = x W^T + b: weight (out, in), bias (out).
@@ -51,7 +58,7 @@ struct DecoderSpec {
 };
 
 inline LinearSpec linear_spec(const std::string& name, Index in, Index out, bool bias) {
-  LinearSpec s{{name + ".weight", out, in}, std::nullopt};
+  LinearSpec s{{name + ".weight", out, in, {}}, std::nullopt};
   if (bias) s.bias = TensorSpec{name + ".bias", out, 0};
   return s;
 }
