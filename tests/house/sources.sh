@@ -10,7 +10,8 @@ complain() { printf 'FAILED: %s\n' "$*"; bad=1; }
 rank() {
   case "$1" in
     core) echo 0 ;; stream) echo 1 ;; attention) echo 2 ;; layers) echo 3 ;; model) echo 4 ;;
-    generate | train | io) echo 5 ;;
+    generate | train) echo 5 ;;
+    io) echo 6 ;;
     *) complain "casa/$1: an unknown folder" >&2; echo 9 ;;
   esac
 }
