@@ -1,5 +1,5 @@
-// The attention problems that the benchmarks run: the cases that other libraries are compared on, and one
-// stream as each variant sees it.
+// The attention problems that the benchmarks run: the cases that other libraries are compared on,
+// and one stream as each variant sees it.
 #pragma once
 
 #include <string>
@@ -34,7 +34,8 @@ struct Case {
   /// Bytes of keys and values where each is S.
   template <class S>
   double key_bytes() const {
-    return 2.0 * static_cast<double>(sizeof(S)) * static_cast<double>(head_dim * num_kv_heads * keys);
+    return 2.0 * static_cast<double>(sizeof(S)) *
+           static_cast<double>(head_dim * num_kv_heads * keys);
   }
 };
 
@@ -54,7 +55,12 @@ inline Case causal(std::string name, Index rows) {
   return c;
 }
 inline Case decode(std::string name, Index rows, Index keys) {
-  Case c{std::move(name), rows, keys, 8, std::vector<Interval>(static_cast<std::size_t>(rows), {0, keys}), true};
+  Case c{std::move(name),
+         rows,
+         keys,
+         8,
+         std::vector<Interval>(static_cast<std::size_t>(rows), {0, keys}),
+         true};
   return c;
 }
 
@@ -71,8 +77,9 @@ inline std::vector<Case> peer_cases() {
           decode("decode_q1_k4096_kv8", 1, 4096)};
 }
 
-/// The same stream (frames windows of 256 image and 20 text tokens) as each attention sees it: text alone,
-/// the window's images, the window, everything so far (token insertion also has rows for images).
+/// The same stream (frames windows of 256 image and 20 text tokens) as each attention sees it: text
+/// alone, the window's images, the window, everything so far (token insertion also has rows for
+/// images).
 inline std::vector<Case> variant_cases(Index frames) {
   const Index image = 256, text = 20, all = frames * (image + text);
   const std::string stream = "/F" + std::to_string(frames) + "_N256_L20";
@@ -82,6 +89,10 @@ inline std::vector<Case> variant_cases(Index frames) {
     for (Index t = 0; t < text; ++t) ca.intervals.push_back({w * image, (w + 1) * image});
   return {sa, ca, windows("casa" + stream, frames, image, text, 8), causal("ti" + stream, all)};
 }
+
+/// Prints the lines of the comparison with other libraries: attention,<case>,casa,<threads>,...
+/// (float).
+void print_attention_csv(Index threads);
 
 /// A case with its memory.
 template <class T, class S = T>

@@ -1,5 +1,5 @@
-// What the benchmarks share: the machine's limits measured in this very process, the processor time of a
-// thread, aligned random data, and the CSV line of a result.
+// What the benchmarks share: the machine's limits measured in this very process, the processor time
+// of a thread, aligned random data, and the CSV line of a result.
 #pragma once
 
 #include <algorithm>
@@ -75,9 +75,8 @@ inline double read_bandwidth() {
   constexpr Index lanes = casa::simd::kLanes<float>;
   casa::simd::VecF sum[8] = {};
   const double best = best_thread_seconds(4, [&] {
-    for (Index i = 0; i < count; i += 8 * lanes)
-      CASA_UNROLL
-      for (int j = 0; j < 8; ++j) sum[j] += casa::simd::load(data.data() + i + j * lanes);
+    for (Index i = 0; i < count; i += 8 * lanes) CASA_UNROLL
+    for (int j = 0; j < 8; ++j) sum[j] += casa::simd::load(data.data() + i + j * lanes);
   });
   float total = 0;
   for (const auto& s : sum) total += casa::simd::reduce_add(s);
@@ -115,8 +114,8 @@ void print_csv(const std::string& bench, const std::string& name, const std::str
     times.push_back(wall_seconds() - t);
   }
   std::sort(times.begin(), times.end());
-  std::printf("%s,%s,%s,%td,%.9g,%.9g,%.9g,%s\n", bench.c_str(), name.c_str(), impl.c_str(), threads,
-              times.front(), times[times.size() / 2], work, unit);
+  std::printf("%s,%s,%s,%td,%.9g,%.9g,%.9g,%s\n", bench.c_str(), name.c_str(), impl.c_str(),
+              threads, times.front(), times[times.size() / 2], work, unit);
   std::fflush(stdout);
 }
 

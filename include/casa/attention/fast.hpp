@@ -60,6 +60,7 @@ class JobRunner {
     factor_ = workspace.take<T>(lane_rows);
     q_rows_ = workspace.take<const T*>(lane_rows);
     result_ = workspace.take<T*>(lane_rows);
+    seen_ = workspace.take<Interval>(lane_rows);
     panels_ = workspace.take<Panel<T>>(lane_rows / lanes + 1);
     strips_ = workspace.take<Strip>(lane_rows / lanes + 1);
     keys_ = workspace.take<const T*>(keys);
@@ -75,6 +76,7 @@ class JobRunner {
     job_ = &job;
     group_ = in_.shape.group();
     rows_ = (job.row_end - job.row_begin) * group_;
+    set_limits();
     make_panels();
     const Index n = job.key_end - job.key_begin;
     const Index blocks = (n + kBlockKeys - 1) / kBlockKeys;
@@ -95,15 +97,19 @@ class JobRunner {
     Interval seen;
   };
 
+  /// What the rows see of the job's keys.
+  void set_limits() {
+    for (Index t = job_->row_begin, row = 0; t < job_->row_end; ++t) {
+      const Interval i = in_.intervals[static_cast<std::size_t>(t)];
+      const Interval seen{(std::max)(i.begin, job_->key_begin), (std::min)(i.end, job_->key_end)};
+      for (Index h = 0; h < group_; ++h) seen_[row++] = seen.size() > 0 ? seen : Interval{};
+    }
+  }
   Index token_of(Index row) const { return job_->row_begin + row / group_; }
   Index head_of(Index row) const { return job_->kv_head * group_ + row % group_; }
-  Interval seen_by(Index row) const {
-    const Interval i = in_.intervals[static_cast<std::size_t>(token_of(row))];
-    return {(std::max)(i.begin, job_->key_begin), (std::min)(i.end, job_->key_end)};
-  }
   Interval seen_by_rows(Index begin, Index end) const {
     Interval all;
-    for (Index r = begin; r < end; r += group_ - r % group_) all = hull(all, seen_by(r));
+    for (Index r = begin; r < end; ++r) all = hull(all, seen_[r]);
     return all;
   }
 
@@ -179,15 +185,14 @@ class JobRunner {
     return to;
   }
 
-  /// Asks the prefetcher for rows of k or v that lie side by side.
-  void fetch_ahead(Interval places, Index kv_head, bool k, bool v) {
-    for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
-      if (piece.token_stride > 2 * in_.shape.head_dim) return;
-      const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
-      const Index bytes = (end - begin) * piece.token_stride;
-      if (k) prefetcher_.add(piece.k + from, piece.k + from + bytes);
-      if (v) prefetcher_.add(piece.v + from, piece.v + from + bytes);
-    });
+  /// Asks the prefetcher for the keys, then the values, of rows that lie side by side.
+  void fetch_ahead(Interval places, Index kv_head) {
+    for (const bool values : {false, true})
+      for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
+        if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
+        const S* from = (values ? piece.v : piece.k) + kv_head * piece.head_stride;
+        prefetcher_.add(from + begin * piece.token_stride, from + end * piece.token_stride);
+      });
   }
 
   void run_block(Interval block, const Interval* after, const Job* next) {
@@ -195,19 +200,13 @@ class JobRunner {
     // Weights of keys that a row does not see are 0, which only a value that is not finite
     // survives.
     const bool tiles_mix = all_finite_where_rows_differ(block);
-    bool fetched_values = false;
+    plan_fetches(block, after, next);
     for (Index s = 0; s < num_strips_; ++s) {
       const Strip& strip = strips_[s];
       const Interval seen{(std::max)(block.begin, strip.seen.begin),
                           (std::min)(block.end, strip.seen.end)};
       if (seen.size() == 0) continue;
       const bool first = seen.begin == strip.seen.begin, last = seen.end == strip.seen.end;
-      prefetcher_.clear();
-      if (!fetched_values) {  // the values of this block, while its scores are computed
-        fetched_values = true;
-        if constexpr (std::is_same_v<S, T>) fetch_ahead(block, job_->kv_head, false, true);
-        prefetcher_.spread(score_steps(strip, seen.size()));
-      }
       T* scores = scores_;
       Lane<T>* limits = lane_limits_;
       for (Index p = strip.panel_begin; p < strip.panel_end; ++p) {
@@ -221,46 +220,50 @@ class JobRunner {
         softmax_block(panel, keys_ + (seen.begin - block.begin), seen.size(), d, visible, first,
                       prefetcher_);
       }
-      prefetcher_.clear();
-      if (after != nullptr) {
-        fetch_ahead(*after, job_->kv_head, true, false);
-      } else if (next != nullptr) {
-        fetch_next(*next);
-      }
-      prefetcher_.spread(sum_steps(block));
       if (last) prepare_result(strip);
       for (Index p = strip.panel_begin; p < strip.panel_end; ++p)
         sum_values(panels_[p], block, seen, first, last, tiles_mix);
-      after = nullptr;  // fetched once
-      next = nullptr;
     }
   }
 
-  void fetch_next(const Job& next) {
-    const Index d = in_.shape.head_dim, group = in_.shape.group();
-    for (Index r = next.row_begin; r < (std::min)(next.row_end, next.row_begin + 2); ++r) {
-      const T* q = in_.q.row(r) + next.kv_head * group * d;
-      prefetcher_.add(q, q + group * d);
+  /// What will be read after this block, fetched evenly while it is computed: the next block's keys
+  /// and values, or the next job's queries and first block. (A worker's first block comes as it
+  /// comes.)
+  void plan_fetches(Interval block, const Interval* after, const Job* next) {
+    prefetcher_.clear();
+    const Index d = in_.shape.head_dim;
+    if (after != nullptr) {
+      fetch_ahead(*after, job_->kv_head);
+    } else if (next != nullptr) {
+      const T* q = in_.q.row(next->row_begin) + next->kv_head * group_ * d;
+      prefetcher_.add_rows(q, group_ * d * static_cast<Index>(sizeof(T)),
+                           in_.q.stride() * static_cast<Index>(sizeof(T)),
+                           next->row_end - next->row_begin);
+      fetch_ahead({next->key_begin, (std::min)(next->key_end, next->key_begin + kBlockKeys)},
+                  next->kv_head);
+    } else {
+      return;
     }
-    const Index keys = (std::min)(next.key_end, next.key_begin + kBlockKeys);
-    fetch_ahead({next.key_begin, keys}, next.kv_head, true, false);
-  }
-
-  Index score_steps(const Strip& strip, Index keys) const {
-    Index steps = 0;
-    for (Index p = strip.panel_begin; p < strip.panel_end; ++p)
-      steps += (keys + kMaxTileKeys - 1) / kMaxTileKeys * in_.shape.head_dim / panels_[p].fold;
-    return steps;
-  }
-  Index sum_steps(Interval block) const {
-    return rows_ * (padded_dim_ / lanes) * block.size() / (simd::kRegisters == 32 ? 24 : 12);
+    Index pairs = 0, steps = 0, tiles = 0;  // of the strips' work in this block
+    for (Index s = 0; s < num_strips_; ++s) {
+      const Interval seen{(std::max)(block.begin, strips_[s].seen.begin),
+                          (std::min)(block.end, strips_[s].seen.end)};
+      for (Index p = strips_[s].panel_begin; p < strips_[s].panel_end; ++p) {
+        const Index score_tiles = seen.size() / score_tile_keys(panels_[p]);
+        steps += score_tiles * d / panels_[p].fold;
+        tiles += score_tiles;
+        pairs += seen.size() * panels_[p].width();
+      }
+    }
+    const Index sum_steps = pairs * (padded_dim_ / lanes) / (simd::kRegisters == 32 ? 24 : 12);
+    prefetcher_.spread((steps + sum_steps) * 7 / 8, tiles);
   }
 
   /// Fills the panel's lane limits if a row does not see all of `seen`.
   Visible<T> visible_in(const Panel<T>& panel, Interval seen) const {
     Interval all = seen;
-    for (Index r = panel.first; r < panel.first + panel.rows; r += group_ - r % group_) {
-      const Interval i = seen_by(r);
+    for (Index r = panel.first; r < panel.first + panel.rows; ++r) {
+      const Interval i = seen_[r];
       all = i.size() == 0 ? Interval{seen.end, seen.begin}
                           : Interval{(std::max)(all.begin, i.begin), (std::min)(all.end, i.end)};
     }
@@ -269,7 +272,7 @@ class JobRunner {
     for (Index lane = 0; lane < panel.vectors * lanes; ++lane) {
       const Index row = panel.first + (std::min)(lane % width, panel.rows - 1);
       const Index later = panel.fold > 1 ? lane / width : 0;  // which of the vector's keys
-      const Interval i = seen_by(row);
+      const Interval i = seen_[row];
       const Index begin = (std::min)((std::max)(i.begin, seen.begin), seen.end) - seen.begin;
       const Index end = (std::min)((std::max)(i.end, seen.begin), seen.end) - seen.begin;
       panel.begin[lane] = static_cast<Lane<T>>(begin - later);
@@ -282,8 +285,8 @@ class JobRunner {
   bool all_finite_where_rows_differ(Interval block) const {
     Interval all = block;
     bool some = false;
-    for (Index t = job_->row_begin; t < job_->row_end; ++t) {
-      const Interval i = seen_by((t - job_->row_begin) * group_);
+    for (Index r = 0; r < rows_; r += group_) {
+      const Interval i = seen_[r];
       if (i.size() == 0) continue;
       some = true;
       all = {(std::max)(all.begin, i.begin), (std::min)(all.end, i.end)};
@@ -378,6 +381,7 @@ class JobRunner {
   Lane<T>* lane_limits_;
   const T **q_rows_, **keys_, **values_;
   T** result_;
+  Interval* seen_;
   Panel<T>* panels_;
   Strip* strips_;
   Prefetcher prefetcher_;
@@ -445,13 +449,16 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
     new (runners + w) Runner(in, plan, to, parts, piece_begin, workspace);
   std::atomic<Index> next{0};
   context.executor.run(workers, [&](Index worker) {
-    for (Index begin = next.fetch_add(chunk); begin < jobs; begin = next.fetch_add(chunk)) {
-      const Index end = (std::min)(jobs, begin + chunk);
+    Index begin = next.fetch_add(chunk);
+    while (begin <
+           jobs) {  // the chunk after this one is claimed now, so that its memory is fetched ahead
+      const Index end = (std::min)(jobs, begin + chunk), after = next.fetch_add(chunk);
       for (Index j = begin; j < end; ++j) {
-        const Job* job = plan.jobs.data() + j;
-        const bool more = workers == 1 ? j + 1 < jobs : j + 1 < end;
-        runners[worker].run(*job, more ? job + 1 : nullptr);
+        const Index following = j + 1 < end ? j + 1 : after;
+        runners[worker].run(plan.jobs[static_cast<std::size_t>(j)],
+                            following < jobs ? plan.jobs.data() + following : nullptr);
       }
+      begin = after;
     }
   });
   if (plan.num_parts > 0) merge_parts(in, plan, parts, to);

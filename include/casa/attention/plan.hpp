@@ -13,6 +13,7 @@ CASA_NAMESPACE_BEGIN
 namespace detail {
 
 inline constexpr Index kJobRows = 288;     ///< (row, head) pairs of a job, about
+inline constexpr Index kWholeRows = 48;    ///< strips fill their vectors when rows are a multiple
 inline constexpr Index kBlockKeys = 288;   ///< keys whose scores are held at once, at most
 inline constexpr Index kSplitRows = 32;    ///< with at most so many rows, long key ranges are split
 inline constexpr Index kSplitKeys = 1024;  ///< into parts of about so many keys
@@ -60,7 +61,9 @@ void for_each_job(std::span<const Interval> intervals, const AttentionShape& sha
       seen = hull(seen, next);
     }
     const Index blocks = ((end - begin) * group + kJobRows - 1) / kJobRows;
-    const Index tokens = (end - begin + blocks - 1) / blocks;
+    Index tokens = (end - begin + blocks - 1) / blocks;
+    if (blocks > 1 && kWholeRows % group == 0)  // whole strips, but for the last
+      tokens = (tokens * group + kWholeRows - 1) / kWholeRows * kWholeRows / group;
     for (Index head = 0; head < shape.num_kv_heads; ++head)
       for (Index last = end; last > begin; last -= (std::min)(tokens, last - begin)) {
         Job job{(std::max)(begin, last - tokens), last, head};

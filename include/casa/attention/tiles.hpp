@@ -39,7 +39,7 @@ inline constexpr int kMaxTileKeys = 8;
 /// Memory that will be needed soon, fetched in small steps from inside the tiles' loops. Bursts of
 /// prefetches before a tile gain nothing: the arithmetic must run beside them.
 struct Prefetcher {
-  static constexpr int kRegions = 6;
+  static constexpr int kRegions = 8;
   struct Region {
     const char* begin;
     const char* end;
@@ -47,20 +47,29 @@ struct Prefetcher {
   Region regions[kRegions];
   int count = 0, current = 0;
   Index step = 0;
+  // Rows too short for a tile's loop (queries): some lines of them before each tile.
+  const char* row = nullptr;
+  Index row_bytes = 0, row_stride = 0, rows_left = 0, row_at = 0, lines_per_take = 0;
 
+  void clear() { count = current = 0, step = rows_left = 0; }
   void add(const void* begin, const void* end) {
     if (count < kRegions && begin < end)
       regions[count++] = {static_cast<const char*>(begin), static_cast<const char*>(end)};
   }
-  /// Spreads what was added over that many steps.
-  void spread(Index steps) {
+  void add_rows(const void* first, Index bytes, Index stride, Index rows) {
+    row = static_cast<const char*>(first);
+    row_bytes = bytes, row_stride = stride, rows_left = rows, row_at = 0;
+  }
+  /// Spreads what was added over that many steps, in that many tiles.
+  void spread(Index steps, Index tiles) {
     Index bytes = 0;
     for (int i = 0; i < count; ++i) bytes += regions[i].end - regions[i].begin;
-    step = (std::min<Index>)(64, (bytes + steps - 1) / (std::max<Index>)(steps, 1));
+    step = (std::min<Index>)(64, bytes / (std::max<Index>)(steps, 1) + 1);
+    lines_per_take = rows_left * (row_bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
   }
-  void clear() { count = current = 0, step = 0; }
-  /// Where the next `steps` steps begin; they go on by step_here().
+  /// Where the next `steps` steps begin; they go on by `step`.
   const char* take(Index steps, const void* idle) {
+    if (rows_left > 0) take_rows();
     while (current < count && regions[current].begin >= regions[current].end) ++current;
     if (current == count) {
       step = 0;
@@ -69,6 +78,19 @@ struct Prefetcher {
     const char* p = regions[current].begin;
     regions[current].begin += steps * step;
     return p;
+  }
+
+ private:
+  void take_rows() {
+    for (Index i = 0; i < lines_per_take && rows_left > 0; ++i) {
+      simd::prefetch(row + row_at);
+      row_at += 64;
+      if (row_at >= row_bytes) {
+        row += row_stride;
+        row_at = 0;
+        --rows_left;
+      }
+    }
   }
 };
 
@@ -298,6 +320,11 @@ void softmax_block(const Panel<T>& panel, const T* const* keys, Index count, Ind
       if (panel.vectors == 2) return run.template operator()<2, 1>();
       return run.template operator()<1, 1>();
   }
+}
+
+template <class T>
+Index score_tile_keys(const Panel<T>& panel) {
+  return panel.vectors == 3 ? kTileKeys<3> : panel.vectors == 2 ? kTileKeys<2> : kTileKeys<1>;
 }
 
 /// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].

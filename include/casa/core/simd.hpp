@@ -357,7 +357,7 @@ CASA_INLINE void store_partial(S* p, V v, Index n) {
 }
 
 /// Asks for the cache line at p to be fetched; any address is allowed.
-CASA_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+CASA_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // ---- across lanes ------------------------------------------------------------------------------
 

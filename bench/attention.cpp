@@ -1,0 +1,123 @@
+// How near is attention to the machine's limits, and what do the variants cost on the same stream?
+//
+//   attention/<naive|fast>/<case>/<scalar>/threads:<n>    cases as the comparison with other
+//   libraries attention/fast/<shape>/<scalar>/threads:<n>           head sizes, 16-bit keys, decode
+//   of 1..8 rows variant/<sa|ca|casa|ti>/<stream>/...                  one stream as each variant
+//   attends to it
+//
+// FLOP/s count the visible (query, key) pairs: 4 head_dim per pair and head. `peak` is the fraction
+// of the multiply-add peak of so many threads (decode: of the read bandwidth), measured in this
+// process by the processor time of one thread, as is the work itself with one thread.
+#include <benchmark/benchmark.h>
+
+#include <memory>
+
+#include "attention_cases.hpp"
+
+namespace {
+
+using bench::Case;
+using casa::Index;
+using casa::Path;
+
+template <class S>
+const char* scalar_name() {
+  if constexpr (std::is_same_v<S, double>) return "double";
+  if constexpr (std::is_same_v<S, casa::bfloat16>) return "bfloat16";
+  if constexpr (std::is_same_v<S, casa::half>) return "half";
+  return "float";
+}
+
+// The machine's clock moves: the best seen so far counts.
+template <class T>
+double peak_flops() {
+  static double best = 0;
+  return best = (std::max)(best, bench::fma_peak<T>());
+}
+double read_rate() {
+  static double best = 0;
+  return best = (std::max)(best, bench::read_bandwidth());
+}
+
+template <class T, class S>
+void run_case(benchmark::State& state, const Case& c, Path path, Index threads) {
+  bench::Problem<T, S> problem(c);
+  std::unique_ptr<casa::ThreadPool> pool;
+  casa::Context context;
+  context.path = path;
+  if (threads > 1) {
+    pool = std::make_unique<casa::ThreadPool>(threads);
+    context.executor = *pool;
+  }
+  const double limit = c.decode ? read_rate() : peak_flops<T>();
+  problem.run(context);
+  double best = 1e30;
+  for (auto _ : state) {
+    const double begin = threads > 1 ? bench::wall_seconds() : bench::thread_seconds();
+    problem.run(context);
+    const double t = (threads > 1 ? bench::wall_seconds() : bench::thread_seconds()) - begin;
+    state.SetIterationTime(t);
+    best = (std::min)(best, t);
+  }
+  const double work = c.decode ? c.key_bytes<S>() : c.flop();
+  state.counters["FLOP/s"] = benchmark::Counter(c.flop() / best);
+  if (c.decode) state.counters["B/s"] = benchmark::Counter(work / best);
+  state.counters["peak"] = work / best / limit / static_cast<double>(threads);
+}
+
+template <class T, class S = T>
+void add(const std::string& prefix, const Case& c, Path path = Path::fast) {
+  for (const Index threads : {1, 2}) {
+    const std::string name =
+        prefix + c.name + "/" + scalar_name<S>() + "/threads:" + std::to_string(threads);
+    auto* b = benchmark::RegisterBenchmark(
+        name.c_str(),
+        [c, path, threads](benchmark::State& state) { run_case<T, S>(state, c, path, threads); });
+    b->UseManualTime()->Unit(benchmark::kMillisecond);
+    if (path == Path::naive) b->Iterations(1);
+  }
+}
+
+const bool registered = [] {
+  for (const Case& c : bench::peer_cases()) {
+    add<float>("attention/fast/", c);
+    add<double>("attention/fast/", c);
+    add<float, casa::bfloat16>("attention/fast/", c);
+    add<float, casa::half>("attention/fast/", c);
+    add<float>("attention/naive/", c, Path::naive);
+    add<double>("attention/naive/", c, Path::naive);
+  }
+  for (const Index d : {64, 80, 96, 111, 256}) {
+    Case c = bench::causal("causal_T1024_kv8_d" + std::to_string(d), 1024);
+    c.head_dim = d;
+    add<float>("attention/fast/", c);
+  }
+  for (const Index rows : {1, 2, 4})  // two query heads each: 2, 4, 8 rows a kv head
+    for (const Index keys : {4096, 16384, 65536}) {
+      const Case c = bench::decode(
+          "decode_q" + std::to_string(rows) + "_k" + std::to_string(keys) + "_kv8_all", rows, keys);
+      add<float>("attention/fast/", c);
+      add<float, casa::bfloat16>("attention/fast/", c);
+    }
+  for (const Index frames : {8, 64})
+    for (const Case& c : bench::variant_cases(frames)) add<float>("variant/", c);
+  return true;
+}();
+
+}  // namespace
+
+namespace bench {
+
+void print_attention_csv(Index threads) {
+  casa::ThreadPool pool(threads);
+  casa::Context context;
+  if (threads > 1) context.executor = pool;
+  for (const Case& c : peer_cases()) {
+    Problem<float> problem(c);
+    print_csv("attention", c.name, "casa", threads,
+              1e-9 * (c.decode ? c.key_bytes<float>() : c.flop()), c.decode ? "GB" : "GFLOP",
+              [&] { problem.run(context); });
+  }
+}
+
+}  // namespace bench
