@@ -1,0 +1,300 @@
+// Captions of a stream of frames, for as long as it runs: frames in, a short text for each out, in
+// constant memory.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "casa/generate/penalties.hpp"
+#include "casa/generate/sampling.hpp"
+#include "casa/model/decoder.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// How a stream is captioned. The defaults are those of the CASA authors' live captioner.
+struct CaptionerOptions {
+  Index max_new_tokens = 20;  ///< of a frame, its stop token among them
+  SamplingOptions sampling = {.temperature = 0.4, .top_k = 256, .eos_bias = 0.95};
+  EmaRepetitionOptions repetition = {};  ///< penalty 1: none
+  NgramBlockOptions ngrams = {};         ///< size 0: none
+  /// Tokens that end a frame's text: what eos_bias weighs, and what neither penalty touches. (The
+  /// stop_ids of the three options above are set from here.)
+  std::vector<Index> stop_ids = {};
+  std::vector<int> before_image = {};  ///< text that each frame begins with
+  std::vector<int> after_image = {};   ///< text between a frame's image and its caption
+  /// Ends the text of a frame that was cut. None: the frame ends in the word it was cut at.
+  std::optional<int> cut_id = std::nullopt;
+  StateOptions state = {.text_window = 4096};
+
+  friend bool operator==(const CaptionerOptions&, const CaptionerOptions&) = default;
+};
+
+/// Whether a frame's caption goes on, or why it has ended.
+enum class Caption { open, stopped, cut };
+
+/// All that a captioner remembers besides the caches of its stream.
+struct CaptionerState {
+  SamplerState sampler = {};
+  EmaRepetitionState repetition = {};
+  std::vector<Index> ngrams = {};
+  std::vector<int> pending = {};  ///< text that the model has not seen yet
+  std::vector<int> ids = {};      ///< the frame's caption so far
+  std::int64_t frames = 0;
+  std::int64_t newest = -1;  ///< the last token of the text, -1: none
+  Caption caption = Caption::stopped;
+  bool has_logits = false;
+
+  friend bool operator==(const CaptionerState&, const CaptionerState&) = default;
+};
+
+/// One stream. For each frame: push_frame(), then step() until the caption is no longer open, or
+/// caption() for all of them.
+///
+/// A sampled token goes through the model with what comes next: with the next step, or, at the end
+/// of a frame, in one chunk with the next one, so that the next image stands behind it. Text is
+///   prompt, [before_image, IMAGE, after_image, caption], [before_image, IMAGE, ...
+/// where a caption ends in the stop token that was really drawn, or in the word it was cut at.
+/// The n-gram block sees all of this text, across frames; the repetition penalty counts, for each
+/// token drawn, the newest token before it, as the authors' program does.
+///
+/// A copy is a fork: it goes on as the original would, independently. Assigning an earlier copy
+/// rewinds. Once warm, with a text_window, a frame allocates nothing.
+template <Scalar T>
+class Captioner {
+ public:
+  /// `model` and `context` must outlive this. Captioners that run at the same time need contexts of
+  /// their own (on one thread pool, if they like). Throws casa::error for options that do not fit.
+  Captioner(const Decoder<T>& model, const Context& context, CaptionerOptions options)
+      : model_(&model),
+        context_(&context),
+        options_(complete(std::move(options), model.config().vocab_size)),
+        stream_(model.new_state(options_.state)),
+        sampler_(model.config().vocab_size, options_.sampling),
+        repetition_(model.config().vocab_size, options_.repetition),
+        ngrams_(model.config().vocab_size, options_.ngrams),
+        logits_(1, model.config().vocab_size),
+        row_(1, model.config().vocab_size) {
+    pending_.reserve(options_.before_image.size() + options_.after_image.size() + 64);
+    ids_.reserve(static_cast<std::size_t>(options_.max_new_tokens) + 1);
+  }
+
+  /// Text that comes next: a prompt, or what a user says between two frames. It goes through the
+  /// model with what comes behind it. Throws casa::error for ids out of range, none is then taken.
+  void feed(std::span<const int> ids) {
+    for (const int id : ids)
+      require(id >= 0 && id < vocab_size(), "Captioner::feed: id: expected [0, ", vocab_size(),
+              "), got ", id);
+    for (const int id : ids) write(id);
+    has_logits_ = false;
+  }
+
+  /// The next frame: image_tokens (n, hidden_size) start a new window, and what fusion layers kept
+  /// of the last one is forgotten. An open caption is cut. Everything up to the first logits is
+  /// computed here. Throws casa::error for shapes that do not fit; the stream is then as it was,
+  /// but for the cut.
+  void push_frame(MatrixView<const T> image_tokens, ImageGrid grid = {}) {
+    cut();
+    const std::size_t before = pending_.size();
+    pending_.insert(pending_.end(), options_.before_image.begin(), options_.before_image.end());
+    const Insertion image{static_cast<Index>(pending_.size()), image_tokens.rows()};
+    pending_.insert(pending_.end(), options_.after_image.begin(), options_.after_image.end());
+    try {
+      forward({&image, 1}, image_tokens, {&grid, 1}, !options_.after_image.empty());
+    } catch (...) {
+      pending_.resize(before);
+      throw;
+    }
+    for (const int id : options_.before_image) note(id);
+    for (const int id : options_.after_image) note(id);
+    ++frames_;
+    ids_.clear();
+    caption_ = Caption::open;
+  }
+
+  /// The next token of the caption; the last of a frame closes it (status()). Throws casa::error
+  /// when none is open, when no text stands behind the image, and when a logit is NaN or infinite:
+  /// the message names frame and token.
+  int step() {
+    require(caption_ == Caption::open, "Captioner::step: no caption is open (frame ", frames_, ")");
+    if (!has_logits_) {
+      require(!pending_.empty(),
+              "Captioner::step: no text stands behind the image (CaptionerOptions::after_image)");
+      forward({}, {}, {}, true);
+    }
+    const int id = draw();
+    ids_.push_back(id);
+    write(id);
+    has_logits_ = false;
+    if (is_stop(id)) {
+      caption_ = Caption::stopped;
+    } else if (static_cast<Index>(ids_.size()) >= options_.max_new_tokens) {
+      cut();
+    }
+    return id;
+  }
+
+  /// Steps until the caption is closed or `most` tokens have come; the frame's ids() so far.
+  std::span<const int> caption(Index most = (std::numeric_limits<Index>::max)()) {
+    for (; caption_ == Caption::open && most > 0; --most) step();
+    return ids_;
+  }
+
+  /// Ends an open caption where it is (a deadline, say).
+  void cut() {
+    if (caption_ != Caption::open) return;
+    caption_ = Caption::cut;
+    if (!options_.cut_id) return;
+    ids_.push_back(*options_.cut_id);
+    write(*options_.cut_id);
+    has_logits_ = false;
+  }
+
+  Caption status() const { return caption_; }
+  /// The tokens of the newest frame's caption so far, its stop token or cut_id among them.
+  std::span<const int> ids() const { return ids_; }
+  /// Frames pushed.
+  std::int64_t frames() const { return frames_; }
+  /// Text tokens of the stream, those that have yet to go through the model among them.
+  std::int64_t text_len() const {
+    return stream_.text_len() + static_cast<std::int64_t>(pending_.size());
+  }
+
+  const Decoder<T>& model() const { return *model_; }
+  const CaptionerOptions& options() const { return options_; }
+  /// The stream's caches and counters.
+  const DecoderState<T>& stream() const { return stream_; }
+  /// Goes on in another context, to move to another thread.
+  void use(const Context& context) { context_ = &context; }
+
+  /// A new stream, whose first text token counts as number `start`. Memory is kept.
+  void reset(std::int64_t start = 0) {
+    stream_.reset();
+    if (start != 0) stream_.start_at(start);
+    restore_text({.sampler = fresh_sampler()});
+  }
+
+  /// To save and to restore (io/session.hpp). Logits: of the token to come, where has_logits.
+  CaptionerState state() const {
+    return {
+        sampler_.state(), repetition_.state(), ngrams_.state(), pending_, ids_, frames_, newest_,
+        caption_,         has_logits_};
+  }
+  MatrixView<const T> logits() const { return logits_; }
+  /// Becomes the captioner of that state. Throws casa::error, and stays as it is, for one that does
+  /// not fit its options and model.
+  void restore(DecoderState<T> stream, const CaptionerState& state, MatrixView<const T> logits) {
+    require_equal("Captioner::restore: layers", stream.num_layers(), stream_.num_layers());
+    require(stream.options() == stream_.options(), "Captioner::restore: state options differ");
+    for (const auto* ids : {&state.pending, &state.ids})
+      for (const int id : *ids)
+        require(id >= 0 && id < vocab_size(), "Captioner::restore: id: expected [0, ", vocab_size(),
+                "), got ", id);
+    require(state.newest >= -1 && state.newest < vocab_size(),
+            "Captioner::restore: newest: expected an id or -1, got ", state.newest);
+    require(state.frames >= 0, "Captioner::restore: frames must not be negative, got ",
+            state.frames);
+    if (state.has_logits) {
+      require_equal("Captioner::restore: rows of logits", logits.rows(), 1);
+      require_equal("Captioner::restore: columns of logits", logits.cols(), vocab_size());
+    }
+    Captioner other(*this);
+    other.restore_text(state);
+    other.stream_ = std::move(stream);
+    if (state.has_logits) std::copy_n(logits.data(), vocab_size(), other.logits_.data());
+    *this = std::move(other);
+  }
+
+ private:
+  static CaptionerOptions complete(CaptionerOptions o, Index vocab_size) {
+    require(o.max_new_tokens >= 1, "CaptionerOptions: max_new_tokens must be positive, got ",
+            o.max_new_tokens);
+    const auto check_id = [&](const char* name, Index id) {
+      require(id >= 0 && id < vocab_size, "CaptionerOptions: ", name, ": expected ids in [0, ",
+              vocab_size, "), got ", id);
+    };
+    for (const Index id : o.stop_ids) check_id("stop_ids", id);
+    for (const int id : o.before_image) check_id("before_image", id);
+    for (const int id : o.after_image) check_id("after_image", id);
+    if (o.cut_id) check_id("cut_id", *o.cut_id);
+    o.sampling.stop_ids = o.repetition.stop_ids = o.ngrams.stop_ids = o.stop_ids;
+    return o;
+  }
+
+  Index vocab_size() const { return model_->config().vocab_size; }
+  bool is_stop(int id) const {
+    return std::ranges::find(options_.stop_ids, id) != options_.stop_ids.end();
+  }
+
+  // The text grows by a token that the model has yet to see.
+  void write(int id) {
+    pending_.push_back(id);
+    note(id);
+  }
+  void note(int id) {
+    ngrams_.observe(id);
+    sampler_.observe(id);
+    newest_ = id;
+  }
+
+  // What is pending goes through the model.
+  void forward(std::span<const Insertion> insertions, MatrixView<const T> image_tokens,
+               std::span<const ImageGrid> grids, bool wants_logits) {
+    StreamInput<T> input{&stream_, pending_, insertions, image_tokens, grids};
+    input.logits = wants_logits ? LogitRows::last : LogitRows::none;
+    model_->forward(input, wants_logits ? logits_.view() : MatrixView<T>{}, *context_);
+    pending_.clear();
+    has_logits_ = wants_logits;
+  }
+
+  // Until the draw has succeeded nothing is changed but the penalty's count of the newest token.
+  int draw() {
+    const std::span<T> row(row_.data(), static_cast<std::size_t>(row_.cols()));
+    std::copy_n(logits_.data(), logits_.cols(), row_.data());
+    try {
+      detail::largest_logit(std::span<const T>(row), "logits");
+      if (newest_ >= 0) repetition_.observe(static_cast<Index>(newest_));
+      repetition_.apply(row);
+      ngrams_.apply(row);
+      return static_cast<int>(sampler_.next(row));
+    } catch (const error& e) {
+      fail("captioner: frame ", frames_, ", token ", ids_.size() + 1, " (text token ", text_len(),
+           "): ", e.what());
+    }
+  }
+
+  SamplerState fresh_sampler() const { return Sampler<T>(vocab_size(), options_.sampling).state(); }
+  void restore_text(const CaptionerState& s) {
+    sampler_.restore(s.sampler);
+    repetition_.restore(s.repetition);
+    ngrams_.restore(s.ngrams);
+    pending_.assign(s.pending.begin(), s.pending.end());
+    ids_.assign(s.ids.begin(), s.ids.end());
+    frames_ = s.frames;
+    newest_ = s.newest;
+    caption_ = s.caption;
+    has_logits_ = s.has_logits;
+  }
+
+  const Decoder<T>* model_;
+  const Context* context_;
+  CaptionerOptions options_;
+  DecoderState<T> stream_;
+  Sampler<T> sampler_;
+  EmaRepetitionPenalty repetition_;
+  NgramBlock ngrams_;
+  std::vector<int> pending_;
+  std::vector<int> ids_;
+  std::int64_t frames_ = 0;
+  std::int64_t newest_ = -1;
+  Caption caption_ = Caption::stopped;
+  bool has_logits_ = false;
+  Matrix<T> logits_;  // of the token to come
+  Matrix<T> row_;     // the same after the penalties
+};
+
+CASA_NAMESPACE_END

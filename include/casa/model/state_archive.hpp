@@ -1,0 +1,96 @@
+// A stream as plain data, and back: what saving and restoring one needs.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "casa/model/state.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// All of a stream but its keys and values.
+struct StreamNumbers {
+  PositionCounter::State counter = {};
+  std::int64_t started_at = 0;
+  std::int64_t image_len = 0;
+  std::int64_t origin = 0;
+  Index self_tokens = 0;
+  Index fusion_tokens = 0;
+  /// The windows that fusion still sees: their image and text tokens. The first has no image.
+  struct WindowSize {
+    Index image = 0, text = 0;
+    friend bool operator==(const WindowSize&, const WindowSize&) = default;
+  };
+  std::vector<WindowSize> windows = {};
+
+  friend bool operator==(const StreamNumbers&, const StreamNumbers&) = default;
+};
+
+/// The way into a DecoderState for those who save and restore it. A friend, because a state's parts
+/// must fit each other and nobody else should be able to set one alone.
+template <Scalar T>
+class StateArchive {
+ public:
+  static StreamNumbers numbers(const DecoderState<T>& s) {
+    StreamNumbers n{s.counter_.state(),
+                    s.started_at_,
+                    s.image_len_,
+                    s.origin_,
+                    s.self_tokens_,
+                    s.fusion_tokens_,
+                    {}};
+    for (const Window& w : s.live_.windows()) n.windows.push_back({w.image.size(), w.text.size()});
+    return n;
+  }
+  static std::span<const BlockCache<T>> caches(const DecoderState<T>& s) { return s.blocks_; }
+  static std::span<BlockCache<T>> caches(DecoderState<T>& s) { return s.blocks_; }
+
+  /// Gives `s` (made by new_state, its caches already filled) its numbers. Throws casa::error where
+  /// numbers and caches of a model of that config do not fit; s is then of no use.
+  static void restore(DecoderState<T>& s, const StreamNumbers& n, const DecoderConfig& config) {
+    const auto& c = n.counter;
+    require(n.started_at >= 0 && c.text >= n.started_at && c.stream >= 0 && c.window_images >= 0 &&
+                n.image_len >= 0 && n.origin >= 0 && n.origin <= c.text,
+            "stream: counters are out of range");
+    const Index kept = s.options_.text_window > 0 ? s.options_.sinks + s.options_.text_window : 0;
+    const std::int64_t text = c.text - n.started_at;
+    require_equal("stream: text tokens kept", n.self_tokens,
+                  kept > 0 && text > kept ? std::int64_t{kept} : text);
+    require(!n.windows.empty() && n.windows[0].image == 0, "stream: the first window has images");
+    s.live_.clear();
+    std::int64_t images = 0, texts = 0;
+    for (std::size_t w = 0; w < n.windows.size(); ++w) {
+      const auto& size = n.windows[w];
+      require(size.image >= 0 && size.text >= 0, "stream: a window of negative size");
+      images = checked_add(images, size.image, "stream: image tokens");
+      texts = checked_add(texts, size.text, "stream: text tokens");
+      require(w < 2 || n.windows[w - 1].text > 0, "stream: two windows at one point");
+      if (w > 0) s.live_.append_image(size.image);
+      s.live_.append_text(size.text);
+    }
+    require(images <= n.image_len && texts <= text, "stream: windows hold more than the stream");
+    require_equal("stream: fusion tokens", n.fusion_tokens,
+                  config.fusion ? num_keys(s.live_, config.fusion->keys) : Index{0});
+
+    for (Index layer = 0; layer < s.num_layers(); ++layer) {
+      const bool fused = config.fusion && config.fusion->has_layer(layer);
+      const bool replaced = fused && config.fusion->placement == Placement::replace;
+      const BlockCache<T>& block = s.blocks_[static_cast<std::size_t>(layer)];
+      const auto size = [](const AnyKvCache<T>& cache) {
+        return std::visit([](const auto& kv) { return kv.size(); }, cache);
+      };
+      require_equal(casa::text("stream: self-attention keys of layer ", layer), size(block.self),
+                    replaced ? Index{0} : n.self_tokens);
+      require_equal(casa::text("stream: fusion keys of layer ", layer), size(block.fusion),
+                    fused ? n.fusion_tokens : Index{0});
+    }
+    s.counter_.restore(c);
+    s.started_at_ = n.started_at;
+    s.image_len_ = n.image_len;
+    s.origin_ = n.origin;
+    s.self_tokens_ = n.self_tokens;
+    s.fusion_tokens_ = n.fusion_tokens;
+  }
+};
+
+CASA_NAMESPACE_END

@@ -1,0 +1,53 @@
+// The trained digit readers, read through a captioner: image, `>`, the likeliest tokens to `;`.
+#include <doctest/doctest.h>
+
+#include "casa/generate/captioner.hpp"
+#include "casa/io/load_model.hpp"
+#include "golden.hpp"
+
+using namespace casa;
+
+TEST_CASE("a captioner reads digits as the reference does") {
+  const auto root = golden::repository_root() / "digits";
+  const golden::Case streams(root / "streams.safetensors");
+  const auto begin = streams.values<Index>("stream_begin");
+  const auto shape = streams.shape("images");
+  Matrix<std::uint8_t> images(shape[0], shape[1] * shape[2]);
+  streams.file.at("images").read_into(
+      std::span(images.data(), static_cast<std::size_t>(images.size())));
+  for (const char* variant : {"casa", "cross_attention", "token_insertion"}) {
+    CAPTURE(variant);
+    const golden::Case outputs(root / variant / "outputs.safetensors");
+    const auto ids = outputs.file.at("greedy.ids").to_matrix<int>();
+    const auto length = outputs.values<Index>("greedy.len");
+    const auto margin = outputs.values<double>("greedy.min_margin");
+    const io::Model<float> model = io::load_model<float>((root / variant).string());
+    const Context context;
+    CaptionerOptions options;
+    options.sampling = {};
+    options.repetition.penalty = 1;
+    options.ngrams.size = 0;
+    options.stop_ids = {11};
+    options.after_image = {12};
+    options.cut_id = 11;
+    options.state = {};
+    Captioner<float> captioner(model.decoder, context, options);
+    PatchEncoder<float>::Scratch scratch;
+    Matrix<float> tokens(model.patch_encoder->config().num_patches(),
+                         model.patch_encoder->config().out_hidden_size);
+    for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
+      CAPTURE(s);
+      if (margin[s] < 1e-3) continue;  // a tie that float may turn
+      captioner.reset();
+      for (Index i = begin[s]; i < begin[s + 1]; ++i) {
+        model.patch_encoder->encode(images.view().middle_rows(i, 1), tokens, scratch, context);
+        captioner.push_frame(tokens);
+        const auto said = captioner.caption();
+        // The reference's ids begin with `>`.
+        const std::vector<int> expected(ids.row(i) + 1,
+                                        ids.row(i) + length[static_cast<std::size_t>(i)]);
+        CHECK(std::vector<int>(said.begin(), said.end()) == expected);
+      }
+    }
+  }
+}
