@@ -1,6 +1,7 @@
 // Files that must not load, each by the name of its fault.
 #include <doctest/doctest.h>
 
+#include <random>
 #include <string>
 #include <vector>
 
@@ -226,4 +227,37 @@ TEST_CASE("files that are no tokenizer are refused by name, at once") {
   TokenizerOptions options;
   options.limits.tokenizer_bytes = 100;
   CHECK_THROWS_AS(Tokenizer(scratch.path(), options), casa::error);
+}
+
+TEST_CASE("a damaged file is an error, or a tokenizer whose ids and text hold") {
+  std::mt19937 random(74);
+  const std::string some = "0123456789-.eE\"\\[]{}:,atrue\xc3\x80 ";
+  int loaded = 0, refused = 0;
+  for (const small::Parts& parts : {small::byte_level(), small::unigram()}) {
+    const std::string good = small::text(parts);
+    for (int round = 0; round < 1500; ++round) {
+      CAPTURE(round);
+      std::string bad = good;
+      for (std::size_t n = 1 + random() % 3; n > 0; --n) {
+        const std::size_t at = random() % bad.size();
+        if (random() % 2 == 0)
+          bad[at] = some[random() % some.size()];
+        else
+          bad.erase(at, 1 + random() % 8);
+      }
+      CAPTURE(bad);
+      try {
+        const Tokenizer tokenizer(parse_json(bad, "tokenizer.json"));
+        for (const int id : tokenizer.encode("abc <eos>\xc3\xa9 b"))
+          CHECK((id >= 0 && id < tokenizer.vocab_size()));
+        for (int id = 0; id < tokenizer.vocab_size(); ++id)
+          CHECK(detail::find_invalid_utf8(tokenizer.decode(std::vector{id})) == std::string::npos);
+        ++loaded;
+      } catch (const casa::error&) {
+        ++refused;
+      }
+    }
+  }
+  CHECK(loaded > 100);
+  CHECK(refused > 100);
 }

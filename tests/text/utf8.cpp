@@ -60,16 +60,16 @@ TEST_CASE("broken bytes become one U+FFFD for each maximal part, however they co
     std::string bytes, text;
   };
   // Unicode 15, section 3.9, tables 3-8 to 3-11.
-  for (const auto& [bytes, text] : std::vector<Case>{
+  for (const Case& c : std::vector<Case>{
            {"\xc0\xaf\xe0\x80\xbf\xf0\x81\x82\x41", r + r + r + r + r + r + r + r + "A"},
            {"\xed\xa0\x80\xed\xbf\xbf\xed\xaf\x41", r + r + r + r + r + r + r + r + "A"},
            {"\xf4\x91\x92\x93\xff\x41\x80\xbf\x42", r + r + r + r + r + "A" + r + r + "B"},
            {"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41", r + r + r + r + "A"},
            {"\xe2\x82\xac\xf0\x9f\x98", "\xe2\x82\xac" + r}}) {
-    CAPTURE(bytes);
-    CHECK(repaired({bytes}) == text);
-    for (std::size_t cut = 0; cut <= bytes.size(); ++cut)
-      CHECK(repaired({bytes.substr(0, cut), bytes.substr(cut)}) == text);
+    CAPTURE(c.bytes);
+    CHECK(repaired({c.bytes}) == c.text);
+    for (std::size_t cut = 0; cut <= c.bytes.size(); ++cut)
+      CHECK(repaired({c.bytes.substr(0, cut), c.bytes.substr(cut)}) == c.text);
   }
 }
 
