@@ -229,6 +229,24 @@ TEST_CASE("files that are no tokenizer are refused by name, at once") {
   CHECK_THROWS_AS(Tokenizer(scratch.path(), options), casa::error);
 }
 
+TEST_CASE("a file that makes every text grow without bound is stopped") {
+  std::string steps;
+  for (int i = 0; i < 40; ++i)
+    steps += std::string(i == 0 ? "" : ",") +
+             R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"})";
+  const Tokenizer grows = small::make(with(small::byte_level(), "normalizer",
+                                           R"({"type":"Sequence","normalizers":[)" + steps + "]}"));
+  CHECK(grows.encode("b") == std::vector<int>{'b'});
+  CHECK_THROWS_AS(grows.encode("a"), casa::error);
+  const Tokenizer decodes = small::make(
+      with(small::byte_level(), "decoder", R"({"type":"Sequence","decoders":[)" + steps + "]}"));
+  CHECK(decodes.decode(std::vector<int>{'b'}) == "b");
+  CHECK_THROWS_AS(decodes.decode(std::vector<int>{'a'}), casa::error);
+  CHECK(contains(fault(with(small::byte_level(), "normalizer",
+                            R"({"type":"Sequence","normalizers":[)" + steps + "," + steps + "]}")),
+                 "more than 64 steps"));
+}
+
 TEST_CASE("a damaged file is an error, or a tokenizer whose ids and text hold") {
   std::mt19937 random(74);
   const std::string some = "0123456789-.eE\"\\[]{}:,atrue\xc3\x80 ";

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "casa/io/tokenizer/regex.hpp"
 #include "casa/io/tokenizer/utf8.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -161,6 +162,7 @@ class DecoderRun {
     for (std::size_t at = 0; (at = s.find(pattern, at)) != std::string_view::npos;) {
       out += s.substr(done, at - done);
       out += content;
+      require_growth(out.size());
       done = at += pattern.size();
     }
     return out += s.substr(done);

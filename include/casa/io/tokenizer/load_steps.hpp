@@ -41,6 +41,7 @@ class StepLoader {
   void normalizer(const Json& json, std::vector<NormalizerStep>& steps) const {
     using Kind = NormalizerStep::Kind;
     const std::string type = type_of(json);
+    limit_steps(json, steps.size());
     constexpr std::array<std::string_view, 4> forms = {"NFC", "NFD", "NFKC", "NFKD"};
     const auto form = std::find(forms.begin(), forms.end(), type);
     if (type == "Sequence") {
@@ -51,11 +52,11 @@ class StepLoader {
       steps.push_back({Kind::normal_form, static_cast<NormalForm>(form - forms.begin())});
     } else if (type == "Prepend") {
       require_fields(json, {"type", "prepend"});
-      steps.push_back({Kind::prepend, {}, {}, json.at("prepend").as_string()});
+      steps.push_back({Kind::prepend, {}, {}, content(json.at("prepend"))});
     } else if (type == "Replace") {
       require_fields(json, {"type", "pattern", "content"});
       steps.push_back(
-          {Kind::replace, {}, pattern(json.at("pattern")), json.at("content").as_string()});
+          {Kind::replace, {}, pattern(json.at("pattern")), content(json.at("content"))});
     } else {
       fail_unsupported(json.at("type"));
     }
@@ -67,6 +68,7 @@ class StepLoader {
     using Kind = PretokenizerStep::Kind;
     require(!byte_level, json.where(), ": only the last pre-tokenizer may be ByteLevel");
     const std::string type = type_of(json);
+    limit_steps(json, steps.size());
     PretokenizerStep step = {};
     if (type == "Sequence") {
       require_fields(json, {"type", "pretokenizers"});
@@ -104,6 +106,7 @@ class StepLoader {
   void decoder(const Json& json, std::vector<DecoderStep>& steps) const {
     using Kind = DecoderStep::Kind;
     const std::string type = type_of(json);
+    limit_steps(json, steps.size());
     DecoderStep step = {};
     if (type == "Sequence") {
       require_fields(json, {"type", "decoders"});
@@ -120,7 +123,7 @@ class StepLoader {
       step.kind = Kind::replace;
       if (const auto regex = json.at("pattern").find("Regex")) fail_unsupported(*regex);
       step.pattern = pattern(json.at("pattern")).literal;
-      step.content = json.at("content").as_string();
+      step.content = content(json.at("content"));
     } else if (type == "Strip") {
       require_fields(json, {"type", "content", "start", "stop"});
       step.kind = Kind::strip;
@@ -150,6 +153,17 @@ class StepLoader {
 
  private:
   static std::string type_of(const Json& json) { return json.at("type").as_string(); }
+  /// More steps than any published tokenizer has are an attempt to make every text slow.
+  static void limit_steps(const Json& json, std::size_t count) {
+    require(count < 64, json.where(), ": more than 64 steps");
+  }
+  std::string content(const Json& json) const {
+    const std::string& s = json.as_string();
+    const auto limit = options_.limits.token_bytes;
+    if (static_cast<std::int64_t>(s.size()) > limit)
+      json.fail_expected(text("a string of at most ", limit, " bytes"));
+    return s;
+  }
   static std::string character(const Json& json) {
     const std::string& s = json.as_string();
     if (s.empty() || s.size() != utf8_size(s[0])) json.fail_expected("one character");

@@ -197,6 +197,15 @@ class PatternFinder {
   std::optional<Regex::Matcher> matcher_;
 };
 
+/// What a text may grow to on its way through normalizer or decoder: a file may ask to replace a
+/// letter by two, and that again and again.
+inline constexpr std::size_t kMaxGrownBytes = std::size_t{64} << 20;
+
+inline void require_growth(std::size_t size) {
+  require(size <= kMaxGrownBytes, "Tokenizer: the text grows beyond ", kMaxGrownBytes,
+          " bytes by replacements");
+}
+
 /// text with every match replaced.
 inline std::string replace_all(std::string_view text, PatternFinder& pattern,
                                std::string_view content) {
@@ -205,6 +214,7 @@ inline std::string replace_all(std::string_view text, PatternFinder& pattern,
   pattern.for_each(text, [&](TextRange match) {
     out += text.substr(done, match.begin - done);
     out += content;
+    require_growth(out.size());
     done = match.end;
   });
   out += text.substr(done);
