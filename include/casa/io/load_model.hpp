@@ -26,6 +26,8 @@ struct ModelOptions {
   /// weight is packed, so that loading takes little more memory than the model does.
   LoadOptions files = {};
   std::string config_file = "config.json";
+  /// A folder of save_model(fusion_only): its fusion and its tensors come on top of the model.
+  std::string fusion_folder = {};
 };
 
 /// What a folder holds, ready to run.
@@ -48,7 +50,7 @@ class ModelFolder {
   explicit ModelFolder(const std::string& folder, const ModelOptions& options = {})
       : name_(folder),
         config_(read_config(folder, options)),
-        files_(read_checkpoint(folder, options.files)),
+        files_(read_files(folder, options)),
         weights_(files_),
         prefixes_(find_prefixes(files_)) {
     decoder_ =
@@ -113,9 +115,25 @@ class ModelFolder {
                        {.max_bytes = limits.json_bytes, .max_depth = limits.json_depth});
     };
     ModelConfig config = model_config(read(options.config_file), limits);
+    if (!options.fusion_folder.empty()) {
+      const Json added =
+          read_json(options.fusion_folder + "/config.json",
+                    {.max_bytes = limits.json_bytes, .max_depth = limits.json_depth});
+      config.decoder.fusion = fusion_config(added.at("fusion"), config.decoder.num_hidden_layers);
+      check(config.decoder);
+    }
     if (detail::file_exists(folder + "/generation_config.json"))
       read_special_tokens(read("generation_config.json"), config.tokens, limits);
     return config;
+  }
+
+  static Checkpoint read_files(const std::string& folder, const ModelOptions& options) {
+    const Checkpoint base = read_checkpoint(folder, options.files);
+    if (options.fusion_folder.empty()) return base;
+    const Checkpoint added = read_checkpoint(options.fusion_folder, options.files);
+    std::vector<SafeTensors> all(base.files().begin(), base.files().end());
+    all.insert(all.end(), added.files().begin(), added.files().end());
+    return Checkpoint(std::move(all), folder + " with " + options.fusion_folder);
   }
 
   // Embeddings and heads are often padded beyond the vocabulary: their tensors say how wide they

@@ -11,6 +11,15 @@
 
 CASA_NAMESPACE_BEGIN
 
+/// The weights of a decoder, packed. What it does not have is empty (lm_head: tied to embed).
+template <Scalar T>
+struct DecoderWeights {
+  Linear<T> embed;
+  std::vector<BlockWeights<T>> blocks;
+  Buffer<T> norm;
+  Linear<T> lm_head;
+};
+
 /// A decoder-only language model that looks at images as its config says (model/config.hpp).
 /// Immutable once made: any number of streams and threads share one.
 template <Scalar T>
@@ -32,17 +41,28 @@ class Decoder {
     const WeightReader<T> lookup{
         source, lookup_only && type == WeightType::int8 ? WeightType::bfloat16 : type};
     const WeightReader<T> read{source, type};
-    embed_ = lookup.linear({spec.embed_tokens, {}});
-    for (const BlockSpec& b : spec.blocks) blocks_.push_back(read.block(b));
-    norm_ = read.vector(spec.norm);
-    if (spec.lm_head) lm_head_ = read.linear({*spec.lm_head, {}});
+    weights_.embed = lookup.linear({spec.embed_tokens, {}});
+    for (const BlockSpec& b : spec.blocks) weights_.blocks.push_back(read.block(b));
+    weights_.norm = read.vector(spec.norm);
+    if (spec.lm_head) weights_.lm_head = read.linear({*spec.lm_head, {}});
+  }
+
+  /// Of weights that are there already: those that decoder_spec(config) names. Throws casa::error
+  /// for a config out of range or another number of blocks.
+  Decoder(const DecoderConfig& config, DecoderWeights<T> weights)
+      : config_(config), weights_(std::move(weights)) {
+    check(config_);
+    require_equal("Decoder: blocks", static_cast<Index>(weights_.blocks.size()),
+                  config_.num_hidden_layers);
+    rope_ = make_rope<T>(config_.rope, config_.head_dim);
   }
 
   const DecoderConfig& config() const { return config_; }
+  const DecoderWeights<T>& weights() const { return weights_; }
   /// Bytes of all weights as they are held.
   Index weight_bytes() const {
-    Index sum = embed_.bytes() + lm_head_.bytes();
-    for (const auto& b : blocks_)
+    Index sum = weights_.embed.bytes() + weights_.lm_head.bytes();
+    for (const auto& b : weights_.blocks)
       for (const Index bytes :
            {b.self_attention.qkv.bytes(), b.self_attention.o.bytes(),
             b.fusion_attention.qkv.bytes(), b.fusion_attention.o.bytes(), b.mlp.bytes()})
@@ -279,7 +299,7 @@ class Decoder {
       const Interval rows{text, text + static_cast<Index>(in.ids.size())};
       const Interval images{image, image + in.image_tokens.rows()};
       for (std::size_t i = 0; i < in.ids.size(); ++i)
-        embed_.unpack_row(in.ids[i], x.row(text + static_cast<Index>(i)));
+        weights_.embed.unpack_row(in.ids[i], x.row(text + static_cast<Index>(i)));
       for (Index j = 0; j < images.size(); ++j)
         std::copy_n(in.image_tokens.row(j), hidden, y.row(image + j));
       std::construct_at(streams + s,
@@ -302,8 +322,8 @@ class Decoder {
     for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
       for (std::size_t s = 0; s < inputs.size(); ++s)
         caches[s] = &inputs[s].state->blocks_[static_cast<std::size_t>(layer)];
-      block_forward<T>(blocks_[static_cast<std::size_t>(layer)], has_fusion(layer), layer, pass,
-                       {caches, inputs.size()}, x, y, context);
+      block_forward<T>(weights_.blocks[static_cast<std::size_t>(layer)], has_fusion(layer), layer,
+                       pass, {caches, inputs.size()}, x, y, context);
     }
     head(inputs, x, logits, context, trace);
   }
@@ -331,7 +351,7 @@ class Decoder {
             const Context& context, const Trace<T>* trace) const {
     if (trace) {  // the last norm of every row, which the logits alone do not need
       const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
-      rms_norm<T>(x, norm_.span(), config_.rms_norm_eps, normed, context);
+      rms_norm<T>(x, weights_.norm.span(), config_.rms_norm_eps, normed, context);
       (*trace)(config_.num_hidden_layers, "norm", normed);
     }
     if (logits.rows() == 0) return;
@@ -342,16 +362,14 @@ class Decoder {
       const Index count = in.logit_rows();
       for (Index r = end - count; r < end; ++r) std::copy_n(x.row(r), x.cols(), wanted.row(row++));
     }
-    rms_norm<T>(wanted, norm_.span(), config_.rms_norm_eps, wanted, context);
-    (config_.tie_word_embeddings ? embed_ : lm_head_).forward(wanted, logits, context);
+    rms_norm<T>(wanted, weights_.norm.span(), config_.rms_norm_eps, wanted, context);
+    (config_.tie_word_embeddings ? weights_.embed : weights_.lm_head)
+        .forward(wanted, logits, context);
   }
 
   DecoderConfig config_;
   Rope rope_;
-  Linear<T> embed_;
-  std::vector<BlockWeights<T>> blocks_;
-  Buffer<T> norm_;
-  Linear<T> lm_head_;  // empty where the embedding is tied
+  DecoderWeights<T> weights_;
 };
 
 CASA_NAMESPACE_END
