@@ -233,9 +233,11 @@ TEST_CASE("int8: every weight is within half a step, and a step is the group's l
         for (Index c = g; c < std::min(w.cols(), g + kQuantGroup); ++c)
           largest = std::max(largest, std::abs(static_cast<double>(w(r, c))));
         const double step = largest / 127 * (1 + 1.0 / 128);
+        const float scale = widen(quant_scale(static_cast<float>(largest)));
         for (Index c = g; c < std::min(w.cols(), g + kQuantGroup); ++c) {
           CAPTURE(r);
           CAPTURE(c);
+          REQUIRE(got(r, c) == static_cast<float>(quantize(w(r, c), scale)) * scale);
           // w / scale is rounded to float before it is rounded to an integer: 2^-18 of a step.
           REQUIRE(std::abs(static_cast<double>(got(r, c)) - static_cast<double>(w(r, c))) <=
                   step * (0.5 + 0x1p-17));

@@ -60,20 +60,19 @@ struct PanelFormat {
     return static_cast<bfloat16*>(static_cast<void*>(group_begin));
   }
 
-  /// Output `lane` of a panel from `depth` values.
-  static void pack_row(const T* src, Index depth, std::byte* panel, Index lane) {
-    if constexpr (kScaled) {
-      for (Index g = 0; g < depth; g += kQuantGroup) {
-        const Index n = std::min(kQuantGroup, depth - g);
-        float largest = 0;
-        for (Index i = 0; i < n; ++i) largest = std::max(largest, std::abs(src[g + i]));
-        const bfloat16 scale = quant_scale(largest);
-        scales(panel + group(g))[lane] = scale;
-        for (Index i = 0; i < n; ++i)
-          stored(panel + row(g + i))[lane] = quantize(src[g + i], widen(scale));
+  /// Rows [k, k + count) of a panel, k at a group's start, from values (count x kWidth).
+  static void pack_rows(const T* values, Index k, Index count, std::byte* panel) {
+    constexpr Index lanes = simd::kLanes<T>;
+    constexpr Index step = kScaled ? kQuantGroup : 1;
+    for (Index g = 0; g < count; g += step) {
+      const T* from = values + g * kWidth;
+      if constexpr (kScaled) {
+        pack_group(from, std::min(step, count - g), panel + group(k + g));
+      } else {
+        S* to = stored(panel + row(k + g));
+        simd::store(to, simd::load(from));
+        simd::store(to + lanes, simd::load(from + lanes));
       }
-    } else {
-      for (Index k = 0; k < depth; ++k) stored(panel + row(k))[lane] = narrow<S>(src[k]);
     }
   }
 
@@ -94,20 +93,43 @@ struct PanelFormat {
     constexpr Index lanes = simd::kLanes<T>;
     constexpr Index step = kScaled ? kQuantGroup : 1;
     for (Index g = 0; g < depth; g += step) {
-      simd::Vec<T> scale0{}, scale1{};
+      simd::Vec<T> scale[2] = {};
       if constexpr (kScaled) {
-        scale0 = simd::load(scales(panel + group(g)));
-        scale1 = simd::load(scales(panel + group(g)) + lanes);
+        scale[0] = simd::load(scales(panel + group(g)));
+        scale[1] = simd::load(scales(panel + group(g)) + lanes);
       }
       for (Index k = g; k < std::min(depth, g + step); ++k) {
         const S* s = stored(panel + row(k));
         simd::Vec<T> a = simd::load(s), b = simd::load(s + lanes);
         if constexpr (kScaled) {
-          a *= scale0;
-          b *= scale1;
+          a *= scale[0];
+          b *= scale[1];
         }
         simd::store(dst + k * kWidth, a);
         simd::store(dst + k * kWidth + lanes, b);
+      }
+    }
+  }
+
+ private:
+  // quant_scale() and quantize() for a whole group.
+  static void pack_group(const T* values, Index count, std::byte* to) {
+    constexpr Index lanes = simd::kLanes<T>;
+    for (Index lane = 0; lane < kWidth; lane += lanes) {
+      simd::Vec<T> largest{};
+      for (Index k = 0; k < count; ++k) {
+        const simd::Vec<T> v = simd::load(values + k * kWidth + lane);
+        largest = simd::max(largest, simd::max(v, -v));
+      }
+      for (Index i = 0; i < lanes; ++i) scales(to)[lane + i] = quant_scale(largest[i]);
+      const simd::Vec<T> scale = simd::load(scales(to) + lane), zero{};
+      const simd::Vec<T> most = simd::broadcast<T>(127);
+      for (Index k = 0; k < count; ++k) {
+        const simd::Vec<T> steps = simd::load(values + k * kWidth + lane) / scale;
+        const simd::Vec<T> q = simd::min(most, simd::max(-most, simd::detail::round(steps)));
+        const auto bytes =
+            __builtin_convertvector(simd::select(scale > zero, q, zero), simd::detail::Quarter8);
+        std::memcpy(to + kScaleBytes + k * kRowBytes + lane, &bytes, sizeof bytes);
       }
     }
   }
@@ -180,24 +202,49 @@ class PackedWeight {
     data_ = Buffer<std::byte>(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
     detail::prefer_huge_pages(data_.data(), data_.size());
     if (data_.size() > 0) std::memset(data_.data(), 0, static_cast<std::size_t>(data_.size()));
-    Buffer<T> row(depth_);
+    constexpr Index step = 4 * kQuantGroup;
+    Buffer<T> rows(kWidth * step), columns(step * kWidth);
     std::byte* panel = data_.data();
-    for (const StoredView& w : weights) {
-      for (Index r = 0; r < w.rows(); ++r) {
-        w.copy_row(r, row.data());
-        if constexpr (Format::kScaled || std::same_as<S, half>) check_row<S>(row, r);
-        Format::pack_row(row.data(), depth_, panel + r / kWidth * panel_bytes_, r % kWidth);
+    for (const StoredView& w : weights)
+      for (Index r0 = 0; r0 < w.rows(); r0 += kWidth, panel += panel_bytes_) {
+        const Index width = std::min(kWidth, w.rows() - r0);
+        std::fill_n(rows.data(), rows.size(), T{0});
+        for (Index k0 = 0; k0 < depth_; k0 += step) {
+          const Index count = std::min(step, depth_ - k0);
+          for (Index r = 0; r < width; ++r) {
+            T* row = rows.data() + r * step;
+            w.copy(r0 + r, k0, count, row);
+            if constexpr (Format::kScaled || std::same_as<S, half>)
+              check_row<S>(row, count, r0 + r);
+          }
+          transpose(rows.data(), step, columns.data());
+          Format::pack_rows(columns.data(), k0, count, panel);
+        }
       }
-      panel += (w.rows() + kWidth - 1) / kWidth * panel_bytes_;
-    }
+  }
+  // to (step x kWidth): from (kWidth x step) transposed.
+  static void transpose(const T* from, Index step, T* to) {
+    constexpr Index lanes = simd::kLanes<T>;
+    for (Index k = 0; k < step; k += lanes)
+      for (Index r = 0; r < kWidth; r += lanes) {
+        simd::Vec<T> block[std::size_t{lanes}];
+        CASA_UNROLL
+        for (Index i = 0; i < lanes; ++i) block[i] = simd::load(from + (r + i) * step + k);
+        simd::transpose(block);
+        CASA_UNROLL
+        for (Index i = 0; i < lanes; ++i) simd::store(to + (k + i) * kWidth + r, block[i]);
+      }
   }
   // A format that cannot hold a value must not turn it into another one unseen.
   template <class S>
-  void check_row(const Buffer<T>& row, Index r) const {
+  static void check_row(const T* row, Index count, Index r) {
     const T largest = std::same_as<S, half> ? T(65504) : std::numeric_limits<T>::max();
-    for (const T& v : row.span())
-      require(std::abs(v) <= largest, "PackedWeight: row ", r, " has the value ", v, ", which ",
-              std::same_as<S, half> ? "half" : "int8", " weights cannot hold");
+    bool fits = true;
+    for (Index i = 0; i < count; ++i) fits &= std::abs(row[i]) <= largest;
+    if (fits) return;
+    for (Index i = 0; i < count; ++i)
+      require(std::abs(row[i]) <= largest, "PackedWeight: row ", r, " has the value ", row[i],
+              ", which ", std::same_as<S, half> ? "half" : "int8", " weights cannot hold");
   }
 
   Index depth_ = 0;

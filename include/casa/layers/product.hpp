@@ -45,7 +45,7 @@ void pack_tile(MatrixView<const T> x, T* to) {
     for (Index k0 = 0; k0 < depth; k0 += lanes) {
       const Index n = std::min(lanes, depth - k0);
       simd::Vec<T> block[std::size_t{lanes}];
-CASA_UNROLL
+      CASA_UNROLL
       for (Index i = 0; i < lanes; ++i) {
         block[i] = simd::Vec<T>{};
         if (i < height) {
@@ -113,9 +113,9 @@ class Product {
   }
 
  private:
-  Index job_panels(Index shares) const {
+  Index job_panels(Index shares, Index multiple) const {
     const Index share = (order_.count + shares - 1) / shares;
-    return (share + 3) / 4 * 4;
+    return (share + multiple - 1) / multiple * multiple;
   }
 
   // One tile of rows: every panel is read once.
@@ -132,18 +132,21 @@ class Product {
     using Format = PanelFormat<T, S>;
     const Index group = std::min(tile_panels(rows), order_.apart == 0 ? Index{4} : Index{2});
     const Index apart = weight_.panel_bytes() * std::max<Index>(1, order_.apart);
-    const TileFunction<T> one = tile_function<T, S, kMax>(rows, 1);
-    const TileFunction<T> many = tile_function<T, S, kMax>(rows, group);
+    const std::array functions = {tile_function<T, S, kMax>(rows, 1),
+                                  tile_function<T, S, kMax>(rows, std::min(group, Index{2})),
+                                  tile_function<T, S, kMax>(rows, group)};
     const Index workers = context_.executor.concurrency;
-    const Index share = workers == 1 ? order_.count : job_panels(workers * 8);
+    const Index share = workers == 1 ? order_.count : job_panels(workers * 8, 2);
     context_.executor.for_each((order_.count + share - 1) / share, [&](Index job, Index worker) {
       alignas(64) T tile[std::size_t{std::max(kMax, tile_panels(1)) * kWidth}];
       const Index end = std::min(order_.count, (job + 1) * share);
       for (Index i = job * share; i < end;) {
-        const Index panels = i + group <= end ? group : 1;
+        Index panels = group;
+        while (i + panels > end) panels /= 2;
         const std::byte* w = weight_.data(order_(i));
-        (panels == group ? many : one)(a, w, apart, depth, tile, false,
-                                       {w + (Format::kScaled ? 4096 : 2048), Format::kRowBytes});
+        functions[static_cast<std::size_t>(panels / 2)](
+            a, w, apart, depth, tile, false,
+            {w + (Format::kScaled ? 4096 : 2048), Format::kRowBytes});
         for (Index p = 0; p < panels; ++p)
           finish(order_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
         i += panels;
@@ -167,7 +170,7 @@ class Product {
     const Index block_tiles = (split.tiles + row_blocks - 1) / row_blocks;
     const Index block_rows = block_tiles * split.size(0);
     const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
-    const Index share = std::min(kJobPanels, job_panels(shares));
+    const Index share = std::min(kJobPanels, job_panels(shares, 4));
     const Index jobs_per_block = (order_.count + share - 1) / share;
     // Where the rows of x stay in cache whole, panels are read as they lie in memory; else a block
     // of k of the rows meets all panels of the job before the next block.

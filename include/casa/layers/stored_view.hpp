@@ -6,6 +6,7 @@
 
 #include "casa/core/memory.hpp"
 #include "casa/core/scalar.hpp"
+#include "casa/core/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -38,19 +39,25 @@ class StoredView {
   bool empty() const { return rows_ == 0 || cols_ == 0; }
   Type type() const { return type_; }
 
-  /// Row r as T: dst has cols() values. Widening is exact; float64 to float rounds to nearest.
+  /// Values [begin, begin + count) of row r as T. Widening is exact; float64 to float rounds to
+  /// nearest.
   template <Scalar T>
-  void copy_row(Index r, T* dst) const {
+  void copy(Index r, Index begin, Index count, T* dst) const {
     switch (type_) {
       case Type::float32:
-        return copy<float>(r, dst);
+        return copy_from<float>(r, begin, count, dst);
       case Type::float64:
-        return copy<double>(r, dst);
+        return copy_from<double>(r, begin, count, dst);
       case Type::bfloat16:
-        return copy<bfloat16>(r, dst);
+        return copy_from<bfloat16>(r, begin, count, dst);
       case Type::half:
-        return copy<half>(r, dst);
+        return copy_from<half>(r, begin, count, dst);
     }
+  }
+  /// Row r as T: dst has cols() values.
+  template <Scalar T>
+  void copy_row(Index r, T* dst) const {
+    copy(r, 0, cols_, dst);
   }
 
  private:
@@ -62,9 +69,13 @@ class StoredView {
     if constexpr (std::same_as<S, half>) return Type::half;
   }
   template <Storage S, Scalar T>
-  void copy(Index r, T* dst) const {
-    const S* src = static_cast<const S*>(data_) + r * stride_;
-    for (Index c = 0; c < cols_; ++c) dst[c] = static_cast<T>(widen(src[c]));
+  void copy_from(Index r, Index begin, Index count, T* dst) const {
+    const S* src = static_cast<const S*>(data_) + r * stride_ + begin;
+    Index c = 0;
+    if constexpr (sizeof(S) == 2 && std::same_as<T, float>)
+      for (; c + simd::kLanes<float> <= count; c += simd::kLanes<float>)
+        simd::store(dst + c, simd::load(src + c));
+    for (; c < count; ++c) dst[c] = static_cast<T>(widen(src[c]));
   }
 
   const void* data_ = nullptr;
