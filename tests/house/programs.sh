@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The programs of examples/ as a shell sees them: what goes to stdout, how they end, what JSON they write.
+# CASA_EXAMPLES is the folder they were built in; those that were not built are not asked.
+set -uo pipefail
+golden=$CASA_SOURCE_DIR/tests/golden
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+expect() {  # expect STATUS NAME COMMAND...: runs it, checks how it ends; output in $work/out and $work/err
+  local status=$1 name=$2; shift 2
+  "$@" > "$work/out" 2> "$work/err" < /dev/null
+  local rc=$?
+  [ $rc -eq "$status" ] && return
+  echo "$name: expected status $status, got $rc: $(head -c 500 "$work/err")"
+  failures=$((failures + 1))
+}
+holds() {  # holds NAME TEST...
+  local name=$1; shift
+  "$@" && return
+  echo "$name does not hold; stdout: $(head -c 500 "$work/out") stderr: $(head -c 500 "$work/err")"
+  failures=$((failures + 1))
+}
+
+asked=0
+if [ -x "$CASA_EXAMPLES/read_digits" ]; then
+  asked=$((asked + 1))
+  digits=$golden/digits
+  expect 2 "read_digits: an unknown flag" "$CASA_EXAMPLES/read_digits" --no-such-flag
+  expect 2 "read_digits: a model without streams" "$CASA_EXAMPLES/read_digits" --model "$digits/casa"
+  expect 0 "read_digits --help" "$CASA_EXAMPLES/read_digits" --help
+  expect 1 "read_digits: no such folder" "$CASA_EXAMPLES/read_digits" --model "$work/none" --streams "$digits/streams.safetensors"
+  holds "the folder is named" grep -q "$work/none" "$work/err"
+  expect 0 "read_digits on one model" "$CASA_EXAMPLES/read_digits" --model "$digits/casa" \
+    --streams "$digits/streams.safetensors" --json "$work/captions.json"
+  holds "every caption begins with 12 and ends with 11" \
+    grep -qE '^\{"captions":\[\[12(,[0-9]+)*,11\](,\[12(,[0-9]+)*,11\])*\]\}$' "$work/captions.json"
+  holds "224 lines are read aloud" [ "$(wc -l < "$work/out")" -eq 224 ]
+  holds "the first line of stderr says how it was built" sh -c "head -n 1 '$work/err' | grep -q '^casa [0-9]'"
+fi
+if [ -x "$CASA_EXAMPLES/generate" ]; then
+  asked=$((asked + 1))
+  model=$golden/hf_llama
+  expect 2 "generate without a model" "$CASA_EXAMPLES/generate" -p x
+  expect 2 "generate: a type that is none" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 1,2 --dtype float8
+  expect 0 "generate --help" "$CASA_EXAMPLES/generate" --help
+  expect 1 "generate: an id beyond the vocabulary" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 1,99999
+  holds "the id is named" grep -q 99999 "$work/err"
+  expect 1 "generate: a text without a tokenizer" "$CASA_EXAMPLES/generate" -m "$model" -p hello
+  expect 1 "generate: a prompt longer than the context" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 1,2,3 -c 2
+  expect 1 "generate: a picture without an encoder" \
+    "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 1,2 --image "$golden/digits/sheet_streams_00_07.png"
+  for threads in 1 2; do
+    expect 0 "generate --json" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 3,14,15,92 -n 5 --json -t $threads --ignore-eos
+    holds "one object, nothing else" \
+      grep -qzE '^\{"prompt_ids":\[3,14,15,92\],"ids":\[[0-9]+(,[0-9]+){4}\],"text":"","prefill_seconds":[0-9.e+-]+,"decode_seconds":[0-9.e+-]+,"peak_bytes":[0-9]+\}.$' "$work/out"
+    sed -E 's/.*"ids":\[([0-9,]*)\],"text.*/\1/' "$work/out" > "$work/ids.$threads"
+  done
+  holds "ids do not depend on threads" cmp -s "$work/ids.1" "$work/ids.2"
+  expect 0 "generate --quiet" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 3,14,15,92 -n 5 --ignore-eos -q
+  holds "stdout is the ids alone" cmp -s "$work/ids.1" "$work/out"
+  holds "stderr is empty" [ ! -s "$work/err" ]
+fi
+[ $asked -gt 0 ] || exit 77
+exit $((failures > 0))
