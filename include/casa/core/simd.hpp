@@ -488,13 +488,17 @@ template <class T>
 inline constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
 
 // The maskz forms (all lanes on) give the same instructions; g++ 12's plain ones warn of an
-// uninitialised operand wherever they are inlined.
+// uninitialised operand wherever they are inlined. (Unoptimised they are macros, which warn of the
+// mask's sign.)
 #if CASA_SIMD_AVX512
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 CASA_INLINE VecF round(VecF x) { return _mm512_maskz_roundscale_ps(0xffff, x, 8); }
 CASA_INLINE VecD round(VecD x) { return _mm512_maskz_roundscale_pd(0xff, x, 8); }
 // p * 2^n; with n = -inf it is 0 whatever p is (p is NaN then), with +inf it is +inf.
 CASA_INLINE VecF scale_by_power(VecF p, VecF n) { return _mm512_maskz_scalef_ps(0xffff, p, n); }
 CASA_INLINE VecD scale_by_power(VecD p, VecD n) { return _mm512_maskz_scalef_pd(0xff, p, n); }
+#pragma GCC diagnostic pop
 #else
 template <class V>
 CASA_INLINE V round(V x) {
