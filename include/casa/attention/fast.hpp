@@ -244,19 +244,16 @@ class JobRunner {
     } else {
       return;
     }
-    Index pairs = 0, steps = 0, tiles = 0;  // of the strips' work in this block
+    Index work = 0, tiles = 0;  // of the strips in this block
     for (Index s = 0; s < num_strips_; ++s) {
       const Interval seen{(std::max)(block.begin, strips_[s].seen.begin),
                           (std::min)(block.end, strips_[s].seen.end)};
       for (Index p = strips_[s].panel_begin; p < strips_[s].panel_end; ++p) {
-        const Index score_tiles = seen.size() / score_tile_keys(panels_[p]);
-        steps += score_tiles * d / panels_[p].fold;
-        tiles += score_tiles;
-        pairs += seen.size() * panels_[p].width();
+        work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
+        tiles += seen.size() / score_tile_keys(panels_[p]);
       }
     }
-    const Index sum_steps = pairs * (padded_dim_ / lanes) / (simd::kRegisters == 32 ? 24 : 12);
-    prefetcher_.spread((steps + sum_steps) * 7 / 8, tiles);
+    prefetcher_.spread(work * 7 / 8, tiles);
   }
 
   /// Fills the panel's lane limits if a row does not see all of `seen`.

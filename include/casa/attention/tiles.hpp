@@ -47,6 +47,7 @@ struct Prefetcher {
   Region regions[kRegions];
   int count = 0, current = 0;
   Index step = 0;
+  float bytes_per_work = 0;
   // Rows too short for a tile's loop (queries): some lines of them before each tile.
   const char* row = nullptr;
   Index row_bytes = 0, row_stride = 0, rows_left = 0, row_at = 0, lines_per_take = 0;
@@ -60,21 +61,25 @@ struct Prefetcher {
     row = static_cast<const char*>(first);
     row_bytes = bytes, row_stride = stride, rows_left = rows, row_at = 0;
   }
-  /// Spreads what was added over that many steps, in that many tiles.
-  void spread(Index steps, Index tiles) {
+  /// Spreads what was added over that many multiply-adds (of vectors), in that many tiles: memory
+  /// that is asked for at an even pace comes without stalls.
+  void spread(Index work, Index tiles) {
     Index bytes = 0;
     for (int i = 0; i < count; ++i) bytes += regions[i].end - regions[i].begin;
-    step = (std::min<Index>)(64, bytes / (std::max<Index>)(steps, 1) + 1);
+    bytes_per_work = static_cast<float>(bytes) / static_cast<float>((std::max<Index>)(work, 1));
     lines_per_take = rows_left * (row_bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
   }
-  /// Where the next `steps` steps begin; they go on by `step`.
-  const char* take(Index steps, const void* idle) {
+  /// Where the next `steps` steps, each of so many multiply-adds, begin; they go on by `step`.
+  const char* take(Index steps, Index work_per_step, const void* idle) {
     if (rows_left > 0) take_rows();
     while (current < count && regions[current].begin >= regions[current].end) ++current;
     if (current == count) {
       step = 0;
       return static_cast<const char*>(idle);
     }
+    step = (std::min<Index>)(64, static_cast<Index>(bytes_per_work *
+                                                    static_cast<float>(work_per_step)) +
+                                     1);
     const char* p = regions[current].begin;
     regions[current].begin += steps * step;
     return p;
@@ -160,7 +165,7 @@ CASA_INLINE void score_tile(const T* const* keys, const T* q, Index steps, Index
                             Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   Tile<V, M, N> acc;
-  const char* ahead = prefetcher.take(steps, q);
+  const char* ahead = prefetcher.take(steps, M * N, q);
   if constexpr (kSums == 2) {
     dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, prefetcher.step, acc);
   } else {  // two halves, the first parked on the stack meanwhile
@@ -390,7 +395,7 @@ void weighted_columns(const T* weights, Index width, const T* const* values, Ind
                             simd::broadcast(rows.rescale[m])
                       : V{};
   }
-  const char* ahead = prefetcher.take(count, weights);
+  const char* ahead = prefetcher.take(count, M * N, weights);
   weighted_tile<M, N>(weights, width, values, column, count, ahead, prefetcher.step, acc);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
