@@ -36,6 +36,7 @@
 #include "casa/layers/stored_view.hpp"
 #include "casa/layers/swiglu.hpp"
 #include "casa/layers/tile.hpp"
+#include "casa/model/add_fusion.hpp"
 #include "casa/model/block.hpp"
 #include "casa/model/config.hpp"
 #include "casa/model/decoder.hpp"
