@@ -201,7 +201,6 @@ class PackedWeight {
     panel_bytes_ = (Format::bytes(depth_) + 63) / 64 * 64;
     data_ = Buffer<std::byte>(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
     detail::prefer_huge_pages(data_.data(), data_.size());
-    if (data_.size() > 0) std::memset(data_.data(), 0, static_cast<std::size_t>(data_.size()));
     constexpr Index step = 4 * kQuantGroup;
     Buffer<T> rows(kWidth * step), columns(step * kWidth);
     std::byte* panel = data_.data();
