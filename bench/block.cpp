@@ -1,5 +1,5 @@
-// What does one more frame cost a block of a real model, under every way to look at it? And where in the
-// block does the time go?
+// What does one more frame cost a block of a real model, under every way to look at it? And where
+// in the block does the time go?
 //
 //   block/<shape>/<variant>/threads:<n>   256 image tokens and 20 text tokens through one block
 //   block/<shape>/<text|image>/...        20 text tokens alone; one image alone (keys and values)
@@ -60,9 +60,8 @@ const Matrix<float>& weight(const std::string& shape_name, const TensorSpec& spe
 Decoder<float> block(const std::string& shape_name, const std::string& variant_name) {
   DecoderConfig config = shape(shape_name);
   config.fusion = variant(variant_name);
-  return Decoder<float>(config, {[&](const TensorSpec& spec) -> StoredView {
-                          return weight(shape_name, spec);
-                        }});
+  return Decoder<float>(
+      config, {[&](const TensorSpec& spec) -> StoredView { return weight(shape_name, spec); }});
 }
 
 Matrix<float> random_rows(Index rows, Index cols) {
@@ -72,7 +71,8 @@ Matrix<float> random_rows(Index rows, Index cols) {
   return m;
 }
 
-// Multiply-adds of the weights that text and image rows go through (attention itself is not counted).
+// Multiply-adds of the weights that text and image rows go through (attention itself is not
+// counted).
 double projection_flop(const DecoderConfig& c, const std::string& what) {
   const double d = static_cast<double>(c.hidden_size), f = static_cast<double>(c.intermediate_size);
   const double q = static_cast<double>(c.num_attention_heads * c.head_dim);
@@ -112,8 +112,8 @@ void run_frames(benchmark::State& state, const std::string& shape_name,
   using benchmark::Counter;
   const auto frames = static_cast<double>(kFrames);
   state.counters["frames/s"] = Counter(frames, Counter::kIsIterationInvariantRate);
-  state.counters["FLOP/s"] =
-      Counter(frames * projection_flop(model.config(), variant_name), Counter::kIsIterationInvariantRate);
+  state.counters["FLOP/s"] = Counter(frames * projection_flop(model.config(), variant_name),
+                                     Counter::kIsIterationInvariantRate);
   state.counters["cache_bytes"] = static_cast<double>(stream.cache_bytes());
 }
 
@@ -142,13 +142,15 @@ void run_alone(benchmark::State& state, const std::string& shape_name, bool is_i
                                                   benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// The parts of a CASA block for one frame: text rows through everything, image rows to keys and values.
+// The parts of a CASA block for one frame: text rows through everything, image rows to keys and
+// values.
 void run_part(benchmark::State& state, const std::string& shape_name, const std::string& part) {
   const DecoderConfig c = shape(shape_name);
   const Index q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   const Context context;
   const auto x = random_rows(kText, c.hidden_size), y = random_rows(kImage, c.hidden_size);
-  const WeightSource source{[&](const TensorSpec& s) -> StoredView { return weight(shape_name, s); }};
+  const WeightSource source{
+      [&](const TensorSpec& s) -> StoredView { return weight(shape_name, s); }};
   const WeightReader<float> read(source, WeightType::native);
   const BlockSpec spec = block_spec(c, 0, "model.layers.0");
   BlockWeights<float> w;
@@ -185,8 +187,8 @@ void run_part(benchmark::State& state, const std::string& shape_name, const std:
       apply_rope(qkv.view().middle_cols(0, q + kv), table, c.head_dim, context);
       apply_rope(image_kv.view().middle_cols(0, kv), table, c.head_dim, context);
     } else if (part == "attention") {
-      attend(AttentionInput<float, float>{c.attention_shape(), default_scale(c.head_dim),
-                                          heads, pieces, intervals},
+      attend(AttentionInput<float, float>{c.attention_shape(), default_scale(c.head_dim), heads,
+                                          pieces, intervals},
              qkv.view().middle_cols(0, q), nullptr, context);
     } else if (part == "text_o") {
       w.self_attention.o.forward(heads, out, context);
@@ -203,15 +205,25 @@ const int registered = [] {
          {"sa", "ca", "casa", "casa_before", "casa_shared", "replace", "insertion"})
       benchmark::RegisterBenchmark(("block/" + s + "/" + v).c_str(),
                                    [s, v](benchmark::State& state) { run_frames(state, s, v); })
-          ->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+          ->ArgName("threads")
+          ->Arg(1)
+          ->Arg(2)
+          ->UseRealTime()
+          ->Unit(benchmark::kMillisecond);
     for (const bool image : {false, true})
-      benchmark::RegisterBenchmark(("block/" + s + (image ? "/image" : "/text")).c_str(),
-                                   [s, image](benchmark::State& state) { run_alone(state, s, image); })
-          ->ArgName("threads")->Arg(1)->UseRealTime()->Unit(benchmark::kMillisecond);
-    for (const std::string p : {"norm", "text_qkv", "image_kv", "rope", "attention", "text_o", "mlp"})
-      benchmark::RegisterBenchmark(("part/" + s + "/" + p).c_str(),
-                                   [s, p](benchmark::State& state) { run_part(state, s, p); })
-          ->Unit(benchmark::kMicrosecond);
+      benchmark::RegisterBenchmark(
+          ("block/" + s + (image ? "/image" : "/text")).c_str(),
+          [s, image](benchmark::State& state) { run_alone(state, s, image); })
+          ->ArgName("threads")
+          ->Arg(1)
+          ->UseRealTime()
+          ->Unit(benchmark::kMillisecond);
+    for (const std::string p :
+         {"norm", "text_qkv", "image_kv", "rope", "attention", "text_o", "mlp"})
+      benchmark::RegisterBenchmark(("part/" + s + "/" + p).c_str(), [s,
+                                                                     p](benchmark::State& state) {
+        run_part(state, s, p);
+      })->Unit(benchmark::kMicrosecond);
   }
   return 0;
 }();

@@ -1,6 +1,6 @@
-// How does time grow with frames, with text per window, with images, with context? One CASA layer stack,
-// cross-attention and token insertion on the same streams (attention alone at 16/8 heads of 128, and a small
-// decoder as a whole).
+// How does time grow with frames, with text per window, with images, with context? One CASA layer
+// stack, cross-attention and token insertion on the same streams (attention alone at 16/8 heads of
+// 128, and a small decoder as a whole).
 //
 //   scaling/<axis>/<variant>/<n>    axis: frames, text, image, context; variant: sa, ca, casa, ti
 #include <benchmark/benchmark.h>
@@ -22,7 +22,8 @@ struct Problem {
   std::vector<Interval> intervals;
 };
 
-// The text rows (and for insertion the image rows) of `frames` windows of `image` and `text` tokens.
+// The text rows (and for insertion the image rows) of `frames` windows of `image` and `text`
+// tokens.
 Problem problem(const std::string& variant, Index frames, Index image, Index text) {
   StreamLayout layout;
   for (Index f = 0; f < frames; ++f) {

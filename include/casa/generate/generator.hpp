@@ -53,6 +53,9 @@ class Generator {
   void feed(const Prompt<T>& prompt, const Context& context) {
     require(!prompt.ids.empty(), "feed: the prompt has no token");
     require_room(static_cast<Index>(prompt.ids.size()) + (pending_ >= 0));
+    const StreamInput<T> whole{&state_,      prompt.ids,     prompt.insertions, prompt.image_tokens,
+                               prompt.grids, LogitRows::none};
+    check<T>(std::span(&whole, 1), model_->config(), {});
     if (pending_ >= 0) advance(context);
     const auto length = static_cast<Index>(prompt.ids.size());
     std::size_t next = 0;
@@ -71,9 +74,6 @@ class Generator {
             {prompt.insertions[next].position - begin, prompt.insertions[next].num_tokens});
         count += prompt.insertions[next].num_tokens;
       }
-      require(images + count <= prompt.image_tokens.rows() || count == 0,
-              "feed: the insertions have ", images + count,
-              " image tokens or more, image_tokens has ", prompt.image_tokens.rows());
       StreamInput<T> input{&state_,
                            prompt.ids.subspan(static_cast<std::size_t>(begin),
                                               static_cast<std::size_t>(end - begin)),
@@ -83,7 +83,6 @@ class Generator {
       model_->forward(input, end == length ? logits_.view() : MatrixView<T>{}, context);
       images += count;
     }
-    require_equal("feed: rows of image_tokens", prompt.image_tokens.rows(), images);
     for (const int id : prompt.ids) sampler_.observe(id);
   }
 

@@ -1,0 +1,127 @@
+// How fast does a whole small language model read and write? The shape of SmolLM2-135M (30 layers,
+// 576 wide, 9/3 heads of 64, MLP 1536, vocabulary 49,152, tied), random weights.
+//
+//   model/pp512/<float|bf16|int8>/threads:<n>   512 prompt tokens at once: tokens/s, FLOP/s, part
+//   of the FMA peak model/tg64/<float|bf16|int8>/threads:<n>    64 tokens one by one behind them:
+//   tokens/s, bytes/s, part of the
+//                                               read bandwidth
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "bench_common.hpp"
+#include "casa/model/decoder.hpp"
+
+namespace {
+
+using namespace casa;
+
+DecoderConfig smollm2() {
+  DecoderConfig c;
+  c.hidden_size = 576;
+  c.num_hidden_layers = 30;
+  c.num_attention_heads = 9;
+  c.num_key_value_heads = 3;
+  c.head_dim = 64;
+  c.intermediate_size = 1536;
+  c.vocab_size = 49152;
+  c.rope.theta = 100000;
+  c.tie_word_embeddings = true;
+  return c;
+}
+
+// A tensor lives until it has been packed.
+WeightSource random_weights(std::map<std::string, Matrix<float>>& tensors) {
+  return {[&tensors](const TensorSpec& spec) -> StoredView {
+            Matrix<float>& m = tensors[spec.name];
+            m = Matrix<float>(spec.cols == 0 ? 1 : spec.rows,
+                              spec.cols == 0 ? spec.rows : spec.cols);
+            const auto values = bench::random_values<float>(
+                m.size(), static_cast<unsigned>(std::hash<std::string>{}(spec.name)));
+            const float scale = 1 / std::sqrt(static_cast<float>(m.cols()));
+            for (Index i = 0; i < m.size(); ++i)
+              m.data()[i] = spec.cols == 0 ? 1.0f : values[i] * scale;
+            return m;
+          },
+          [&tensors](const TensorSpec& spec) { tensors.erase(spec.name); }};
+}
+
+// One model at a time, so that three types need no more memory than the widest.
+const Decoder<float>& model(WeightType type) {
+  static std::map<WeightType, std::unique_ptr<Decoder<float>>> held;
+  if (!held.contains(type)) {
+    held.clear();
+    std::map<std::string, Matrix<float>> tensors;
+    held.emplace(type, std::make_unique<Decoder<float>>(smollm2(), random_weights(tensors), type));
+  }
+  return *held.at(type);
+}
+
+// Weights that every token goes through; the embedding counts once, as the head.
+double weights_per_token() {
+  const DecoderConfig c = smollm2();
+  const double d = static_cast<double>(c.hidden_size), f = static_cast<double>(c.intermediate_size);
+  const double kv = static_cast<double>(c.num_key_value_heads * c.head_dim);
+  return static_cast<double>(c.num_hidden_layers) * (2 * d * d + 2 * d * kv + 3 * d * f);
+}
+
+constexpr Index kPrompt = 512, kAnswer = 64;
+
+void run(benchmark::State& state, WeightType type, bool prefill) {
+  const Decoder<float>& m = model(type);
+  const Index threads = state.range(0);
+  ThreadPool pool(threads);
+  const Context context{.executor = pool};
+  std::vector<int> prompt(kPrompt);
+  for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int>(i * 83 % 49152);
+  Matrix<float> logits(1, m.config().vocab_size);
+  auto stream = m.new_state();
+  const int token = 7;
+  for (auto _ : state) {
+    stream.reset();
+    if (!prefill) state.PauseTiming();
+    m.forward({&stream, prompt}, logits, context);
+    if (prefill) continue;
+    state.ResumeTiming();
+    for (Index i = 0; i < kAnswer; ++i) m.forward({&stream, {&token, 1}}, logits, context);
+  }
+
+  using benchmark::Counter;
+  const double tokens = static_cast<double>(prefill ? kPrompt : kAnswer);
+  const double head = static_cast<double>(m.config().vocab_size * m.config().hidden_size);
+  state.counters["tokens/s"] = Counter(tokens, Counter::kIsIterationInvariantRate);
+  if (prefill) {  // attention: two products of 512 * 513 / 2 pairs a head
+    const double pairs = 0.5 * tokens * (tokens + 1) * 9 * 30;
+    const double flop = 2 * (tokens * weights_per_token() + head) + 4 * 64 * pairs;
+    state.counters["FLOP/s"] = Counter(flop, Counter::kIsIterationInvariantRate);
+    state.counters["peak"] =
+        Counter(flop / (bench::fma_peak<float>() * static_cast<double>(threads)),
+                Counter::kIsIterationInvariantRate);
+  } else {
+    const double bytes = tokens * static_cast<double>(m.weight_bytes());
+    state.counters["bytes/s"] = Counter(bytes, Counter::kIsIterationInvariantRate);
+    state.counters["read"] =
+        Counter(bytes / bench::read_bandwidth(), Counter::kIsIterationInvariantRate);
+  }
+}
+
+const int registered = [] {
+  constexpr std::pair<WeightType, const char*> types[] = {
+      {WeightType::native, "float"}, {WeightType::bfloat16, "bf16"}, {WeightType::int8, "int8"}};
+  for (const auto& [type, name] : types)
+    for (const bool prefill : {true, false})
+      benchmark::RegisterBenchmark(
+          (std::string(prefill ? "model/pp512/" : "model/tg64/") + name).c_str(),
+          [type = type, prefill](benchmark::State& state) { run(state, type, prefill); })
+          ->ArgName("threads")
+          ->Arg(1)
+          ->Arg(2)
+          ->UseRealTime()
+          ->Unit(benchmark::kMillisecond);
+  return 0;
+}();
+
+}  // namespace
