@@ -21,6 +21,21 @@ inline ImageGrid merged_grid(const VisionTowerConfig& c, const VisionGrid& grid)
   return {grid.h / c.spatial_merge_size, grid.w / c.spatial_merge_size};
 }
 
+/// Patches of all images together. Throws casa::error for a grid that is not whole tokens.
+inline Index num_patches(const VisionTowerConfig& c, std::span<const VisionGrid> grids) {
+  const Index merge = c.spatial_merge_size;
+  Index sum = 0;
+  for (std::size_t i = 0; i < grids.size(); ++i) {
+    const auto [t, h, w] = grids[i];
+    require(t >= 1 && h >= 1 && w >= 1 && h % merge == 0 && w % merge == 0, "vision grid ", i,
+            ": rows and columns of patches must be multiples of ", merge, ", got ", t, " x ", h,
+            " x ", w);
+    sum = checked_add(sum, checked_mul(checked_mul(t, h, "vision grid"), w, "vision grid"),
+                      "vision grids");
+  }
+  return sum;
+}
+
 /// Which patch stands in which row, and what a row sees. Keeps its memory from image to image.
 struct VisionOrder {
   /// Row r computes input patch patch[r]. A token's patches stay together, in their order.
@@ -41,14 +56,9 @@ struct VisionOrder {
     for (auto* v : {&window, &frame}) v->clear();
     position.clear();
     const Index merge = c.spatial_merge_size;
-    for (std::size_t i = 0; i < grids.size(); ++i) {
-      const auto [t, h, w] = grids[i];
-      require(t >= 1 && h >= 1 && w >= 1 && h % merge == 0 && w % merge == 0, "vision grid ", i,
-              ": rows and columns of patches must be multiples of ", merge, ", got ", t, " x ", h,
-              " x ", w);
-      checked_mul(checked_mul(t, h, "vision grid"), w, "vision grid");
+    num_patches(c, grids);
+    for (const auto& [t, h, w] : grids)
       for (Index f = 0; f < t; ++f) append_frame(c, h / merge, w / merge);
-    }
   }
 
  private:

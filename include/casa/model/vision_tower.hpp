@@ -82,8 +82,7 @@ class VisionTower {
   void encode(MatrixView<const T> patches, std::span<const VisionGrid> grids, MatrixView<T> tokens,
               Scratch& scratch, const Context& context, MatrixView<T> last_hidden = {},
               const Trace<T>* trace = nullptr) const {
-    scratch.order.assign(config_, grids);
-    const Index rows = scratch.order.num_rows();
+    const Index rows = num_patches(config_, grids);
     require_equal("vision tower: rows of patches", patches.rows(), rows);
     require(patches.cols() == config_.patch_width() || patches.cols() == config_.frame_width(),
             "vision tower: columns of patches must be ", config_.patch_width(), ", or ",
@@ -95,6 +94,7 @@ class VisionTower {
       require_equal("vision tower: columns of last_hidden", last_hidden.cols(),
                     config_.hidden_size);
     }
+    scratch.order.assign(config_, grids);
     const Workspace::Frame frame(context.workspace);
     const MatrixView<T> x = context.workspace.matrix<T>(rows, config_.hidden_size);
     embed(patches, scratch.order, x, context);
