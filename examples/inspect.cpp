@@ -155,7 +155,7 @@ int main(int argc, char** argv) {
     const ModelFolder folder(folder_name);
     const ModelConfig& c = folder.config();
     std::printf("folder           %s\n", folder_name.c_str());
-    std::printf("family           %s (its layers are " % slayers .0 " ...)\n", c.model_type.c_str(),
+    std::printf("family           %s, its tensors %slayers.0 and so on\n", c.model_type.c_str(),
                 std::string(folder.prefixes().text).c_str());
     print_decoder(c.decoder);
     print_vision(c);

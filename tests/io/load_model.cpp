@@ -93,15 +93,16 @@ TEST_CASE("a tensor of another shape or type is named with what was expected and
 }
 
 TEST_CASE("a config that asks for more than the files hold is refused before memory is") {
-  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{
-           {"\"hidden_size\": 64", "\"hidden_size\": 4096"},
-           {"\"vocab_size\": 127", "\"vocab_size\": 2097152"},
-           {"\"intermediate_size\": 112", "\"intermediate_size\": 1048576"},
-           {"\"num_hidden_layers\": 3", "\"num_hidden_layers\": 1024"}}) {
-    CAPTURE(to);
+  const std::vector<std::pair<std::string, std::string>> changes = {
+      {"\"hidden_size\": 64", "\"hidden_size\": 4096"},
+      {"\"vocab_size\": 127", "\"vocab_size\": 2097152"},
+      {"\"intermediate_size\": 112", "\"intermediate_size\": 1048576"},
+      {"\"num_hidden_layers\": 3", "\"num_hidden_layers\": 1024"}};
+  for (const auto& change : changes) {
+    CAPTURE(change.second);
     Folder f;
     f.save();
-    f.replace_in_config(from, to);
+    f.replace_in_config(change.first, change.second);
     const std::string message = f.refusal();
     CHECK((contains(message, "expected [") || contains(message, "missing")));
     CHECK(message.size() < 4000);  // the list is cut
