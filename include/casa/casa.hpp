@@ -1,5 +1,5 @@
-// All of casa but io/ (files, images, tokenizers) and the naive token-insertion baseline, which is a
-// reference to compare with and dear to compile: include those by name.
+// All of casa but io/ (files, images, tokenizers) and the naive token-insertion baseline, which is
+// a reference to compare with and dear to compile: include those by name.
 #pragma once
 
 #include "casa/core/build_info.hpp"
@@ -12,9 +12,11 @@
 #include "casa/core/scalar.hpp"
 #include "casa/core/simd.hpp"
 #include "casa/core/workspace.hpp"
+
 #include "casa/stream/layout.hpp"
 #include "casa/stream/positions.hpp"
 #include "casa/stream/visibility.hpp"
+
 #include "casa/attention/attention.hpp"
 #include "casa/attention/fast.hpp"
 #include "casa/attention/input.hpp"
@@ -24,6 +26,7 @@
 #include "casa/attention/simple.hpp"
 #include "casa/attention/state.hpp"
 #include "casa/attention/tiles.hpp"
+
 #include "casa/layers/elementwise.hpp"
 #include "casa/layers/kv_cache.hpp"
 #include "casa/layers/linear.hpp"
@@ -36,6 +39,7 @@
 #include "casa/layers/stored_view.hpp"
 #include "casa/layers/swiglu.hpp"
 #include "casa/layers/tile.hpp"
+
 #include "casa/model/add_fusion.hpp"
 #include "casa/model/block.hpp"
 #include "casa/model/config.hpp"
@@ -52,6 +56,7 @@
 #include "casa/model/vision_tower.hpp"
 #include "casa/model/weight_reader.hpp"
 #include "casa/model/weights.hpp"
+
 #include "casa/generate/captioner.hpp"
 #include "casa/generate/generator.hpp"
 #include "casa/generate/penalties.hpp"
