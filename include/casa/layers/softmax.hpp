@@ -1,6 +1,7 @@
 // Softmax of one row, as sampling needs it.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <span>
