@@ -69,17 +69,18 @@ struct Prefetcher {
     bytes_per_work = static_cast<float>(bytes) / static_cast<float>((std::max<Index>)(work, 1));
     lines_per_take = rows_left * (row_bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
   }
-  /// Where the next `steps` steps, each of so many multiply-adds, begin; they go on by `step`.
-  const char* take(Index steps, Index work_per_step, const void* idle) {
+  /// Where the next `steps` steps, each of so many multiply-adds and `lines` prefetches, begin;
+  /// they go on by `step`.
+  const char* take(Index steps, Index work_per_step, int lines, const void* idle) {
     if (rows_left > 0) take_rows();
     while (current < count && regions[current].begin >= regions[current].end) ++current;
     if (current == count) {
       step = 0;
       return static_cast<const char*>(idle);
     }
-    step = (std::min<Index>)(64, static_cast<Index>(bytes_per_work *
-                                                    static_cast<float>(work_per_step)) +
-                                     1);
+    step = (std::min<Index>)(64 * lines, static_cast<Index>(bytes_per_work *
+                                                            static_cast<float>(work_per_step)) +
+                                             1);
     const char* p = regions[current].begin;
     regions[current].begin += steps * step;
     return p;
@@ -98,6 +99,27 @@ struct Prefetcher {
     }
   }
 };
+
+/// Cache lines fetched per step of a tile: the fewer rows share a key, the faster memory must come.
+template <int Fold>
+inline constexpr int kScoreLines = Fold >= 4 ? Fold / 2 : 1;
+template <int M>
+inline constexpr int kSumLines = M <= 2   ? 8
+                                 : M <= 4 ? 4
+                                 : M <= 8 ? 2
+                                          : 1;
+
+/// One step of a prefetch cursor.
+template <int Lines>
+CASA_INLINE void fetch_step(const char*& ahead, Index step) {
+  if constexpr (Lines == 1) {
+    simd::prefetch(ahead);
+  } else {
+    CASA_UNROLL
+    for (int i = 0; i < Lines; ++i) simd::prefetch(ahead + i * 64);
+  }
+  ahead += step;
+}
 
 /// acc[m][n] = sum over `steps` of key m's values times the panel's vector n.
 template <int M, int N, int Fold, class T>
@@ -129,8 +151,7 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index s
       CASA_UNROLL
       for (int n = 0; n < N; ++n) sum[s][m][n] = simd::fma(a, b[n], sum[s][m][n]);
     }
-    simd::prefetch(ahead);
-    ahead += ahead_step;
+    fetch_step<kScoreLines<Fold>>(ahead, ahead_step);
   };
   Index i = 0;
   CASA_NO_UNROLL
@@ -165,7 +186,7 @@ CASA_INLINE void score_tile(const T* const* keys, const T* q, Index steps, Index
                             Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   Tile<V, M, N> acc;
-  const char* ahead = prefetcher.take(steps, M * N, q);
+  const char* ahead = prefetcher.take(steps, M * N, kScoreLines<Fold>, q);
   if constexpr (kSums == 2) {
     dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, prefetcher.step, acc);
   } else {  // two halves, the first parked on the stack meanwhile
@@ -353,8 +374,7 @@ CASA_INLINE void weighted_tile(const T* weights, Index width, const T* const* va
       for (int n = 0; n < N; ++n) acc[m][n] = simd::fma(a, b[n], acc[m][n]);
     }
     weights += width;
-    simd::prefetch(ahead);
-    ahead += ahead_step;
+    fetch_step<kSumLines<M>>(ahead, ahead_step);
   }
 }
 
@@ -395,7 +415,15 @@ void weighted_columns(const T* weights, Index width, const T* const* values, Ind
                             simd::broadcast(rows.rescale[m])
                       : V{};
   }
-  const char* ahead = prefetcher.take(count, M * N, weights);
+  if (rows.result != nullptr) {  // the result's lines come while its sums are made
+    CASA_UNROLL
+    for (int m = 0; m < M; ++m) {
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n)
+        __builtin_prefetch(rows.result[m] + (std::min)(column + n * lanes, head_dim - 1), 1, 3);
+    }
+  }
+  const char* ahead = prefetcher.take(count, M * N, kSumLines<M>, weights);
   weighted_tile<M, N>(weights, width, values, column, count, ahead, prefetcher.step, acc);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
