@@ -1,0 +1,154 @@
+// What does a loaded model take in memory, and what is lost by narrower weights?
+//
+//   load/<read|map>/<weights>     a bfloat16 file of SmolLM2-135M's shape (random): peak resident
+//                                 memory while loading, and what stays, as parts of the file's size
+//   loss/<folder>/<weights>       logits and greedy ids against those of float weights
+#include <benchmark/benchmark.h>
+#include <malloc.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "bench_common.hpp"
+#include "casa/io/load_model.hpp"
+#include "casa/io/safetensors_writer.hpp"
+
+namespace {
+
+using namespace casa;
+
+// "VmHWM" (peak) or "VmRSS" of this process, in bytes.
+double resident(const std::string& field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(field + ":")) return std::stod(line.substr(field.size() + 1)) * 1024;
+  return 0;
+}
+
+void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+DecoderConfig smollm2() {
+  DecoderConfig c;
+  c.hidden_size = 576;
+  c.num_hidden_layers = 30;
+  c.num_attention_heads = 9;
+  c.num_key_value_heads = 3;
+  c.head_dim = 64;
+  c.intermediate_size = 1536;
+  c.vocab_size = 49152;
+  c.tie_word_embeddings = true;
+  return c;
+}
+
+// A folder of that shape in the temporary directory, gone with the program.
+class RandomFolder {
+ public:
+  RandomFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "casa-bench-XXXXXX").string();
+    if (!::mkdtemp(name.data())) std::abort();
+    path_ = name;
+    std::ofstream(path_ + "/config.json")
+        << R"({"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30,
+               "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536,
+               "vocab_size": 49152, "rms_norm_eps": 1e-5, "tie_word_embeddings": true})";
+    std::deque<Buffer<bfloat16>> values;
+    std::vector<io::NamedTensor> tensors;
+    for_each_tensor(decoder_spec(smollm2()), [&](const TensorSpec& s) {
+      const Index count = s.rows * (std::max)(s.cols, Index{1});
+      values.push_back(bench::random_values<bfloat16>(count, static_cast<unsigned>(values.size())));
+      tensors.push_back(
+          io::named_tensor<bfloat16>(s.name, s.shape(), std::as_const(values.back()).span()));
+    });
+    io::write_safetensors(path_ + "/model.safetensors", std::move(tensors));
+  }
+  RandomFolder(const RandomFolder&) = delete;
+  RandomFolder& operator=(const RandomFolder&) = delete;
+  ~RandomFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+  double bytes() const {
+    return static_cast<double>(std::filesystem::file_size(path_ + "/model.safetensors"));
+  }
+
+ private:
+  std::string path_;
+};
+
+void load(benchmark::State& state, bool map, std::optional<WeightType> weights) {
+  static const RandomFolder folder;
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);  // large blocks go back to the system when freed
+  io::ModelOptions options;
+  options.files.map = map;
+  options.weights = weights;
+  double peak = 0, stays = 0;
+  for (auto _ : state) {
+    ::malloc_trim(0);  // what earlier runs freed is no part of this one
+    const double before = resident("VmRSS");
+    forget_peak();
+    const auto model = io::load_model<float>(folder.path(), options);
+    peak = (std::max)(peak, resident("VmHWM") - before);
+    stays = resident("VmRSS") - before;
+    benchmark::DoNotOptimize(model.decoder.weight_bytes());
+  }
+  state.counters["file_MB"] = folder.bytes() / 1e6;
+  state.counters["peak/file"] = peak / folder.bytes();
+  state.counters["stays/file"] = stays / folder.bytes();
+}
+
+void loss(benchmark::State& state, const std::string& folder, WeightType weights) {
+  io::ModelOptions native, narrow;
+  native.weights = WeightType::native;
+  narrow.weights = weights;
+  const auto exact = io::load_model<float>(folder, native).decoder;
+  const auto small = io::load_model<float>(folder, narrow).decoder;
+  std::vector<int> ids;
+  for (int i = 0; i < 256; ++i)
+    ids.push_back(static_cast<int>((i * 37 + i * i * 11) % exact.config().vocab_size));
+  double most = 0, sum = 0, scale = 0;
+  Index agree = 0;
+  for (auto _ : state) {
+    const auto a = exact.logits(ids, {}, {}), b = small.logits(ids, {}, {});
+    const auto off = (a.eigen() - b.eigen()).cwiseAbs().eval();
+    most = static_cast<double>(off.maxCoeff());
+    sum = static_cast<double>(off.mean());
+    scale = static_cast<double>(a.eigen().cwiseAbs().maxCoeff());
+    agree = 0;
+    for (Index r = 0; r < a.rows(); ++r)
+      agree += std::max_element(a.row(r), a.row(r) + a.cols()) - a.row(r) ==
+               std::max_element(b.row(r), b.row(r) + b.cols()) - b.row(r);
+  }
+  state.counters["max"] = most;
+  state.counters["mean"] = sum;
+  state.counters["largest_logit"] = scale;
+  state.counters["greedy_agree"] = static_cast<double>(agree) / static_cast<double>(ids.size());
+}
+
+const bool registered = [] {
+  const std::pair<const char*, std::optional<WeightType>> types[] = {
+      {"stored", std::nullopt}, {"int8", WeightType::int8}, {"float", WeightType::native}};
+  for (const bool map : {true, false})
+    for (const auto& [name, type] : types)
+      benchmark::RegisterBenchmark((std::string("load/") + (map ? "map/" : "read/") + name).c_str(),
+                                   [map, t = type](benchmark::State& s) { load(s, map, t); })
+          ->Iterations(2)
+          ->Unit(benchmark::kMillisecond);
+  const std::filesystem::path golden =
+      std::filesystem::path(__FILE__).parent_path().parent_path() / "tests" / "golden";
+  for (const char* folder : {"hf_helium", "hf_llama", "hf_qwen2"})
+    for (const auto& [name, type] :
+         {std::pair{"bfloat16", WeightType::bfloat16}, std::pair{"half", WeightType::half},
+          std::pair{"int8", WeightType::int8}})
+      benchmark::RegisterBenchmark(
+          (std::string("loss/") + folder + "/" + name).c_str(),
+          [path = (golden / folder).string(), t = type](benchmark::State& s) { loss(s, path, t); })
+          ->Iterations(1);
+  return true;
+}();
+
+}  // namespace
