@@ -37,7 +37,7 @@ struct Arguments {
                                        "token_insertion", "text_only"};
   Index layers = 4, scale = 4, image_tokens = 256, text_tokens = 5, text_window = 256, threads = 1;
   double budget = 120;
-  bool csv = false;
+  bool csv = false, latency = false;
   std::string json;
 };
 
@@ -175,6 +175,58 @@ Result measure(const std::string& variant, const Weights& weights, const Argumen
   return r;
 }
 
+// Where the time of a frame goes: its pass with and without the image, and the projections of the
+// image tokens to keys and values by themselves; what is left is attention to the image.
+void print_latency(const Weights& weights, const Arguments& a, const casa::Context& context) {
+  const casa::DecoderConfig config = config_of("casa", a);
+  const casa::Decoder<float> model(config, weights.source());
+  const casa::BlockWeights<float> block =
+      casa::WeightReader<float>(weights.source(), casa::WeightType::native)
+          .block(casa::decoder_spec(config).blocks[0]);
+  auto state = model.new_state({.text_window = a.text_window});
+  casa::Matrix<float> image(a.image_tokens, config.hidden_size), normed = image;
+  image.fill(0.5f);
+  casa::Matrix<float> kv(a.image_tokens, 2 * config.num_key_value_heads * config.head_dim);
+  casa::Matrix<float> logits(1, config.vocab_size);
+  const int id = 1;
+  const auto pass = [&](Index tokens) {
+    const casa::Insertion at{0, tokens};
+    model.forward({&state, {&id, 1}, {&at, 1}, image.view().middle_rows(0, tokens)}, logits,
+                  context);
+  };
+  std::vector<double> with_image, without, token, projection;
+  const auto time = [&](std::vector<double>& times, auto&& f) {
+    const double begin = now(a);
+    f();
+    times.push_back(now(a) - begin);
+  };
+  for (int i = 0; i < 200; ++i) {
+    time(with_image, [&] { pass(a.image_tokens); });
+    time(token, [&] { model.forward({&state, {&id, 1}}, logits, context); });
+    time(without, [&] { pass(0); });
+    time(projection, [&] {
+      for (Index l = 0; l < a.layers; ++l) {
+        casa::rms_norm<float>(image, block.input_norm.span(), 1e-5, normed, context);
+        block.fusion_attention.qkv.forward_pieces(normed, kv, 1, 3, context);
+      }
+    });
+  }
+  const auto line = [&](const char* what, double seconds) {
+    std::printf(a.csv ? "latency,%s,%.6g\n" : "%-28s %9.3f ms\n", what,
+                (a.csv ? 1 : 1e3) * seconds);
+  };
+  const double whole = median(with_image), text = median(without), images = median(projection);
+  line("frame to first logits", whole);
+  line("  image keys and values", images);
+  line("  text and weights", text);
+  line("  attention to the image", std::max(0.0, whole - text - images));
+  line("each further token", median(token));
+  std::ranges::sort(with_image);
+  std::ranges::sort(token);
+  line("frame to first logits, p99", with_image[197]);
+  line("each further token, p99", token[197]);
+}
+
 // The text cache grows in all variants but casa_window; what that costs is text_only's growth.
 void print(const Result& r, const Arguments& a) {
   std::vector<Index> lengths = a.frames;
@@ -184,15 +236,18 @@ void print(const Result& r, const Arguments& a) {
   for (const Index frames : lengths) {
     const auto [first, last] = tenths(r, frames);
     const Turn& end = r.turns[static_cast<std::size_t>(frames - 1)];
+    const double bytes = static_cast<double>(end.cache_bytes - r.turns[0].cache_bytes) /
+                         static_cast<double>(frames - 1);
     if (a.csv)
       std::printf("streaming,%s,%td,%.6g,%.6g,%td,%td\n", r.variant.c_str(), frames, first, last,
                   end.cache_bytes, end.peak);
     else
       std::printf(
           "%-16s %5td frames %9.2f ms -> %9.2f ms a frame (%+6.1f %%) %8.2f frames/s "
-          "cache %9.2f MiB peak %7.1f MiB\n",
+          "cache %8.2f MiB, %.0f KiB more a frame, peak %.1f MiB\n",
           r.variant.c_str(), frames, 1e3 * first, 1e3 * last, 100 * (last / first - 1), 1 / last,
-          static_cast<double>(end.cache_bytes) / 1048576, static_cast<double>(end.peak) / 1048576);
+          static_cast<double>(end.cache_bytes) / 1048576, bytes / 1024,
+          static_cast<double>(end.peak) / 1048576);
   }
   std::fflush(stdout);
 }
@@ -256,6 +311,7 @@ int main(int argc, char** argv) {
   app.add_option("-t,--threads", a.threads, "worker threads")->capture_default_str();
   app.add_option("--budget", a.budget, "wall seconds after which a variant ends")
       ->capture_default_str();
+  app.add_flag("--latency", a.latency, "instead: where the time of a CASA frame goes");
   app.add_flag("--csv", a.csv, "lines for a program");
   app.add_option("--json", a.json, "a file of all turns");
   try {
@@ -268,6 +324,10 @@ int main(int argc, char** argv) {
     casa::ThreadPool pool(a.threads);
     const casa::Context context{.executor = pool};
     const Weights weights(4 * (2048 / a.scale) * std::max<Index>(2048 / a.scale, 1024));
+    if (a.latency) {
+      print_latency(weights, a, context);
+      return 0;
+    }
     std::vector<Result> results;
     for (const std::string& variant : a.variants) {
       results.push_back(measure(variant, weights, a, context));
