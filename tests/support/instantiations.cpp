@@ -1,0 +1,3 @@
+#include "instantiations.hpp"
+
+CASA_TEST_INSTANTIATE()
