@@ -1,7 +1,7 @@
 // A job's queries as panels: how its rows are cut into strips and panels, and how they are packed.
 #pragma once
 
-#include "casa/attention/tiles.hpp"
+#include "casa/attention/score_tiles.hpp"
 
 CASA_NAMESPACE_BEGIN
 

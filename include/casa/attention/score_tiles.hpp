@@ -1,5 +1,4 @@
-// The inner loops of the fast attention kernel: scores, softmax weights and weighted sums of a
-// block.
+// The inner loops of the attention kernel, first half: scores of a block and softmax weights.
 //
 // Queries are packed into panels. A wide panel is N vectors wide: its rows are lanes, and one value
 // of a key is broadcast to all of them. A folded panel (N = 1, Fold > 1) has lanes / Fold rows: its
@@ -12,6 +11,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "casa/attention/prefetcher.hpp"
 #include "casa/core/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -31,95 +31,8 @@ using Lane = simd::detail::IntOf<T>;  // what limits of keys are counted in, as 
 inline constexpr int kSums = simd::kRegisters == 32 ? 2 : 1;
 /// Keys in a tile of scores: keys x N vectors x kSums accumulators fit the registers.
 template <int N>
-inline constexpr int kTileKeys = N == 3   ? 4
-                                 : N == 2 ? 6
-                                          : 8;
+inline constexpr int kTileKeys = N == 1 ? 8 : 12 / N;
 inline constexpr int kMaxTileKeys = 8;
-
-/// Memory that will be needed soon, fetched in small steps from inside the tiles' loops. Bursts of
-/// prefetches before a tile gain nothing: the arithmetic must run beside them.
-struct Prefetcher {
-  static constexpr int kRegions = 8;
-  struct Region {
-    const char* begin;
-    const char* end;
-  };
-  Region regions[kRegions];
-  int count = 0, current = 0;
-  Index step = 0;
-  float bytes_per_work = 0;
-  // Rows too short for a tile's loop (queries): some lines of them before each tile.
-  const char* row = nullptr;
-  Index row_bytes = 0, row_stride = 0, rows_left = 0, row_at = 0, lines_per_take = 0;
-
-  void clear() { count = current = 0, step = rows_left = 0; }
-  void add(const void* begin, const void* end) {
-    if (count < kRegions && begin < end)
-      regions[count++] = {static_cast<const char*>(begin), static_cast<const char*>(end)};
-  }
-  void add_rows(const void* first, Index bytes, Index stride, Index rows) {
-    row = static_cast<const char*>(first);
-    row_bytes = bytes, row_stride = stride, rows_left = rows, row_at = 0;
-  }
-  /// Spreads what was added over that many multiply-adds (of vectors), in that many tiles: memory
-  /// that is asked for at an even pace comes without stalls.
-  void spread(Index work, Index tiles) {
-    Index bytes = 0;
-    for (int i = 0; i < count; ++i) bytes += regions[i].end - regions[i].begin;
-    bytes_per_work = static_cast<float>(bytes) / static_cast<float>((std::max<Index>)(work, 1));
-    lines_per_take = rows_left * (row_bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
-  }
-  /// Where the next `steps` steps, each of so many multiply-adds and `lines` prefetches, begin;
-  /// they go on by `step`.
-  const char* take(Index steps, Index work_per_step, int lines, const void* idle) {
-    if (rows_left > 0) take_rows();
-    while (current < count && regions[current].begin >= regions[current].end) ++current;
-    if (current == count) {
-      step = 0;
-      return static_cast<const char*>(idle);
-    }
-    step = (std::min<Index>)(64 * lines, static_cast<Index>(bytes_per_work *
-                                                            static_cast<float>(work_per_step)) +
-                                             1);
-    const char* p = regions[current].begin;
-    regions[current].begin += steps * step;
-    return p;
-  }
-
- private:
-  void take_rows() {
-    for (Index i = 0; i < lines_per_take && rows_left > 0; ++i) {
-      simd::prefetch(row + row_at);
-      row_at += 64;
-      if (row_at >= row_bytes) {
-        row += row_stride;
-        row_at = 0;
-        --rows_left;
-      }
-    }
-  }
-};
-
-/// Cache lines fetched per step of a tile: the fewer rows share a key, the faster memory must come.
-template <int Fold>
-inline constexpr int kScoreLines = Fold >= 4 ? Fold / 2 : 1;
-template <int M>
-inline constexpr int kSumLines = M <= 2   ? 8
-                                 : M <= 4 ? 4
-                                 : M <= 8 ? 2
-                                          : 1;
-
-/// One step of a prefetch cursor.
-template <int Lines>
-CASA_INLINE void fetch_step(const char*& ahead, Index step) {
-  if constexpr (Lines == 1) {
-    simd::prefetch(ahead);
-  } else {
-    CASA_UNROLL
-    for (int i = 0; i < Lines; ++i) simd::prefetch(ahead + i * 64);
-  }
-  ahead += step;
-}
 
 /// acc[m][n] = sum over `steps` of key m's values times the panel's vector n.
 template <int M, int N, int Fold, class T>
@@ -351,144 +264,6 @@ void softmax_block(const Panel<T>& panel, const T* const* keys, Index count, Ind
 template <class T>
 Index score_tile_keys(const Panel<T>& panel) {
   return panel.vectors == 3 ? kTileKeys<3> : panel.vectors == 2 ? kTileKeys<2> : kTileKeys<1>;
-}
-
-/// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
-template <int M, int N, class T>
-CASA_INLINE void weighted_tile(const T* weights, Index width, const T* const* values, Index column,
-                               Index count, const char* ahead, Index ahead_step,
-                               Tile<simd::Vec<T>, M, N>& acc) {
-  CASA_NO_UNROLL
-  for (Index j = 0; j < count; ++j) {
-    const T* v = values[j] + column;
-    Row<simd::Vec<T>, N> b;
-    CASA_UNROLL
-    for (int n = 0; n < N; ++n) {
-      b[n] = simd::load(v + n * simd::kLanes<T>);
-      if constexpr (M > 1) simd::keep(b[n]);
-    }
-    CASA_UNROLL
-    for (int m = 0; m < M; ++m) {
-      const auto a = simd::broadcast(weights[m]);
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n) acc[m][n] = simd::fma(a, b[n], acc[m][n]);
-    }
-    weights += width;
-    fetch_step<kSumLines<M>>(ahead, ahead_step);
-  }
-}
-
-/// Vectors of a tile of M rows of output.
-template <int M>
-inline constexpr int kTileVectors = simd::kRegisters == 32 ? (M >= 12  ? 2
-                                                              : M >= 8 ? 3
-                                                              : M >= 4 ? 6
-                                                                       : 8)
-                                                           : (M >= 6   ? 2
-                                                              : M >= 4 ? 3
-                                                              : M >= 2 ? 4
-                                                                       : 8);
-
-/// What a tile of rows does with its sums before and after: rows of a scratch matrix, or of the
-/// result.
-template <class T>
-struct RowSums {
-  T* carried = nullptr;  ///< (rows, padded head_dim): sums so far
-  Index carried_stride = 0;
-  const T* rescale = nullptr;  ///< per row, applied to what is carried; null: begin from zero
-  T* const* result = nullptr;  ///< per row, head_dim values; null: carry on
-  const T* factor = nullptr;   ///< per row, applied to the result
-};
-
-template <int M, int N, class T>
-void weighted_columns(const T* weights, Index width, const T* const* values, Index column,
-                      Index count, Index head_dim, const RowSums<T>& rows, Prefetcher& prefetcher) {
-  using V = simd::Vec<T>;
-  constexpr Index lanes = simd::kLanes<T>;
-  Tile<V, M, N> acc;
-  CASA_UNROLL
-  for (int m = 0; m < M; ++m) {
-    CASA_UNROLL
-    for (int n = 0; n < N; ++n)
-      acc[m][n] = rows.rescale
-                      ? simd::load(rows.carried + m * rows.carried_stride + column + n * lanes) *
-                            simd::broadcast(rows.rescale[m])
-                      : V{};
-  }
-  if (rows.result != nullptr) {  // the result's lines come while its sums are made
-    CASA_UNROLL
-    for (int m = 0; m < M; ++m) {
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n)
-        __builtin_prefetch(rows.result[m] + (std::min)(column + n * lanes, head_dim - 1), 1, 3);
-    }
-  }
-  const char* ahead = prefetcher.take(count, M * N, kSumLines<M>, weights);
-  weighted_tile<M, N>(weights, width, values, column, count, ahead, prefetcher.step, acc);
-  CASA_UNROLL
-  for (int m = 0; m < M; ++m) {
-    CASA_UNROLL
-    for (int n = 0; n < N; ++n) {
-      const Index at = column + n * lanes;
-      if (rows.result == nullptr) {
-        simd::store(rows.carried + m * rows.carried_stride + at, acc[m][n]);
-      } else {
-        const V x = acc[m][n] * simd::broadcast(rows.factor[m]);
-        if (at + lanes <= head_dim)
-          simd::store(rows.result[m] + at, x);
-        else
-          simd::store_partial(rows.result[m] + at, x, head_dim - at);
-      }
-    }
-  }
-}
-
-/// The weighted sums of M rows over all columns.
-template <int M, class T>
-void weighted_rows(const T* weights, Index width, const T* const* values, Index count,
-                   Index head_dim, const RowSums<T>& rows, Prefetcher& prefetcher) {
-  constexpr Index lanes = simd::kLanes<T>;
-  constexpr int N = kTileVectors<M>;
-  Index vectors = (head_dim + lanes - 1) / lanes, column = 0;
-  for (Index tiles = (vectors + N - 1) / N; tiles > 0; --tiles) {
-    const Index n = (vectors + tiles - 1) / tiles;
-    const auto run = [&]<int W>() {
-      weighted_columns<M, W>(weights, width, values, column, count, head_dim, rows, prefetcher);
-    };
-    [&]<int... W>(std::integer_sequence<int, W...>) {
-      static_cast<void>(((n == W + 1 && (run.template operator()<W + 1>(), true)) || ...));
-    }
-    (std::make_integer_sequence<int, N>{});
-    vectors -= n;
-    column += n * lanes;
-  }
-}
-
-/// Rows of the next tile where `left` rows of a panel are left.
-inline Index tile_rows(Index left) {
-  if constexpr (simd::kRegisters == 32) {
-    if (left >= 12 && left != 16) return 12;
-    if (left >= 8) return 8;
-  } else {
-    if (left >= 6 && left != 8) return 6;
-  }
-  return left >= 4 ? 4 : left >= 2 ? 2 : 1;
-}
-template <class T>
-void weighted_rows(Index m, const T* weights, Index width, const T* const* values, Index count,
-                   Index head_dim, const RowSums<T>& rows, Prefetcher& prefetcher) {
-  const auto run = [&]<int M>() {
-    weighted_rows<M>(weights, width, values, count, head_dim, rows, prefetcher);
-  };
-  if constexpr (simd::kRegisters == 32) {
-    if (m == 12) return run.template operator()<12>();
-    if (m == 8) return run.template operator()<8>();
-  } else {
-    if (m == 6) return run.template operator()<6>();
-  }
-  if (m == 4) return run.template operator()<4>();
-  if (m == 2) return run.template operator()<2>();
-  run.template operator()<1>();
 }
 
 }  // namespace detail

@@ -1,0 +1,385 @@
+// One worker of the fast attention kernel: the run of a job over its blocks of keys.
+//
+// A job's rows (all query heads of one kv head, stacked) are cut into strips of a few vectors
+// (panels.hpp). For each block of keys and each strip: scores, weights in their place, weighted
+// sums. Sums are carried from block to block in scratch and written once, divided, at the end.
+#pragma once
+
+#include <algorithm>
+
+#include "casa/attention/panels.hpp"
+#include "casa/attention/plan.hpp"
+#include "casa/attention/state.hpp"
+#include "casa/attention/sum_tiles.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Where a job's rows go: divided by their sums with lse, or as a state.
+template <class T>
+struct Destination {
+  MatrixView<T> out;  ///< (rows, num_heads * head_dim)
+  T* lse = nullptr;   ///< (rows, num_heads) or null
+  T* max = nullptr;   ///< (rows, num_heads); null: out is the result, else the state
+  T* sum = nullptr;
+};
+
+/// The states of split jobs: per part, per (row, head) of the job.
+template <class T>
+struct Parts {
+  T* max = nullptr;
+  T* sum = nullptr;
+  T* out = nullptr;  ///< head_dim values each
+  Index rows = 0;    ///< of one part
+};
+
+/// One worker's part in attention: scratch memory for the largest job, and the jobs' run.
+template <class T, class S>
+class JobRunner {
+  static constexpr Index lanes = simd::kLanes<T>;
+
+ public:
+  JobRunner(const AttentionInput<T, S>& in, const Plan& plan, const Destination<T>& to,
+            const Parts<T>& parts, const Index* piece_begin, Workspace& workspace)
+      : in_(in), to_(to), parts_(parts), piece_begin_(piece_begin), scaling_(in.scale) {
+    const Index d = in.shape.head_dim, rows = plan.max_job_rows;
+    const Index lane_rows = (rows + lanes - 1) / lanes * lanes + lanes;
+    const Index keys = (std::min)(kBlockKeys, plan.max_job_keys) + kMaxTileKeys;
+    padded_dim_ = (d + lanes - 1) / lanes * lanes;
+    copies_v_ = !std::is_same_v<S, T> || padded_dim_ != d;
+    q_ = workspace.take<T>(lane_rows * d);
+    carried_ = workspace.take<T>(lane_rows * padded_dim_);
+    scores_ = workspace.take<T>(keys * (kStripVectors + 1) * lanes);
+    lane_values_ = workspace.take<T>(lane_rows * 3);
+    lane_limits_ = workspace.take<Lane<T>>((kStripVectors + 1) * lanes * 2);
+    factor_ = workspace.take<T>(lane_rows);
+    q_rows_ = workspace.take<const T*>(lane_rows);
+    result_ = workspace.take<T*>(lane_rows);
+    seen_ = workspace.take<Interval>(lane_rows);
+    panels_ = workspace.take<Panel<T>>(lane_rows / lanes + 1);
+    strips_ = workspace.take<Strip>(lane_rows / lanes + 1);
+    keys_ = workspace.take<const T*>(keys);
+    values_ = workspace.take<const T*>(keys);
+    spare_row_ = workspace.take<T>(d);
+    if constexpr (!std::is_same_v<S, T>) k_copy_ = workspace.take<T>(keys * d);
+    if (copies_v_) v_copy_ = workspace.take<T>(keys * padded_dim_);
+  }
+
+  /// `next`: the job this worker does afterwards, or null; its queries and first keys are fetched
+  /// ahead.
+  void run(const Job& job, const Job* next) {
+    job_ = &job;
+    group_ = in_.shape.group();
+    rows_ = (job.row_end - job.row_begin) * group_;
+    set_limits();
+    make_panels();
+    const Index n = job.key_end - job.key_begin;
+    const Index blocks = (n + kBlockKeys - 1) / kBlockKeys;
+    for (Index b = 0; b < blocks; ++b) {
+      const Interval block{job.key_begin + n * b / blocks, job.key_begin + n * (b + 1) / blocks};
+      const Interval after{block.end, job.key_begin + n * (b + 2) / blocks};
+      gather(block);
+      run_block(block, b + 1 < blocks ? &after : nullptr, next);
+    }
+    for (Index s = 0; s < num_strips_; ++s)
+      if (strips_[s].seen.size() == 0) write_empty(strips_[s]);
+  }
+
+ private:
+  /// Panels [panel_begin, panel_end) and what their rows see of the job's keys.
+  struct Strip {
+    Index panel_begin, panel_end;
+    Interval seen;
+  };
+
+  /// What the rows see of the job's keys.
+  void set_limits() {
+    for (Index t = job_->row_begin, row = 0; t < job_->row_end; ++t) {
+      const Interval i = in_.intervals[static_cast<std::size_t>(t)];
+      const Interval seen{(std::max)(i.begin, job_->key_begin), (std::min)(i.end, job_->key_end)};
+      for (Index h = 0; h < group_; ++h) seen_[row++] = seen.size() > 0 ? seen : Interval{};
+    }
+  }
+  Index token_of(Index row) const { return job_->row_begin + row / group_; }
+  Index head_of(Index row) const { return job_->kv_head * group_ + row % group_; }
+  Interval seen_by_rows(Index begin, Index end) const {
+    Interval all;
+    for (Index r = begin; r < end; ++r) all = hull(all, seen_[r]);
+    return all;
+  }
+
+  void make_panels() {
+    const Index d = in_.shape.head_dim;
+    num_panels_ = num_strips_ = 0;
+    Index lane = 0;
+    for (Index r = 0; r < rows_; ++r) q_rows_[r] = in_.q.row(token_of(r)) + head_of(r) * d;
+    for_each_panel<T>(rows_, d, [&](Index first, Index rows, int vectors, int fold, Index strip) {
+      Panel<T>& p = panels_[num_panels_];
+      p = {vectors, fold, first, rows};
+      p.q = q_ + lane * d;
+      const Index width = vectors * lanes;
+      p.max = lane_values_ + lane * 3;
+      p.sum = p.max + width;
+      p.rescale = p.sum + width;
+      lane += width;
+      pack(p, q_rows_ + first, d, scaling_);
+      if (strip == num_strips_) strips_[num_strips_++] = {num_panels_, 0, {}};
+      Strip& s = strips_[strip];
+      s.panel_end = ++num_panels_;
+      s.seen = hull(s.seen, seen_by_rows(first, first + rows));
+    });
+  }
+
+  /// Calls f(piece, begin, end, place) for the pieces that a range of places lies in.
+  template <class F>
+  void for_each_piece(Interval places, F f) const {
+    const Index count = static_cast<Index>(in_.keys.size());
+    Index p = std::upper_bound(piece_begin_, piece_begin_ + count, places.begin) - piece_begin_ - 1;
+    for (Index place = places.begin; place < places.end; ++p) {
+      const auto& piece = in_.keys[static_cast<std::size_t>(p)];
+      const Index begin = place - piece_begin_[p];
+      const Index end = (std::min)(piece.count, places.end - piece_begin_[p]);
+      if (begin < end) f(piece, begin, end, place);
+      place = (std::max)(place, piece_begin_[p] + end);
+    }
+  }
+
+  /// Points keys_ and values_ at the rows of a block, widened or padded copies where needed.
+  void gather(Interval block) {
+    const Index d = in_.shape.head_dim;
+    for_each_piece(block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
+      const S* k = piece.k + job_->kv_head * piece.head_stride + begin * piece.token_stride;
+      const S* v = piece.v + job_->kv_head * piece.head_stride + begin * piece.token_stride;
+      const Index count = end - begin, at = place - block.begin;
+      for (Index j = 0; j < count; ++j, k += piece.token_stride, v += piece.token_stride) {
+        if constexpr (std::is_same_v<S, T>) {
+          keys_[at + j] = k;
+        } else {
+          keys_[at + j] = copy_row(k, k_copy_ + (at + j) * d, d, d);
+        }
+        if (!copies_v_) {
+          if constexpr (std::is_same_v<S, T>) values_[at + j] = v;
+        } else {
+          values_[at + j] = copy_row(v, v_copy_ + (at + j) * padded_dim_, d, padded_dim_);
+        }
+      }
+    });
+    std::fill_n(keys_ + block.size(), kMaxTileKeys, keys_[block.size() - 1]);
+  }
+
+  static const T* copy_row(const S* from, T* to, Index d, Index padded) {
+    Index i = 0;
+    for (; i + lanes <= d; i += lanes) simd::store(to + i, simd::load(from + i));
+    if (i < d) {
+      const auto rest = simd::load_partial(from + i, d - i);
+      if (padded > d)
+        simd::store(to + i, rest);
+      else
+        simd::store_partial(to + i, rest, d - i);
+    }
+    return to;
+  }
+
+  /// Asks the prefetcher for the keys, then the values, of rows that lie side by side.
+  void fetch_ahead(Interval places, Index kv_head) {
+    for (const bool values : {false, true})
+      for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
+        if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
+        const S* from = (values ? piece.v : piece.k) + kv_head * piece.head_stride;
+        prefetcher_.add(from + begin * piece.token_stride, from + end * piece.token_stride);
+      });
+  }
+
+  void run_block(Interval block, const Interval* after, const Job* next) {
+    const Index d = in_.shape.head_dim;
+    // Weights of keys that a row does not see are 0, which only a value that is not finite
+    // survives.
+    const bool tiles_mix = all_finite_where_rows_differ(block);
+    plan_fetches(block, after, next);
+    for (Index s = 0; s < num_strips_; ++s) {
+      const Strip& strip = strips_[s];
+      const Interval seen{(std::max)(block.begin, strip.seen.begin),
+                          (std::min)(block.end, strip.seen.end)};
+      if (seen.size() == 0) continue;
+      const bool first = seen.begin == strip.seen.begin, last = seen.end == strip.seen.end;
+      T* scores = scores_;
+      Lane<T>* limits = lane_limits_;
+      for (Index p = strip.panel_begin; p < strip.panel_end; ++p) {
+        Panel<T>& panel = panels_[p];
+        panel.scores = scores;
+        scores += (seen.size() + kMaxTileKeys) * panel.width();
+        panel.begin = limits;
+        panel.end = limits + panel.vectors * lanes;
+        limits += 2 * panel.vectors * lanes;
+        const Visible<T> visible = visible_in(panel, seen);
+        softmax_block(panel, keys_ + (seen.begin - block.begin), seen.size(), d, visible, first,
+                      prefetcher_);
+      }
+      if (last) prepare_result(strip);
+      for (Index p = strip.panel_begin; p < strip.panel_end; ++p)
+        sum_values(panels_[p], block, seen, first, last, tiles_mix);
+    }
+  }
+
+  /// What will be read after this block, fetched evenly while it is computed: the next block's keys
+  /// and values, or the next job's queries and first block. (A worker's first block comes as it
+  /// comes.)
+  void plan_fetches(Interval block, const Interval* after, const Job* next) {
+    prefetcher_.clear();
+    const Index d = in_.shape.head_dim;
+    if (after != nullptr) {
+      fetch_ahead(*after, job_->kv_head);
+    } else if (next != nullptr) {
+      const T* q = in_.q.row(next->row_begin) + next->kv_head * group_ * d;
+      prefetcher_.add_rows(q, group_ * d * static_cast<Index>(sizeof(T)),
+                           in_.q.stride() * static_cast<Index>(sizeof(T)),
+                           next->row_end - next->row_begin);
+      fetch_ahead({next->key_begin, (std::min)(next->key_end, next->key_begin + kBlockKeys)},
+                  next->kv_head);
+    } else {
+      return;
+    }
+    Index work = 0, tiles = 0;  // of the strips in this block
+    for (Index s = 0; s < num_strips_; ++s) {
+      const Interval seen{(std::max)(block.begin, strips_[s].seen.begin),
+                          (std::min)(block.end, strips_[s].seen.end)};
+      for (Index p = strips_[s].panel_begin; p < strips_[s].panel_end; ++p) {
+        work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
+        tiles += seen.size() / score_tile_keys(panels_[p]);
+      }
+    }
+    prefetcher_.spread(work * 7 / 8, tiles);
+  }
+
+  /// Fills the panel's lane limits if a row does not see all of `seen`.
+  Visible<T> visible_in(const Panel<T>& panel, Interval seen) const {
+    Interval all = seen;
+    for (Index r = panel.first; r < panel.first + panel.rows; ++r) {
+      const Interval i = seen_[r];
+      all = i.size() == 0 ? Interval{seen.end, seen.begin}
+                          : Interval{(std::max)(all.begin, i.begin), (std::min)(all.end, i.end)};
+    }
+    const Visible<T> visible{all.begin - seen.begin, all.end - seen.begin, panel.begin, panel.end};
+    const Index width = panel.width();
+    for (Index lane = 0; lane < panel.vectors * lanes; ++lane) {
+      const Index row = panel.first + (std::min)(lane % width, panel.rows - 1);
+      const Index later = panel.fold > 1 ? lane / width : 0;  // which of the vector's keys
+      const Interval i = seen_[row];
+      const Index begin = (std::min)((std::max)(i.begin, seen.begin), seen.end) - seen.begin;
+      const Index end = (std::min)((std::max)(i.end, seen.begin), seen.end) - seen.begin;
+      panel.begin[lane] = static_cast<Lane<T>>(begin - later);
+      panel.end[lane] = static_cast<Lane<T>>(end - later);
+    }
+    return visible;
+  }
+
+  /// Whether every value is finite that some rows of the job see and others do not.
+  bool all_finite_where_rows_differ(Interval block) const {
+    Interval all = block;
+    bool some = false;
+    for (Index r = 0; r < rows_; r += group_) {
+      const Interval i = seen_[r];
+      if (i.size() == 0) continue;
+      some = true;
+      all = {(std::max)(all.begin, i.begin), (std::min)(all.end, i.end)};
+    }
+    if (!some) return true;
+    simd::Vec<T> nan{};
+    const auto add = [&](Index begin, Index end) {
+      for (Index j = begin - block.begin; j < end - block.begin; ++j)
+        for (Index i = 0; i < padded_dim_; i += lanes)
+          nan = simd::fma(simd::load(values_[j] + i), simd::Vec<T>{}, nan);
+    };
+    if (all.size() == 0) {
+      add(block.begin, block.end);
+    } else {
+      add(block.begin, all.begin);
+      add(all.end, block.end);
+    }
+    return simd::reduce_add(nan) == T(0);
+  }
+
+  /// The weighted sums of the panel's rows over the block.
+  void sum_values(const Panel<T>& panel, Interval block, Interval seen, bool first, bool last,
+                  bool tiles_mix) {
+    const Index width = panel.width();
+    for (Index r = 0; r < panel.rows;) {
+      const Index m = tiles_mix ? tile_rows(width - r) : 1;
+      const Index row = panel.first + r;
+      Interval keys = seen_by_rows(row, (std::min)(row + m, panel.first + panel.rows));
+      keys = {(std::max)(keys.begin, seen.begin), (std::min)(keys.end, seen.end)};
+      const RowSums<T> sums{carried_ + row * padded_dim_, padded_dim_,
+                            first ? nullptr : panel.rescale + r, last ? result_ + row : nullptr,
+                            factor_ + row};
+      const Index skipped = keys.size() > 0 ? keys.begin - seen.begin : 0;
+      weighted_rows(m, panel.scores + skipped * width + r, width,
+                    values_ + (seen.begin - block.begin) + skipped, keys.size(), in_.shape.head_dim,
+                    sums, prefetcher_);
+      r += m;
+    }
+  }
+
+  /// Sets result_ and factor_ of a strip whose sums are complete; writes its lse or state.
+  void prepare_result(const Strip& strip) {
+    for (Index p = strip.panel_begin; p < strip.panel_end; ++p) {
+      const Panel<T>& panel = panels_[p];
+      for (Index r = 0; r < panel.width(); ++r) {
+        const Index row = panel.first + r;
+        result_[row] = spare_row_;
+        factor_[row] = T(0);
+        if (r < panel.rows) set_result(row, panel.max[r], panel.sum[r]);
+      }
+    }
+  }
+  void set_result(Index row, T max, T sum) {
+    const Index d = in_.shape.head_dim;
+    const Index token = token_of(row), head = head_of(row);
+    factor_[row] = T(1);
+    if (job_->part >= 0) {
+      const Index at = job_->part * parts_.rows + row;
+      result_[row] = parts_.out + at * d;
+      parts_.max[at] = max;
+      parts_.sum[at] = sum;
+      return;
+    }
+    result_[row] = to_.out.row(token) + head * d;
+    const Index at = token * in_.shape.num_heads + head;
+    if (to_.max != nullptr) {
+      to_.max[at] = max;
+      to_.sum[at] = sum;
+    } else {
+      factor_[row] = sum == T(0) ? T(0) : T(1) / sum;
+      if (to_.lse != nullptr) to_.lse[at] = log_sum_exp(max, sum);
+    }
+  }
+  void write_empty(const Strip& strip) {
+    for (Index p = strip.panel_begin; p < strip.panel_end; ++p)
+      for (Index r = panels_[p].first; r < panels_[p].first + panels_[p].rows; ++r) {
+        set_result(r, -std::numeric_limits<T>::infinity(), T(0));
+        std::fill_n(result_[r], in_.shape.head_dim, T(0));
+      }
+  }
+
+  const AttentionInput<T, S>& in_;
+  const Destination<T>& to_;
+  const Parts<T>& parts_;
+  const Index* piece_begin_;
+  Scaling<T> scaling_;
+  const Job* job_ = nullptr;
+  Index rows_ = 0, group_ = 1, padded_dim_ = 0, num_panels_ = 0, num_strips_ = 0;
+  bool copies_v_ = false;
+  T *q_, *carried_, *scores_, *lane_values_, *factor_, *spare_row_, *k_copy_ = nullptr,
+                                                                    *v_copy_ = nullptr;
+  Lane<T>* lane_limits_;
+  const T **q_rows_, **keys_, **values_;
+  T** result_;
+  Interval* seen_;
+  Panel<T>* panels_;
+  Strip* strips_;
+  Prefetcher prefetcher_;
+};
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

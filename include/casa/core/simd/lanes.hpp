@@ -1,0 +1,97 @@
+// Across the lanes of vectors: reductions, transposition.
+#pragma once
+
+#include "casa/core/simd/vector.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace simd {
+
+/// op over all lanes, in every lane, as a tree (the same order in every build of one width).
+template <class V, class Op>
+CASA_INLINE V reduce(V v, Op op) {
+  constexpr Index n = kLanes<Element<V>>;
+  constexpr auto lanes = detail::LaneSequence<Element<V>>{};
+  if constexpr (n >= 16) v = op(v, detail::swapped<8>(v, lanes));
+  if constexpr (n >= 8) v = op(v, detail::swapped<4>(v, lanes));
+  if constexpr (n >= 4) v = op(v, detail::swapped<2>(v, lanes));
+  if constexpr (n >= 2) v = op(v, detail::swapped<1>(v, lanes));
+  return v;
+}
+/// The sum of all lanes.
+template <class V>
+CASA_INLINE Element<V> reduce_add(V v) {
+  return reduce(v, [](V a, V b) { return a + b; })[0];
+}
+/// The largest lane.
+template <class V>
+CASA_INLINE Element<V> reduce_max(V v) {
+  return reduce(v, [](V a, V b) { return max(a, b); })[0];
+}
+
+namespace detail {
+
+template <int Step, class V, std::size_t... I>
+CASA_INLINE void exchange_blocks(V& a, V& b, std::index_sequence<I...>) {
+  constexpr int n = static_cast<int>(sizeof...(I));
+  const V low = __builtin_shufflevector(
+      a, b,
+      ((static_cast<int>(I) & Step) ? n + (static_cast<int>(I) ^ Step) : static_cast<int>(I))...);
+  b = __builtin_shufflevector(
+      a, b,
+      ((static_cast<int>(I) & Step) ? n + static_cast<int>(I) : (static_cast<int>(I) ^ Step))...);
+  a = low;
+}
+// The sums of neighbouring lanes of a, then those of b.
+template <class V, std::size_t... I>
+CASA_INLINE V add_neighbours(V a, V b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, (2 * static_cast<int>(I))...) +
+         __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...);
+}
+
+template <int Step, class V, std::size_t N>
+CASA_INLINE void transpose_steps(V (&v)[N]) {
+  if constexpr (Step < static_cast<int>(N)) {
+    CASA_UNROLL
+    for (std::size_t i = 0; i < N; ++i)
+      if ((i & Step) == 0) exchange_blocks<Step>(v[i], v[i + Step], std::make_index_sequence<N>{});
+    transpose_steps<Step * 2>(v);
+  }
+}
+
+}  // namespace detail
+
+/// Each vector's lanes summed in groups of N neighbours, the results of v[0], v[1], ... side by
+/// side.
+template <class V, std::size_t N>
+CASA_INLINE V add_groups(const V (&v)[N]) {
+  if constexpr (N == 1) {
+    return v[0];
+  } else {
+    V half[N / 2];
+    CASA_UNROLL
+    for (std::size_t i = 0; i < N / 2; ++i)
+      half[i] = detail::add_neighbours(v[2 * i], v[2 * i + 1], detail::LaneSequence<Element<V>>{});
+    return add_groups(half);
+  }
+}
+/// op over the lanes i, i + Stride, i + 2 Stride, ..., in each of them.
+template <int Stride, class V, class Op>
+CASA_INLINE V reduce_strided(V v, Op op) {
+  if constexpr (Stride < kLanes<Element<V>>)
+    return reduce_strided<Stride * 2>(
+        op(v, detail::swapped<Stride>(v, detail::LaneSequence<Element<V>>{})), op);
+  else
+    return v;
+}
+
+/// The square of N vectors of N lanes, transposed in registers.
+template <class V, std::size_t N>
+CASA_INLINE void transpose(V (&v)[N]) {
+  static_assert(N == static_cast<std::size_t>(kLanes<Element<V>>));
+  detail::transpose_steps<1>(v);
+}
+
+}  // namespace simd
+
+CASA_NAMESPACE_END

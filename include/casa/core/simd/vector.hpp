@@ -1,0 +1,229 @@
+// The native vector of float and double, and arithmetic on it.
+//
+// Vectors are GCC/Clang vector extensions (+ - * / and comparisons work on them as they are), so
+// the same source serves AVX-512, AVX2, SSE2 and NEON; x86 intrinsics stand where the compilers'
+// own code is worse.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "casa/core/config.hpp"
+#include "casa/core/scalar.hpp"
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define CASA_SIMD_AVX512 1
+#else
+#define CASA_SIMD_AVX512 0
+#endif
+#if defined(__AVX2__) && defined(__FMA__)
+#define CASA_SIMD_AVX2 1
+#else
+#define CASA_SIMD_AVX2 0
+#endif
+#define CASA_INLINE inline __attribute__((always_inline))
+// Before a loop: over rows and vectors of a register tile (must vanish), over the tile's depth
+// (must stay).
+#if defined(__clang__)
+#define CASA_UNROLL _Pragma("clang loop unroll(full)")
+#define CASA_NO_UNROLL _Pragma("clang loop unroll(disable)")
+#else
+#define CASA_UNROLL _Pragma("GCC unroll 32")
+#define CASA_NO_UNROLL _Pragma("GCC unroll 1")
+#endif
+
+CASA_NAMESPACE_BEGIN
+
+namespace simd {
+
+/// Bytes of a vector register, and how many of them there are.
+inline constexpr Index kBytes = CASA_SIMD_AVX512 ? 64 : CASA_SIMD_AVX2 ? 32 : 16;
+#if defined(__aarch64__)
+inline constexpr Index kRegisters = 32;
+#else
+inline constexpr Index kRegisters = CASA_SIMD_AVX512 ? 32 : 16;
+#endif
+
+/// Values of T in a vector.
+template <class T>
+inline constexpr Index kLanes = kBytes / static_cast<Index>(sizeof(T));
+
+namespace detail {
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kBytes)));
+};
+template <class T>
+using IntOf = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+
+}  // namespace detail
+
+/// The native vector of T.
+template <class T>
+using Vec = typename detail::VectorOf<T>::type;
+/// The vector of signed integers as wide as T; what comparisons of Vec<T> give (all bits set:
+/// true).
+template <class T>
+using IntVec = Vec<detail::IntOf<T>>;
+
+using VecF = Vec<float>;
+using VecD = Vec<double>;
+
+/// The type of a vector's values.
+template <class V>
+using Element = std::remove_cvref_t<decltype(std::declval<V&>()[0])>;
+
+namespace detail {
+
+template <class V, class T, std::size_t... I>
+CASA_INLINE V splat(T x, std::index_sequence<I...>) {
+  return V{(static_cast<void>(I), x)...};
+}
+template <class V, std::size_t... I>
+CASA_INLINE V count_up(std::index_sequence<I...>) {
+  return V{static_cast<Element<V>>(I)...};
+}
+template <class T>
+using LaneSequence = std::make_index_sequence<static_cast<std::size_t>(kLanes<T>)>;
+
+template <class V>
+CASA_INLINE V load_as(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// Lane i of the result is lane i ^ Step of v.
+template <int Step, class V, std::size_t... I>
+CASA_INLINE V swapped(V v, std::index_sequence<I...>) {
+  return __builtin_shufflevector(v, v, (static_cast<int>(I) ^ Step)...);
+}
+
+}  // namespace detail
+
+/// x in every lane.
+template <class T>
+CASA_INLINE Vec<T> broadcast(T x) {
+  return detail::splat<Vec<T>>(x, detail::LaneSequence<T>{});
+}
+/// 0, 1, 2, ...
+template <class T>
+CASA_INLINE Vec<T> iota() {
+  return detail::count_up<Vec<T>>(detail::LaneSequence<T>{});
+}
+
+/// The Group values at p, again and again: p[0], .., p[Group - 1], p[0], ...
+template <int Group, class T>
+CASA_INLINE Vec<T> broadcast_group(const T* p) {
+  constexpr Index bytes = Group * static_cast<Index>(sizeof(T));
+  if constexpr (Group == 1) {
+    return broadcast(*p);
+  } else if constexpr (bytes == kBytes) {
+    return detail::load_as<Vec<T>>(p);
+  } else if constexpr (bytes == 8) {
+    return (Vec<T>)broadcast(detail::load_as<double>(p));
+#if CASA_SIMD_AVX512
+  } else if constexpr (bytes == 16) {
+    return (Vec<T>)_mm512_maskz_broadcast_f32x4(0xffff, detail::load_as<__m128>(p));
+  } else if constexpr (bytes == 32) {
+    return (Vec<T>)_mm512_maskz_broadcast_f32x8(0xffff, detail::load_as<__m256>(p));
+#elif CASA_SIMD_AVX2
+  } else if constexpr (bytes == 16) {
+    const __m128 v = detail::load_as<__m128>(p);
+    return (Vec<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(v), v, 1);
+#endif
+  }
+}
+
+/// The bits of v as another vector type.
+template <class To, class From>
+CASA_INLINE To bits_as(From v) {
+  static_assert(sizeof(To) == sizeof(From));
+  return (To)v;
+}
+
+/// a * b + c, in one rounding where the machine has it.
+CASA_INLINE VecF fma(VecF a, VecF b, VecF c) {
+#if CASA_SIMD_AVX512
+  return _mm512_fmadd_ps(a, b, c);
+#elif CASA_SIMD_AVX2
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+CASA_INLINE VecD fma(VecD a, VecD b, VecD c) {
+#if CASA_SIMD_AVX512
+  return _mm512_fmadd_pd(a, b, c);
+#elif CASA_SIMD_AVX2
+  return _mm256_fmadd_pd(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f64(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+/// mask ? a : b, lane by lane.
+template <class V>
+CASA_INLINE V select(IntVec<Element<V>> mask, V a, V b) {
+  return mask ? a : b;
+}
+
+/// The larger lane by lane; where one is NaN, b (so keep what may be NaN and must stay so in b).
+CASA_INLINE VecF max(VecF a, VecF b) {
+#if CASA_SIMD_AVX512
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#elif CASA_SIMD_AVX2
+  return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+  return _mm_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+CASA_INLINE VecD max(VecD a, VecD b) {
+#if CASA_SIMD_AVX512
+  return _mm512_maskz_max_pd(0xff, a, b);
+#elif CASA_SIMD_AVX2
+  return _mm256_max_pd(a, b);
+#elif defined(__SSE2__)
+  return _mm_max_pd(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+/// The smaller lane by lane; where one is NaN, b.
+template <class V>
+CASA_INLINE V min(V a, V b) {
+  return a < b ? a : b;
+}
+
+/// Keeps a loaded vector in its register: g++ 12 would load it again in every multiply-add.
+template <class V>
+CASA_INLINE void keep([[maybe_unused]] V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
+}  // namespace simd
+
+CASA_NAMESPACE_END
