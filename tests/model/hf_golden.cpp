@@ -101,6 +101,7 @@ void check_tower(const std::filesystem::path& folder, const std::string& config_
     CAPTURE(kind);
     const auto grids = golden::grids(io, kind.empty() ? "image_grid_thw" : "video_grid_thw");
     const std::string patches = kind + "pixel_values";
+    if (!io.has(patches)) continue;
     Matrix<T> last;
     Matrix<float> last_float;
     Matrix<double> last_double;
