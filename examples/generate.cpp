@@ -29,6 +29,7 @@
 #include "casa/io/json_writer.hpp"
 #include "casa/io/load_model.hpp"
 #include "casa/io/tokenizer.hpp"
+#include "casa/io/trace.hpp"
 
 namespace {
 
@@ -37,7 +38,7 @@ using casa::Index;
 volatile std::sig_atomic_t interrupted = 0;
 
 struct Arguments {
-  std::string model, prompt, prompt_file, system, dtype = "float";
+  std::string model, prompt, prompt_file, system, trace, dtype = "float";
   std::vector<int> prompt_ids;
   std::vector<std::string> images;
   Index max_new_tokens = 128, threads = 0, context = 0, top_k = 0;
@@ -342,6 +343,9 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", a.dtype, "how weights are held")
       ->check(CLI::IsMember({"float", "bf16", "int8"}))
       ->capture_default_str();
+  app.add_option(
+      "--trace", a.trace,
+      "write the hidden state after every sublayer here (safetensors; see compare_traces)");
   app.add_flag("--json", a.json, "one JSON object on stdout instead of the text");
   app.add_flag("--ignore-eos,--ignore_eos", a.ignore_eos, "go on after a stop token");
   app.add_flag("-q,--quiet", a.quiet, "nothing on stderr but errors");
@@ -371,8 +375,13 @@ int main(int argc, char** argv) {
     Progress progress(a.quiet);
     Session session(a, context);
     progress.stop();
-    if (text->count() + file->count() + ids->count() == 0) return run_chat(session, a, context);
-    return run_once(session, a, context);
+    casa::io::TraceRecorder<float> recorder;
+    const casa::Trace<float> trace = recorder.hook();
+    if (!a.trace.empty()) session.generator().set_trace(&trace);
+    const bool chat = text->count() + file->count() + ids->count() == 0;
+    const int status = chat ? run_chat(session, a, context) : run_once(session, a, context);
+    if (!a.trace.empty()) recorder.save(a.trace);
+    return status;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "generate: %s\n", e.what());
     return 1;

@@ -60,6 +60,10 @@ if [ -x "$CASA_EXAMPLES/generate" ]; then
   expect 0 "generate --quiet" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 3,14,15,92 -n 5 --ignore-eos -q
   holds "stdout is the ids alone" cmp -s "$work/ids.1" "$work/out"
   holds "stderr is empty" [ ! -s "$work/err" ]
+  expect 0 "generate --trace" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 3,14,15 -n 2 --trace "$work/a.safetensors" -q
+  if [ -x "$CASA_EXAMPLES/compare_traces" ]; then
+    expect 0 "a trace equals itself" "$CASA_EXAMPLES/compare_traces" "$work/a.safetensors" "$work/a.safetensors"
+  fi
 fi
 [ $asked -gt 0 ] || exit 77
 exit $((failures > 0))

@@ -80,7 +80,7 @@ class Generator {
                            insertions_, prompt.image_tokens.middle_rows(images, count)};
       if (!prompt.grids.empty()) input.grids = prompt.grids.subspan(first, next - first);
       input.logits = end == length ? LogitRows::last : LogitRows::none;
-      model_->forward(input, end == length ? logits_.view() : MatrixView<T>{}, context);
+      model_->forward(input, end == length ? logits_.view() : MatrixView<T>{}, context, trace_);
       images += count;
     }
     for (const int id : prompt.ids) sampler_.observe(id);
@@ -115,12 +115,16 @@ class Generator {
     const Workspace::Frame frame(context.workspace);
     const MatrixView<T> logits =
         context.workspace.matrix<T>(static_cast<Index>(streams.size()), model.config().vocab_size);
-    model.forward(inputs, logits, context);
+    model.forward(inputs, logits, context, streams[0]->trace_);
     for (std::size_t s = 0; s < streams.size(); ++s) {
       std::copy_n(logits.row(static_cast<Index>(s)), logits.cols(), streams[s]->logits_.data());
       streams[s]->pending_ = -1;
     }
   }
+
+  /// From now on every pass shows its hidden states; null: none does. Must outlive the passes.
+  /// Streams that advance together are shown as one, by the first one's.
+  void set_trace(const Trace<T>* trace) { trace_ = trace; }
 
   /// Logits of the token to come.
   std::span<const T> logits() const {
@@ -142,6 +146,7 @@ class Generator {
   Sampler<T> sampler_;
   Matrix<T> logits_;
   int pending_ = -1;
+  const Trace<T>* trace_ = nullptr;
   std::vector<Insertion> insertions_;   // scratch of feed
   std::vector<StreamInput<T>> inputs_;  // scratch of advance
 };
