@@ -5,7 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,6 +40,8 @@ inline double peak_gib() {
 class GrowingFile {
  public:
   GrowingFile() = default;
+  bool is_open() const { return file_ != nullptr; }
+  const std::string& path() const { return path_; }
   explicit GrowingFile(const std::string& path) : path_(path), file_(open(path), std::fclose) {}
 
   void append(const std::string& s) {
@@ -94,7 +100,6 @@ class Outputs {
       const std::string cue =
           r.truth.empty() ? r.subtitle : "read  " + r.subtitle + "\ntruth " + r.truth;
       if (!cue.empty()) srt_.append(casa::io::srt_cue(++cues_, r.begin_ms, r.end_ms, cue));
-      transcript_ += r.subtitle + "\n";
       say("\n");
     }
     jsonl_.append(json_line(r));
@@ -109,12 +114,20 @@ class Outputs {
     shown_ = true;
   }
 
-  /// The last line of the JSON file.
+  /// The last line of the JSON file: all subtitles once more. They are copied from the file, so
+  /// that a stream of days takes no memory for them.
   void finish() {
     clear_status();
-    casa::io::JsonWriter w;
-    jsonl_.append(w.begin_object().member("full_transcript", transcript_).end_object().str() +
-                  "\n");
+    if (!jsonl_.is_open() || !std::filesystem::is_regular_file(jsonl_.path())) return;
+    constexpr std::string_view last = "{\"full_transcript\":", before = "\"subtitle\":\"",
+                               behind = "\",\"ids\":[", skipped = "\"skipped\":true}";
+    std::ifstream lines(jsonl_.path());
+    jsonl_.append(std::string(last) + "\"");
+    for (std::string line; std::getline(lines, line) && !line.starts_with(last);) {
+      const std::size_t begin = line.find(before) + before.size(), end = line.rfind(behind);
+      if (!line.ends_with(skipped)) jsonl_.append(line.substr(begin, end - begin) + "\\n");
+    }
+    jsonl_.append("\"}\n");
   }
   void clear_status() {
     if (shown_) std::fputs("\r\033[K", stderr);
@@ -126,27 +139,32 @@ class Outputs {
   bool status_, to_terminal_;
   bool shown_ = false;
   std::int64_t cues_ = 0;
-  std::string transcript_;
 };
 
-/// Times of one kind; the median and the slowest of a hundred.
+/// Times of one kind, the newest few thousand; the median and the slowest of a hundred.
 class Times {
  public:
-  void add(double seconds) { seconds_.push_back(seconds); }
-  bool empty() const { return seconds_.empty(); }
-  double percentile(double p) {
-    if (seconds_.empty()) return 0;
-    std::sort(seconds_.begin(), seconds_.end());
-    const auto at =
-        static_cast<std::size_t>(p / 100 * static_cast<double>(seconds_.size() - 1) + 0.5);
-    return seconds_[at];
+  void add(double seconds) {
+    if (seconds_.size() < kMost)
+      seconds_.push_back(seconds);
+    else
+      seconds_[count_ % kMost] = seconds;
+    ++count_;
   }
-  void print(const char* what) {
-    if (!empty())
-      std::fprintf(stderr, "%-26s %9.2f ms p50 %9.2f ms p99 (%zu)\n", what, 1e3 * percentile(50),
-                   1e3 * percentile(99), seconds_.size());
+  void print(const char* what) const {
+    if (count_ == 0) return;
+    std::vector<double> sorted = seconds_;
+    std::sort(sorted.begin(), sorted.end());
+    const auto ms = [&](double p) {
+      return 1e3 *
+             sorted[static_cast<std::size_t>(p * static_cast<double>(sorted.size() - 1) + 0.5)];
+    };
+    std::fprintf(stderr, "%-28s %9.2f ms p50 %9.2f ms p99 (%zu)\n", what, ms(0.5), ms(0.99),
+                 count_);
   }
 
  private:
+  static constexpr std::size_t kMost = 16384;
   std::vector<double> seconds_;
+  std::size_t count_ = 0;
 };

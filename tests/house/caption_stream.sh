@@ -13,7 +13,7 @@ cd "$work"
 bad=0
 check() { if eval "$2"; then echo "ok: $1"; else echo "FAILED: $1"; bad=1; fi; }
 ids() { sed -nE 's/.*"ids":\[([0-9,]*)\].*/\1/p' "$1"; }
-read_frames() { "$bin/caption_stream" -q -m "$digits/casa" --greedy --opening '>' --stop ';' --closing ';' "$@"; }
+read_frames() { "$bin/caption_stream" -q -t 1 -m "$digits/casa" --greedy --opening '>' --stop ';' --closing ';' "$@"; }
 
 "$bin/digit_frames" --truth truth.txt --begins begins.txt > frames.raw
 begins=$(cat begins.txt)
@@ -66,7 +66,7 @@ check "help is no error" '[ $rc -eq 0 ]'
 # Ctrl-C in the middle: 130, files whole.
 mkfifo live
 (cat frames.raw; sleep 20) > live & feeder=$!
-"$bin/caption_stream" -q -m "$digits/casa" --raw 32x32x1 --greedy --opening '>' --stop ';' --closing ';' \
+"$bin/caption_stream" -q -t 1 -m "$digits/casa" --raw 32x32x1 --greedy --opening '>' --stop ';' --closing ';' \
   --srt live.srt --jsonl live.jsonl < live > /dev/null & pid=$!
 for _ in $(seq 100); do [ "$(ids live.jsonl 2> /dev/null | wc -l)" -ge 3 ] && break; sleep 0.1; done
 kill -INT $pid; wait $pid; rc=$?
