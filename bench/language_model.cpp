@@ -14,24 +14,11 @@
 
 #include "bench_common.hpp"
 #include "casa/model/decoder.hpp"
+#include "smollm2.hpp"
 
 namespace {
 
 using namespace casa;
-
-DecoderConfig smollm2() {
-  DecoderConfig c;
-  c.hidden_size = 576;
-  c.num_hidden_layers = 30;
-  c.num_attention_heads = 9;
-  c.num_key_value_heads = 3;
-  c.head_dim = 64;
-  c.intermediate_size = 1536;
-  c.vocab_size = 49152;
-  c.rope.theta = 100000;
-  c.tie_word_embeddings = true;
-  return c;
-}
 
 // A tensor lives until it has been packed.
 WeightSource random_weights(std::map<std::string, Matrix<float>>& tensors) {
@@ -55,14 +42,15 @@ const Decoder<float>& model(WeightType type) {
   if (!held.contains(type)) {
     held.clear();
     std::map<std::string, Matrix<float>> tensors;
-    held.emplace(type, std::make_unique<Decoder<float>>(smollm2(), random_weights(tensors), type));
+    held.emplace(type,
+                 std::make_unique<Decoder<float>>(bench::smollm2(), random_weights(tensors), type));
   }
   return *held.at(type);
 }
 
 // Weights that every token goes through; the embedding counts once, as the head.
 double weights_per_token() {
-  const DecoderConfig c = smollm2();
+  const DecoderConfig c = bench::smollm2();
   const double d = static_cast<double>(c.hidden_size), f = static_cast<double>(c.intermediate_size);
   const double kv = static_cast<double>(c.num_key_value_heads * c.head_dim);
   return static_cast<double>(c.num_hidden_layers) * (2 * d * d + 2 * d * kv + 3 * d * f);

@@ -16,6 +16,7 @@
 #include "bench_common.hpp"
 #include "casa/io/load_model.hpp"
 #include "casa/io/safetensors_writer.hpp"
+#include "smollm2.hpp"
 
 namespace {
 
@@ -31,19 +32,6 @@ double resident(const std::string& field) {
 
 void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
-DecoderConfig smollm2() {
-  DecoderConfig c;
-  c.hidden_size = 576;
-  c.num_hidden_layers = 30;
-  c.num_attention_heads = 9;
-  c.num_key_value_heads = 3;
-  c.head_dim = 64;
-  c.intermediate_size = 1536;
-  c.vocab_size = 49152;
-  c.tie_word_embeddings = true;
-  return c;
-}
-
 // A folder of that shape in the temporary directory, gone with the program.
 class RandomFolder {
  public:
@@ -57,7 +45,7 @@ class RandomFolder {
                "vocab_size": 49152, "rms_norm_eps": 1e-5, "tie_word_embeddings": true})";
     std::deque<Buffer<bfloat16>> values;
     std::vector<io::NamedTensor> tensors;
-    for_each_tensor(decoder_spec(smollm2()), [&](const TensorSpec& s) {
+    for_each_tensor(decoder_spec(bench::smollm2()), [&](const TensorSpec& s) {
       const Index count = s.rows * (std::max)(s.cols, Index{1});
       values.push_back(bench::random_values<bfloat16>(count, static_cast<unsigned>(values.size())));
       tensors.push_back(
