@@ -2,7 +2,9 @@
 //
 //   load/<read|map>/<weights>     a bfloat16 file of SmolLM2-135M's shape (random): peak resident
 //                                 memory while loading, and what stays, as parts of the file's size
-//   loss/<folder>/<weights>       logits and greedy ids against those of float weights
+//   loss/<folder>/<weights>       logits and greedy ids against those of float weights; with images
+//                                 in the stream where the model has fusion
+//   tower_loss/<folder>/<weights> image tokens against those of float weights
 #include <benchmark/benchmark.h>
 #include <malloc.h>
 
@@ -89,6 +91,35 @@ void load(benchmark::State& state, bool map, std::optional<WeightType> weights) 
   state.counters["stays/file"] = stays / folder.bytes();
 }
 
+Matrix<float> random_rows(Index rows, Index cols) {
+  Matrix<float> m(rows, cols);
+  const auto values = bench::random_values<float>(m.size(), 5);
+  std::copy_n(values.data(), m.size(), m.data());
+  return m;
+}
+
+void tower_loss(benchmark::State& state, const std::string& folder, WeightType weights) {
+  io::ModelOptions native, narrow;
+  native.weights = WeightType::native;
+  narrow.weights = weights;
+  const auto exact = io::load_model<float>(folder, native),
+             small = io::load_model<float>(folder, narrow);
+  const VisionTowerConfig& c = exact.vision_tower->config();
+  const VisionGrid grid{1, 8 * c.spatial_merge_size, 8 * c.spatial_merge_size};
+  const Matrix<float> patches = random_rows(grid.h * grid.w, c.frame_width());
+  Matrix<float> a(64, c.out_hidden_size), b(64, c.out_hidden_size);
+  VisionTower<float>::Scratch scratch;
+  const Context context;
+  for (auto _ : state) {
+    exact.vision_tower->encode(patches, {&grid, 1}, a, scratch, context);
+    small.vision_tower->encode(patches, {&grid, 1}, b, scratch, context);
+  }
+  const auto off = (a.eigen() - b.eigen()).cwiseAbs().eval();
+  state.counters["max"] = static_cast<double>(off.maxCoeff());
+  state.counters["mean"] = static_cast<double>(off.mean());
+  state.counters["largest_value"] = static_cast<double>(a.eigen().cwiseAbs().maxCoeff());
+}
+
 void loss(benchmark::State& state, const std::string& folder, WeightType weights) {
   io::ModelOptions native, narrow;
   native.weights = WeightType::native;
@@ -98,10 +129,15 @@ void loss(benchmark::State& state, const std::string& folder, WeightType weights
   std::vector<int> ids;
   for (int i = 0; i < 256; ++i)
     ids.push_back(static_cast<int>((i * 37 + i * i * 11) % exact.config().vocab_size));
+  // Three images where the model looks at images.
+  std::vector<Insertion> insertions;
+  if (exact.config().fusion) insertions = {{0, 12}, {40, 12}, {200, 12}};
+  const Matrix<float> images =
+      random_rows(static_cast<Index>(12 * insertions.size()), exact.config().hidden_size);
   double most = 0, sum = 0, scale = 0;
   Index agree = 0;
   for (auto _ : state) {
-    const auto a = exact.logits(ids, {}, {}), b = small.logits(ids, {}, {});
+    const auto a = exact.logits(ids, insertions, images), b = small.logits(ids, insertions, images);
     const auto off = (a.eigen() - b.eigen()).cwiseAbs().eval();
     most = static_cast<double>(off.maxCoeff());
     sum = static_cast<double>(off.mean());
@@ -128,14 +164,22 @@ const bool registered = [] {
           ->Unit(benchmark::kMillisecond);
   const std::filesystem::path golden =
       std::filesystem::path(__FILE__).parent_path().parent_path() / "tests" / "golden";
-  for (const char* folder : {"hf_helium", "hf_llama", "hf_qwen2"})
+  for (const char* folder : {"hf_helium", "hf_llama", "hf_qwen2", "casa_helium_replace",
+                             "casa_llama", "hf_qwen2_5_vl", "casa_qwen2_5_vl"}) {
     for (const auto& [name, type] :
          {std::pair{"bfloat16", WeightType::bfloat16}, std::pair{"half", WeightType::half},
-          std::pair{"int8", WeightType::int8}})
-      benchmark::RegisterBenchmark(
-          (std::string("loss/") + folder + "/" + name).c_str(),
-          [path = (golden / folder).string(), t = type](benchmark::State& s) { loss(s, path, t); })
-          ->Iterations(1);
+          std::pair{"int8", WeightType::int8}}) {
+      const std::string path = (golden / folder).string(), end = std::string(folder) + "/" + name;
+      benchmark::RegisterBenchmark(("loss/" + end).c_str(), [path, t = type](benchmark::State& s) {
+        loss(s, path, t);
+      })->Iterations(1);
+      if (end.find("qwen2_5_vl") != std::string::npos)
+        benchmark::RegisterBenchmark(("tower_loss/" + end).c_str(), [path, t = type](
+                                                                        benchmark::State& s) {
+          tower_loss(s, path, t);
+        })->Iterations(1);
+    }
+  }
   return true;
 }();
 

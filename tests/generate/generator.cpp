@@ -136,6 +136,28 @@ TEST_CASE("a conversation goes on from what was said") {
   CHECK(last >= 0);
 }
 
+TEST_CASE("an image pushed between turns is an insertion at that point") {
+  const auto model = random_decoder(presets::casa_before({0, 1}));
+  const Case c = make_case(7, 8, false);
+  const auto image = model_test::random_matrix<float>(5, 24, 7);
+  const Context context;
+  Generator<float> whole(model), turns(model);
+  const Insertion insertion{3, 5};
+  whole.feed({c.ids, {&insertion, 1}, image}, context);
+  turns.feed({std::span(c.ids).first(3)}, context);
+  turns.push_image(image, context);
+  turns.feed({std::span(c.ids).subspan(3)}, context);
+  float off = 0, largest = 0;  // chunks differ by rounding
+  for (std::size_t i = 0; i < whole.logits().size(); ++i) {
+    off = std::max(off, std::abs(whole.logits()[i] - turns.logits()[i]));
+    largest = std::max(largest, std::abs(whole.logits()[i]));
+  }
+  CHECK(off <= 1e-5f * largest);
+  CHECK(turns.state().image_len() == 5);
+  CHECK_THROWS_AS(turns.push_image(model_test::random_matrix<float>(5, 23, 7), context), error);
+  CHECK(turns.state().image_len() == 5);
+}
+
 TEST_CASE("what does not fit is refused by name") {
   const auto model = random_decoder(presets::casa({0}));
   const Case c = make_case(5, 6, true);

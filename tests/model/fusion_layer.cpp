@@ -51,6 +51,43 @@ TEST_CASE_TEMPLATE("fusion layers give the reference's updates", T, float, doubl
   }
 }
 
+TEST_CASE("windows do not know of each other: in another order they give the same rows") {
+  for (const golden::Case& c : golden::cases("layer")) {
+    const auto d = c.description();
+    if (d.at("image_rope").as_string() != "off") continue;  // else positions follow the order
+    CAPTURE(c.name);
+    const FusionLayer<double> fusion = layer<double>(c);
+    const auto x = c.matrix<double>("x"), y = c.matrix<double>("y");
+    const auto insertions = golden::insertions(d.at("insertions"));
+    const StreamLayout layout(x.rows(), insertions);
+    Matrix<double> out(x.rows(), x.cols());
+    fusion.forward(layout, x, y, out);
+
+    // The windows that an image begins, last first; what stands before the first image stays.
+    Matrix<double> x2(x.rows(), x.cols()), y2(y.rows(), y.cols()), expected(x.rows(), x.cols());
+    StreamLayout turned;
+    Index text = 0, image = 0;
+    const auto take = [&](const Window& w, bool begins) {
+      if (begins) turned.append_image(w.image.size());
+      turned.append_text(w.text.size());
+      for (Index i = w.text.begin; i < w.text.end; ++i, ++text) {
+        x2.eigen().row(text) = x.eigen().row(i);
+        expected.eigen().row(text) = out.eigen().row(i);
+      }
+      for (Index j = w.image.begin; j < w.image.end; ++j)
+        y2.eigen().row(image++) = y.eigen().row(j);
+    };
+    const auto windows = layout.windows();
+    // A window without text would join the next one's image: such streams keep their order.
+    if (std::ranges::any_of(windows.subspan(1), [](const Window& w) { return w.text.size() == 0; }))
+      continue;
+    take(windows[0], false);
+    for (std::size_t w = windows.size(); w-- > 1;) take(windows[w], true);
+    fusion.forward(turned, x2, y2, out);
+    CHECK((out.eigen() - expected.eigen()).cwiseAbs().maxCoeff() <= 1e-12);
+  }
+}
+
 TEST_CASE("a fusion layer says which shape does not fit") {
   const auto cases = golden::cases("layer");
   if (cases.empty()) return;

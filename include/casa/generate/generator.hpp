@@ -86,6 +86,17 @@ class Generator {
     for (const int id : prompt.ids) sampler_.observe(id);
   }
 
+  /// Inserts one image (num_tokens x hidden_size) at the end of the stream: the text that follows
+  /// sees it, the token that logits() speak of does not. Throws casa::error for shapes that do not
+  /// fit.
+  void push_image(MatrixView<const T> tokens, const Context& context, ImageGrid grid = {}) {
+    const Insertion insertion{0, tokens.rows()};
+    StreamInput<T> input{&state_, {}, {&insertion, 1}, tokens, {&grid, 1}, LogitRows::none};
+    check<T>(std::span(&input, 1), model_->config(), {});
+    if (pending_ >= 0) advance(context);
+    model_->forward(input, {}, context, trace_);
+  }
+
   /// The next token, which advance() (or feed) will then take into the stream.
   int sample() {
     require(pending_ < 0 && state_.text_len() > 0, "sample: ",

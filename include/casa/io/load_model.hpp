@@ -40,6 +40,15 @@ struct Model {
   /// From embeddings of another encoder to the decoder's width: "image_projector.weight" (and
   /// ".bias"), if the files have it.
   std::optional<Linear<T>> image_projector = {};
+
+  /// Embeddings of another encoder (n x its width) as image tokens (n x hidden_size). Throws
+  /// casa::error where the folder has no projector, or one of another width.
+  Matrix<T> project(MatrixView<const T> embeddings, const Context& context = {}) const {
+    require(image_projector.has_value(), "project: the folder has no image_projector.weight");
+    Matrix<T> tokens(embeddings.rows(), image_projector->out_features());
+    image_projector->forward(embeddings, tokens, context);
+    return tokens;
+  }
 };
 
 /// A folder's config and its tensors, compared: what inspection prints and loading reads.
