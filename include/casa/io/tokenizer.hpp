@@ -129,8 +129,8 @@ class Tokenizer {
             ")");
     return parts_->tokens[static_cast<std::size_t>(id)];
   }
-  /// Is it left out where skip_special is asked for? (Added tokens marked special; as in the reference
-  /// not those whose normalized form is another.)
+  /// Is it left out where skip_special is asked for? (Added tokens marked special; as in the
+  /// reference not those whose normalized form is another.)
   bool is_special(int id) const {
     return id >= 0 && id < vocab_size() && parts_->special[static_cast<std::size_t>(id)];
   }
