@@ -15,6 +15,7 @@
 
 #include "casa/core/error.hpp"
 #include "io/scratch.hpp"
+#include "support/messages.hpp"
 
 using casa::error;
 using casa::io::AtomicFile;
@@ -25,19 +26,6 @@ using casa::io::write_file;
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string message_of(auto&& call) {
-  try {
-    call();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-bool has(std::string_view s, std::string_view part) {
-  return s.find(part) != std::string_view::npos;
-}
 
 std::string letters(std::size_t n) {
   std::string s(n, ' ');

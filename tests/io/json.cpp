@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "casa/io/json_writer.hpp"
+#include "support/messages.hpp"
 
 using casa::error;
 using casa::Index;
@@ -20,19 +21,6 @@ using casa::io::JsonWriter;
 using casa::io::parse_json;
 
 namespace {
-
-std::string message_of(auto&& call) {
-  try {
-    call();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-bool has(std::string_view s, std::string_view part) {
-  return s.find(part) != std::string_view::npos;
-}
 
 std::string nested(int depth) {
   std::string s = R"({"a":)";

@@ -19,6 +19,7 @@
 #include "casa/io/safetensors_writer.hpp"
 #include "io/safetensors_bytes.hpp"
 #include "io/scratch.hpp"
+#include "support/messages.hpp"
 
 using casa::bfloat16;
 using casa::error;
@@ -35,19 +36,6 @@ using casa::io::TensorView;
 using casa::io::write_safetensors;
 
 namespace {
-
-std::string message_of(auto&& call) {
-  try {
-    call();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-bool has(std::string_view s, std::string_view part) {
-  return s.find(part) != std::string_view::npos;
-}
 
 SafeTensors parse(std::string_view bytes, const LoadLimits& limits = {}) {
   return SafeTensors(Bytes(bytes), "f.safetensors", limits);

@@ -14,6 +14,7 @@
 #include "casa/io/json_writer.hpp"
 #include "casa/io/safetensors_writer.hpp"
 #include "io/scratch.hpp"
+#include "support/messages.hpp"
 
 using casa::error;
 using casa::Index;
@@ -26,19 +27,6 @@ using casa::io::write_safetensors;
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string message_of(auto&& call) {
-  try {
-    call();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-bool has(std::string_view s, std::string_view part) {
-  return s.find(part) != std::string_view::npos;
-}
 
 using Places = std::vector<std::pair<std::string, std::string>>;
 

@@ -100,9 +100,12 @@ class Decoder {
   void forward(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
                const Trace<T>* trace = nullptr) const {
     check<T>(inputs, config_, logits);
-    for (const auto& input : inputs) begin(input);
+    for (const auto& input : inputs) remember(*input.state);
     try {
-      for (const auto& input : inputs) restart_positions(input, context);
+      for (const auto& input : inputs) {
+        input.state->live_.append(static_cast<Index>(input.ids.size()), input.insertions);
+        restart_positions(input, context);
+      }
       run(inputs, logits, context, trace);
     } catch (...) {
       for (const auto& input : inputs) roll_back(*input.state, context);
@@ -141,12 +144,10 @@ class Decoder {
             "0 and text keys do not: no restart can keep both");
   }
 
-  // The stream's layout with the chunk appended; what it was is kept for roll_back.
-  static void begin(const StreamInput<T>& in) {
-    DecoderState<T>& s = *in.state;
+  // What roll_back goes back to. All streams of a pass are remembered before any is changed.
+  static void remember(DecoderState<T>& s) {
     s.before_ = s.live_;
     s.origin_before_ = s.origin_;
-    s.live_.append(static_cast<Index>(in.ids.size()), in.insertions);
   }
 
   // StateOptions::horizon. Keys of the window stay as they are, at their distance from what comes;
@@ -310,7 +311,7 @@ class Decoder {
 
     BlockPass<T> pass;
     pass.shape = config_.attention_shape();
-    pass.scale = 1 / std::sqrt(static_cast<double>(config_.head_dim));
+    pass.scale = default_scale(config_.head_dim);
     pass.rms_norm_eps = config_.rms_norm_eps;
     pass.fusion = config_.fusion ? &*config_.fusion : nullptr;
     pass.streams = {streams, inputs.size()};

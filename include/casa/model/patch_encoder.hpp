@@ -131,7 +131,7 @@ class PatchEncoder {
     const StreamPass stream{{0, rows}, {}, scratch.intervals, {}, {}, {}};
     BlockPass<T> pass;
     pass.shape = block.attention_shape();
-    pass.scale = 1 / std::sqrt(static_cast<double>(block.head_dim));
+    pass.scale = default_scale(block.head_dim);
     pass.rms_norm_eps = block.rms_norm_eps;
     pass.streams = {&stream, 1};
     BlockCache<T>* cache = &scratch.cache;

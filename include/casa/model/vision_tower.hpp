@@ -138,7 +138,7 @@ class VisionTower {
     const StreamPass frames{{0, x.rows()}, {}, order.frame, {}, {}, {}};
     BlockPass<T> pass;
     pass.shape = config_.attention_shape();
-    pass.scale = 1 / std::sqrt(static_cast<double>(config_.head_dim()));
+    pass.scale = default_scale(config_.head_dim());
     pass.rms_norm_eps = config_.rms_norm_eps;
     pass.self_rope = &scratch.rope;
     pass.trace = trace;
