@@ -43,21 +43,21 @@ double fma_peak() {
   using V = casa::simd::Vec<T>;
   constexpr int chains = casa::simd::kRegisters == 32 ? 24 : 12;
   constexpr long steps = 40000;
-  V sum[chains];
-  for (int i = 0; i < chains; ++i) sum[i] = casa::simd::broadcast(T(i));
-  V a = casa::simd::broadcast(T(0.999999)), b = casa::simd::broadcast(T(1e-7));
+  T total = 0;
   const double best = best_thread_seconds(5, [&] {
-#if defined(__x86_64__)
-    asm volatile("" : "+x"(a), "+x"(b));
-#endif
+    V a = casa::simd::broadcast(T(0.999999)), b = casa::simd::broadcast(T(1e-7)), sum[chains];
+    casa::simd::keep(a);
+    casa::simd::keep(b);
+    CASA_UNROLL
+    for (int i = 0; i < chains; ++i) sum[i] = casa::simd::broadcast(T(i));
     CASA_NO_UNROLL
     for (long s = 0; s < steps; ++s) {
       CASA_UNROLL
-      for (int i = 0; i < chains; ++i) sum[i] = casa::simd::fma(sum[i], a, b);
+      for (int i = 0; i < chains; ++i) casa::simd::accumulate(sum[i], a, b);
     }
+    CASA_UNROLL
+    for (int i = 0; i < chains; ++i) total += casa::simd::reduce_add(sum[i]);
   });
-  T total = 0;
-  for (int i = 0; i < chains; ++i) total += casa::simd::reduce_add(sum[i]);
   volatile T keep = total;
   static_cast<void>(keep);
   return 2.0 * chains * static_cast<double>(steps) * static_cast<double>(casa::simd::kLanes<T>) /

@@ -181,14 +181,14 @@ class JobRunner {
     return to;
   }
 
-  /// Asks the prefetcher for the keys, then the values, of rows that lie side by side.
+  /// Asks the prefetcher for the keys and values of rows that lie side by side.
   void fetch_ahead(Interval places, Index kv_head) {
-    for (const bool values : {false, true})
-      for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
-        if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
-        const S* from = (values ? piece.v : piece.k) + kv_head * piece.head_stride;
-        prefetcher_.add(from + begin * piece.token_stride, from + end * piece.token_stride);
-      });
+    for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
+      if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
+      const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
+      prefetcher_.add(piece.k + from, piece.v + from,
+                      (end - begin) * piece.token_stride * static_cast<Index>(sizeof(S)));
+    });
   }
 
   void run_block(Interval block, const Interval* after, const Job* next) {
@@ -262,10 +262,9 @@ class JobRunner {
     }
     const Visible<T> visible{all.begin - seen.begin, all.end - seen.begin, panel.begin, panel.end};
     const Index width = panel.width();
-    for (Index lane = 0; lane < panel.vectors * lanes; ++lane) {
-      const Index row = panel.first + (std::min)(lane % width, panel.rows - 1);
-      const Index later = panel.fold > 1 ? lane / width : 0;  // which of the vector's keys
-      const Interval i = seen_[row];
+    for (Index lane = 0, r = 0, later = 0; lane < panel.vectors * lanes; ++lane, ++r) {
+      if (r == width) r = 0, ++later;  // the next of the vector's keys
+      const Interval i = seen_[panel.first + (std::min)(r, panel.rows - 1)];
       const Index begin = (std::min)((std::max)(i.begin, seen.begin), seen.end) - seen.begin;
       const Index end = (std::min)((std::max)(i.end, seen.begin), seen.end) - seen.begin;
       panel.begin[lane] = static_cast<Lane<T>>(begin - later);

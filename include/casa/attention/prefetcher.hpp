@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "casa/core/simd.hpp"
 
@@ -9,26 +10,38 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// Where a tile's prefetches stand. They go on in four streams, two per turn of the tile's loop, so
+/// that more of memory's pages and channels are at work than one stream would reach.
+struct FetchCursor {
+  const char* at = nullptr;     ///< this turn: here and `gap` bytes on,
+  const char* other = nullptr;  ///< the next turn: here and `gap` bytes on
+  Index step = 0;               ///< bytes of a stream from one of its turns to the next
+  Index gap = 0;
+};
+
 /// Memory that will be needed soon, fetched in small steps from inside the tiles' loops. Bursts of
 /// prefetches before a tile gain nothing: the arithmetic must run beside them.
 struct Prefetcher {
-  static constexpr int kRegions = 8;
+  static constexpr int kRegions = 4;
   struct Region {
     const char* begin;
-    const char* end;
+    const char* end;  // of the first half
+    Index half, gap;  // bytes to the second half; to the other one's halves
   };
   Region regions[kRegions];
   int count = 0, current = 0;
-  Index step = 0;
-  float bytes_per_work = 0;
+  float bytes_per_work = 0;  // of each stream
   // Rows too short for a tile's loop (queries): some lines of them before each tile.
   const char* row = nullptr;
   Index row_bytes = 0, row_stride = 0, rows_left = 0, row_at = 0, lines_per_take = 0;
 
-  void clear() { count = current = 0, step = rows_left = 0; }
-  void add(const void* begin, const void* end) {
-    if (count < kRegions && begin < end)
-      regions[count++] = {static_cast<const char*>(begin), static_cast<const char*>(end)};
+  void clear() { count = current = 0, rows_left = 0; }
+  /// [first, first + bytes) and [second, second + bytes): their halves, side by side.
+  void add(const void* first, const void* second, Index bytes) {
+    if (count == kRegions || bytes <= 0) return;
+    const char* begin = static_cast<const char*>(first);
+    const Index half = (bytes + 127) / 128 * 64;
+    regions[count++] = {begin, begin + half, half, static_cast<const char*>(second) - begin};
   }
   void add_rows(const void* first, Index bytes, Index stride, Index rows) {
     row = static_cast<const char*>(first);
@@ -42,21 +55,18 @@ struct Prefetcher {
     bytes_per_work = static_cast<float>(bytes) / static_cast<float>((std::max<Index>)(work, 1));
     lines_per_take = rows_left * (row_bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
   }
-  /// Where the next `steps` steps, each of so many multiply-adds and `lines` prefetches, begin;
-  /// they go on by `step`.
-  const char* take(Index steps, Index work_per_step, int lines, const void* idle) {
+  /// The cursor of the next `turns` turns, each of so many multiply-adds and up to `lines` lines of
+  /// each stream. Idle, it stays at memory that the tile reads anyway.
+  FetchCursor take(Index turns, Index work_per_turn, int lines, const void* idle) {
     if (rows_left > 0) take_rows();
     while (current < count && regions[current].begin >= regions[current].end) ++current;
-    if (current == count) {
-      step = 0;
-      return static_cast<const char*>(idle);
-    }
-    step = (std::min<Index>)(64 * lines, static_cast<Index>(bytes_per_work *
-                                                            static_cast<float>(work_per_step)) +
-                                             1);
-    const char* p = regions[current].begin;
-    regions[current].begin += steps * step;
-    return p;
+    if (current == count) return {static_cast<const char*>(idle), static_cast<const char*>(idle)};
+    Region& r = regions[current];
+    const auto even = 2 * bytes_per_work * static_cast<float>(work_per_turn);
+    const Index step = (std::min<Index>)(64 * lines, static_cast<Index>(even) + 1);
+    const FetchCursor cursor{r.begin, r.begin + r.half, step, r.gap};
+    r.begin += turns * step / 2;
+    return cursor;
   }
 
  private:
@@ -73,25 +83,25 @@ struct Prefetcher {
   }
 };
 
-/// Cache lines fetched per step of a tile: the fewer rows share a key, the faster memory must come.
+/// Lines of a stream fetched per turn of a tile's loop: the fewer rows share a key, the faster
+/// memory must come.
 template <int Fold>
-inline constexpr int kScoreLines = Fold >= 4 ? Fold / 2 : 1;
+inline constexpr int kScoreLines = Fold;
 template <int M>
 inline constexpr int kSumLines = M <= 2   ? 8
                                  : M <= 4 ? 4
-                                 : M <= 8 ? 2
+                                 : M <= 5 ? 2
                                           : 1;
 
-/// One step of a prefetch cursor.
+/// One turn's prefetches.
 template <int Lines>
-CASA_INLINE void fetch_step(const char*& ahead, Index step) {
-  if constexpr (Lines == 1) {
-    simd::prefetch(ahead);
-  } else {
-    CASA_UNROLL
-    for (int i = 0; i < Lines; ++i) simd::prefetch(ahead + i * 64);
+CASA_INLINE void fetch_turn(FetchCursor& cursor) {
+  CASA_UNROLL
+  for (int i = 0; i < Lines; ++i) {
+    simd::prefetch(cursor.at + i * 64);
+    simd::prefetch(cursor.at + cursor.gap + i * 64);
   }
-  ahead += step;
+  cursor.at = std::exchange(cursor.other, cursor.at + cursor.step);
 }
 
 }  // namespace detail

@@ -26,59 +26,71 @@ using Tile = Row<V, N>[static_cast<std::size_t>(M)];
 template <class T>
 using Lane = simd::detail::IntOf<T>;  // what limits of keys are counted in, as wide as T
 
-/// A dot product is summed in kSums parts, which halves its rounding error: with 32 registers side
-/// by side, with 16 one after the other.
-inline constexpr int kSums = simd::kRegisters == 32 ? 2 : 1;
+/// A dot product is summed in two parts, which halves its rounding error: side by side where the
+/// registers hold both, else one after the other.
+template <int N>
+inline constexpr int kSums = simd::kRegisters == 32 && N < 3 ? 2 : 1;
 /// Keys in a tile of scores: keys x N vectors x kSums accumulators fit the registers.
 template <int N>
-inline constexpr int kTileKeys = N == 1 ? 8 : 12 / N;
+inline constexpr int kTileKeys = N == 1                   ? 8
+                                 : N == 2                 ? 6
+                                 : simd::kRegisters == 32 ? 8
+                                                          : 4;
 inline constexpr int kMaxTileKeys = 8;
+/// Steps in a turn of a tile's loop.
+inline constexpr int kScoreSteps = 4;
 
 /// acc[m][n] = sum over `steps` of key m's values times the panel's vector n.
 template <int M, int N, int Fold, class T>
 CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index steps,
-                          const char* ahead, Index ahead_step, Tile<simd::Vec<T>, M, N>& acc) {
+                          FetchCursor& ahead, Tile<simd::Vec<T>, M, N>& acc) {
   constexpr Index lanes = simd::kLanes<T>;
   Row<const T*, M> k;
-  Row<Tile<simd::Vec<T>, M, N>, kSums> sum;
+  constexpr int sums = kSums<N>;
+  Row<Tile<simd::Vec<T>, M, N>, sums> sum;
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     k[m] = keys[m] + begin;
     CASA_UNROLL
     for (int n = 0; n < N; ++n) {
       CASA_UNROLL
-      for (int s = 0; s < kSums; ++s) sum[s][m][n] = simd::Vec<T>{};
+      for (int s = 0; s < sums; ++s) {
+        sum[s][m][n] = simd::Vec<T>{};
+        simd::keep(sum[s][m][n]);
+      }
     }
   }
   const auto step = [&](int s, Index i) __attribute__((always_inline)) {
     Row<simd::Vec<T>, N> b;
     CASA_UNROLL
-    for (int n = 0; n < N; ++n) {
-      b[n] = simd::load(q + n * lanes);
-      simd::keep(b[n]);
-    }
+    for (int n = 0; n < N; ++n) b[n] = simd::load(q + n * lanes);
     q += N * lanes;
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
       const auto a = simd::broadcast_group<Fold>(k[m] + i * Fold);
       CASA_UNROLL
-      for (int n = 0; n < N; ++n) sum[s][m][n] = simd::fma(a, b[n], sum[s][m][n]);
+      for (int n = 0; n < N; ++n) simd::accumulate(sum[s][m][n], a, b[n]);
     }
-    fetch_step<kScoreLines<Fold>>(ahead, ahead_step);
   };
   Index i = 0;
-  CASA_NO_UNROLL
-  for (; i + kSums <= steps; i += kSums) {
-    CASA_UNROLL
-    for (int s = 0; s < kSums; ++s) step(s, i + s);
+  if (steps >= kScoreSteps) {
+    simd::align_loop(i);
+    CASA_NO_UNROLL
+    do {
+      CASA_UNROLL
+      for (int u = 0; u < kScoreSteps; ++u) step(u % sums, i + u);
+      fetch_turn<kScoreLines<Fold>>(ahead);
+      i += kScoreSteps;
+    } while (i + kScoreSteps <= steps);
   }
-  if (i < steps) step(0, i);
+  CASA_NO_UNROLL
+  for (; i < steps; ++i) step(0, i);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) {
       acc[m][n] = sum[0][m][n];
-      if constexpr (kSums == 2) acc[m][n] += sum[1][m][n];
+      if constexpr (sums == 2) acc[m][n] += sum[1][m][n];
     }
   }
 }
@@ -99,20 +111,21 @@ CASA_INLINE void score_tile(const T* const* keys, const T* q, Index steps, Index
                             Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   Tile<V, M, N> acc;
-  const char* ahead = prefetcher.take(steps, M * N, kScoreLines<Fold>, q);
-  if constexpr (kSums == 2) {
-    dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, prefetcher.step, acc);
+  FetchCursor ahead =
+      prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
+  if constexpr (kSums<N> == 2) {
+    dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, acc);
   } else {  // two halves, the first parked on the stack meanwhile
     const Index half = steps / 2;
-    dot_tile<M, N, Fold>(keys, 0, q, half, ahead, prefetcher.step, acc);
+    dot_tile<M, N, Fold>(keys, 0, q, half, ahead, acc);
     Tile<V, M, N> parked;
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
       CASA_UNROLL
       for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
     }
-    dot_tile<M, N, Fold>(keys, half * Fold, q + half * N * simd::kLanes<T>, steps - half,
-                         ahead + half * prefetcher.step, prefetcher.step, acc);
+    dot_tile<M, N, Fold>(keys, half * Fold, q + half * N * simd::kLanes<T>, steps - half, ahead,
+                         acc);
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
       CASA_UNROLL

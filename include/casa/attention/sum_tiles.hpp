@@ -13,26 +13,40 @@ namespace detail {
 /// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
 template <int M, int N, class T>
 CASA_INLINE void weighted_tile(const T* weights, Index width, const T* const* values, Index column,
-                               Index count, const char* ahead, Index ahead_step,
-                               Tile<simd::Vec<T>, M, N>& acc) {
-  CASA_NO_UNROLL
-  for (Index j = 0; j < count; ++j) {
+                               Index count, FetchCursor ahead, Tile<simd::Vec<T>, M, N>& acc) {
+  const auto step = [&](Index j, const T* w) __attribute__((always_inline)) {
     const T* v = values[j] + column;
     Row<simd::Vec<T>, N> b;
     CASA_UNROLL
-    for (int n = 0; n < N; ++n) {
-      b[n] = simd::load(v + n * simd::kLanes<T>);
-      if constexpr (M > 1) simd::keep(b[n]);
-    }
+    for (int n = 0; n < N; ++n) b[n] = simd::load(v + n * simd::kLanes<T>);
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
-      const auto a = simd::broadcast(weights[m]);
+      const auto a = simd::broadcast(w[m]);
       CASA_UNROLL
-      for (int n = 0; n < N; ++n) acc[m][n] = simd::fma(a, b[n], acc[m][n]);
+      for (int n = 0; n < N; ++n) simd::accumulate(acc[m][n], a, b[n]);
     }
-    weights += width;
-    fetch_step<kSumLines<M>>(ahead, ahead_step);
+  };
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) simd::keep(acc[m][n]);
   }
+  Index j = 0;
+  if (count >= 2) {
+    const T* odd = weights + width;
+    simd::keep_address(odd);
+    simd::align_loop(j);
+    CASA_NO_UNROLL
+    do {
+      step(j, weights);
+      step(j + 1, odd);
+      weights += 2 * width;
+      odd += 2 * width;
+      fetch_turn<kSumLines<M>>(ahead);
+      j += 2;
+    } while (j + 2 <= count);
+  }
+  if (j < count) step(j, weights);
 }
 
 /// Vectors of a tile of M rows of output.
@@ -72,7 +86,17 @@ void weighted_columns(const T* weights, Index width, const T* const* values, Ind
                             simd::broadcast(rows.rescale[m])
                       : V{};
   }
-  if (rows.result != nullptr) {  // the result's lines come while its sums are made
+  // Meanwhile what the next tile begins with comes, or the result's lines.
+  if (rows.result == nullptr) {
+    const bool ends = column + N * lanes >= head_dim;
+    const T* next = rows.carried + (ends ? M * rows.carried_stride : column + N * lanes);
+    CASA_UNROLL
+    for (int m = 0; m < M; ++m) {
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n)
+        __builtin_prefetch(next + m * rows.carried_stride + n * lanes, 1, 3);
+    }
+  } else {
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
       CASA_UNROLL
@@ -80,8 +104,8 @@ void weighted_columns(const T* weights, Index width, const T* const* values, Ind
         __builtin_prefetch(rows.result[m] + (std::min)(column + n * lanes, head_dim - 1), 1, 3);
     }
   }
-  const char* ahead = prefetcher.take(count, M * N, kSumLines<M>, weights);
-  weighted_tile<M, N>(weights, width, values, column, count, ahead, prefetcher.step, acc);
+  const FetchCursor ahead = prefetcher.take(count / 2, 2 * M * N, kSumLines<M>, weights);
+  weighted_tile<M, N>(weights, width, values, column, count, ahead, acc);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL

@@ -177,6 +177,23 @@ CASA_INLINE VecD fma(VecD a, VecD b, VecD c) {
 #endif
 }
 
+/// sum += a * b in sum's own register: left to itself, g++ 12 lets products take the registers of
+/// their factors and moves sums about in the loops where each instruction counts.
+CASA_INLINE void accumulate(VecF& sum, VecF a, VecF b) {
+#if CASA_SIMD_AVX512 || CASA_SIMD_AVX2
+  asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else
+  sum = fma(a, b, sum);
+#endif
+}
+CASA_INLINE void accumulate(VecD& sum, VecD a, VecD b) {
+#if CASA_SIMD_AVX512 || CASA_SIMD_AVX2
+  asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else
+  sum = fma(a, b, sum);
+#endif
+}
+
 /// mask ? a : b, lane by lane.
 template <class V>
 CASA_INLINE V select(IntVec<Element<V>> mask, V a, V b) {
@@ -216,11 +233,25 @@ CASA_INLINE V min(V a, V b) {
 template <class V>
 CASA_INLINE void keep([[maybe_unused]] V& v) {
 #if defined(__AVX512F__)
-  asm("" : "+v"(v));
+  asm volatile("" : "+v"(v));
 #elif defined(__x86_64__)
-  asm("" : "+x"(v));
+  asm volatile("" : "+x"(v));
 #elif defined(__aarch64__)
-  asm("" : "+w"(v));
+  asm volatile("" : "+w"(v));
+#endif
+}
+
+/// Keeps an address in a register of its own: g++ 12 would make one for each value behind it.
+template <class T>
+CASA_INLINE void keep_address(T*& p) {
+  asm volatile("" : "+r"(p));
+}
+
+/// Stands right before a loop over i: one that straddles 32-byte lines badly runs a tenth slower.
+/// (What must not come between them is kept, keep(), before.)
+CASA_INLINE void align_loop([[maybe_unused]] Index& i) {
+#if defined(__x86_64__)
+  asm volatile(".p2align 5" : "+r"(i));
 #endif
 }
 
