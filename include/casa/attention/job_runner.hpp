@@ -75,7 +75,7 @@ class JobRunner {
     set_limits();
     make_panels();
     const Index n = job.key_end - job.key_begin;
-    const Index blocks = (n + kBlockKeys - 1) / kBlockKeys;
+    const Index blocks = (n + block_keys(job) - 1) / block_keys(job);
     for (Index b = 0; b < blocks; ++b) {
       const Interval block{job.key_begin + n * b / blocks, job.key_begin + n * (b + 1) / blocks};
       const Interval after{block.end, job.key_begin + n * (b + 2) / blocks};
@@ -92,6 +92,12 @@ class JobRunner {
     Index panel_begin, panel_end;
     Interval seen;
   };
+
+  /// The most keys of one of the job's blocks.
+  Index block_keys(const Job& job) const {
+    const bool few = (job.row_end - job.row_begin) * in_.shape.group() <= kSplitRows;
+    return !std::is_same_v<S, T> && few ? kCopyKeys : kBlockKeys;
+  }
 
   /// What the rows see of the job's keys.
   void set_limits() {
@@ -235,8 +241,8 @@ class JobRunner {
       prefetcher_.add_rows(q, group_ * d * static_cast<Index>(sizeof(T)),
                            in_.q.stride() * static_cast<Index>(sizeof(T)),
                            next->row_end - next->row_begin);
-      fetch_ahead({next->key_begin, (std::min)(next->key_end, next->key_begin + kBlockKeys)},
-                  next->kv_head);
+      const Index end = (std::min)(next->key_end, next->key_begin + block_keys(*next));
+      fetch_ahead({next->key_begin, end}, next->kv_head);
     } else {
       return;
     }
