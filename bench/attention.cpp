@@ -1,9 +1,9 @@
 // How near is attention to the machine's limits, and what do the variants cost on the same stream?
 //
-//   attention/<naive|fast>/<case>/<scalar>/threads:<n>    cases as the comparison with other
-//   libraries attention/fast/<shape>/<scalar>/threads:<n>           head sizes, 16-bit keys, decode
-//   of 1..8 rows variant/<sa|ca|casa|ti>/<stream>/...                  one stream as each variant
-//   attends to it
+//   attention/<naive|fast>/<case>/<scalar>/threads:<n>    the cases of the comparison with other
+//                                                         libraries; head sizes
+//   decode/rows:<r>/keys:<k>/<scalar>/threads:<n>         few rows, long caches
+//   variant/<sa|ca|casa|ti>/<stream>/<scalar>/threads:<n> one stream as each variant attends to it
 //
 // FLOP/s count the visible (query, key) pairs: 4 head_dim per pair and head. `peak` is the fraction
 // of the multiply-add peak of so many threads (decode: of the read bandwidth), measured in this
@@ -61,7 +61,11 @@ void run_case(benchmark::State& state, const Case& c, Path path, Index threads) 
   }
   const double work = c.decode ? c.key_bytes<S>() : c.flop();
   state.counters["FLOP/s"] = benchmark::Counter(c.flop() / best);
-  if (c.decode) state.counters["B/s"] = benchmark::Counter(work / best);
+  if (c.decode) {
+    state.counters["B/s"] = benchmark::Counter(work / best);
+    state.counters["keys"] = static_cast<double>(c.keys);
+    state.counters["rows"] = static_cast<double>(c.rows * c.num_heads / c.num_kv_heads);
+  }
   state.counters["peak"] = work / best / limit / static_cast<double>(threads);
 }
 
@@ -92,12 +96,13 @@ const bool registered = [] {
     c.head_dim = d;
     add<float>("attention/fast/", c);
   }
-  for (const Index rows : {1, 2, 4})  // two query heads each: 2, 4, 8 rows a kv head
-    for (const Index keys : {4096, 16384, 65536}) {
-      const Case c = bench::decode(
-          "decode_q" + std::to_string(rows) + "_k" + std::to_string(keys) + "_kv8_all", rows, keys);
-      add<float>("attention/fast/", c);
-      add<float, casa::bfloat16>("attention/fast/", c);
+  for (const Index rows : {1, 2, 4, 8})  // of each kv head
+    for (const Index keys : {276, 1024, 4096, 16384, 65536}) {
+      Case c = bench::decode("rows:" + std::to_string(rows) + "/keys:" + std::to_string(keys),
+                             rows == 1 ? 1 : rows / 2, keys);
+      if (rows == 1) c.num_heads = c.num_kv_heads;
+      add<float>("decode/", c);
+      add<float, casa::bfloat16>("decode/", c);
     }
   for (const Index frames : {8, 64})
     for (const Case& c : bench::variant_cases(frames)) add<float>("variant/", c);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Figures and fitted exponents from the JSON of casa_bench.
 
-    build/bench/casa_bench --benchmark_filter='attention/fast|scaling' --benchmark_out=bench.json --benchmark_out_format=json
+    build/bench/casa_bench --benchmark_filter='attention/fast|decode|scaling' --benchmark_out=bench.json --benchmark_out_format=json
     python3 bench/plot.py bench.json [--peers peers.csv] [--out bench/figures]
 
 peers.csv holds lines of bench,case,impl,threads,min_s,med_s,work,unit, the limits fma_fp32 and read_512MiB among them.
@@ -57,7 +57,7 @@ def roofline(bench, peers, out):
     ours = {}
     for name, (_, b) in bench.items():
         parts = name.split("/")
-        if parts[:2] == ["attention", "fast"] and "float" in parts and "peak" in b and "threads:1" in name:
+        if parts[:2] == ["attention", "fast"] and "float" in parts and "threads:1" in name and "keys" not in b:
             ours[parts[2]] = b["peak"]
     if not ours:
         return
@@ -73,7 +73,7 @@ def roofline(bench, peers, out):
     axes.set_yticks(list(places), cases)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("% of this machine's limit, one thread (multiply-adds; decode: read bandwidth)")
+    axes.set_xlabel("% of this machine's limit, one thread (multiply-adds)")
     axes.legend(loc="lower right")
     save(figure, out / "roofline.svg")
 
@@ -112,16 +112,18 @@ def decode(bench, out):
     curves = collections.defaultdict(list)
     for name, (_, b) in bench.items():
         parts = name.split("/")
-        if parts[0] == "decode" and "peak" in b and "keys" in b:
-            curves[f"{parts[1]}, {int(b.get('rows', 1))} rows"].append((b["keys"], b["peak"]))
+        if parts[0] == "decode" and "threads:1" in parts:
+            curves[parts[3], int(b["rows"])].append((b["keys"], b["peak"]))
     if not curves:
         return
     figure, axes = plt.subplots(figsize=(4.6, 3.2))
-    for name, points in sorted(curves.items()):
+    for (scalar, rows), points in sorted(curves.items()):
         points.sort()
-        axes.semilogx([x for x, _ in points], [100 * y for _, y in points], "o-", ms=3, label=name)
-    axes.set_xlabel("keys")
-    axes.set_ylabel("% of read bandwidth")
+        axes.semilogx([x for x, _ in points], [100 * y for _, y in points], "o-" if scalar == "float" else "s--", ms=3,
+                      label=f"{scalar}, {rows} row{'s' * (rows > 1)}")
+    axes.axhline(100, color="#777777", lw=0.8)
+    axes.set_xlabel("keys (8 kv heads of 128)")
+    axes.set_ylabel("% of the read rate of memory")
     axes.legend(fontsize=7)
     save(figure, out / "decode.svg")
 

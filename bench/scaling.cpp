@@ -63,29 +63,31 @@ void run(benchmark::State& state, const std::string& axis, const std::string& va
                                         {&piece, 1},
                                         p.intervals};
   const Context context;
+  attend(in, out.view(), nullptr, context);  // the first pass pays for fresh memory
   for (auto _ : state) attend(in, out.view(), nullptr, context);
   state.counters["n"] = static_cast<double>(n);
   state.counters["kv_bytes"] = 8.0 * static_cast<double>(p.keys * kKvHeads * kDim);
 }
 
 const int registered = [] {
-  const auto add = [](const std::string& axis, const std::string& variant, Index from, Index to) {
+  const auto add = [](const std::string& axis, const std::string& variant, Index from, Index to,
+                      Index factor = 4) {
     auto* b = benchmark::RegisterBenchmark(
         ("scaling/" + axis + "/" + variant).c_str(),
         [axis, variant](benchmark::State& state) { run(state, axis, variant); });
-    for (Index n = from; n <= to; n *= 4) b->Arg(n);
+    for (Index n = from; n <= to; n *= factor) b->Arg(n);
     b->Unit(benchmark::kMillisecond);
   };
   for (const char* variant : {"ca", "casa"}) {
     add("frames", variant, 1, 1024);
-    add("text", variant, 2, 512);
+    add("text", variant, 1, 512, 8);
     add("image", variant, 64, 4096);
   }
   // Insertion is quadratic: as far as its time allows.
   add("frames", "ti", 1, 64);
-  add("text", "ti", 2, 512);
+  add("text", "ti", 1, 512, 8);
   add("image", "ti", 64, 1024);
-  add("context", "sa", 1024, 16384);
+  add("context", "sa", 1024, 32768, 2);
   return 0;
 }();
 
