@@ -11,7 +11,7 @@ pp512: 512 ids in one batch, until the logits of the last are there. tg64: 64 pa
 that begins with one token (not timed); as in llama-bench, but each token is the argmax of the last logits.
 Only one program computes at a time. A round is all programs in turn, beginning with the next one each time.
 transformers and llama.cpp wait in a process of their own, warmed up; casa's figures each come from a new `generate`
-that has loaded its weights (a warm process is no faster by more than 1 %).
+that has loaded its weights, and pays for fresh memory (in prefill up to 8 %), as the others do not.
 
 First token: from the start of a new process (imports, loading, a text of five tokens) to the first new id, the files
 in the page cache; and the peak of resident memory of that process. Two of the programs are Python and pay for it.
