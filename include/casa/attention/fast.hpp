@@ -23,7 +23,7 @@ void merge_parts(const AttentionInput<T, S>& in, const Plan& plan, const Parts<T
   const Index d = in.shape.head_dim, group = in.shape.group();
   for (const Job& job : plan.jobs) {
     if (job.part < 0 || job.parts == 0) continue;
-    for (Index row = 0; row < (job.row_end - job.row_begin) * group; ++row) {
+    for (Index row = 0; row < job.rows(group); ++row) {
       const Index first = job.part * parts.rows + row;
       for (Index part = 1; part < job.parts; ++part) {
         const Index at = first + part * parts.rows;

@@ -71,11 +71,11 @@ class JobRunner {
   void run(const Job& job, const Job* next) {
     job_ = &job;
     group_ = in_.shape.group();
-    rows_ = (job.row_end - job.row_begin) * group_;
+    rows_ = job.rows(group_);
     set_limits();
     make_panels();
-    const Index n = job.key_end - job.key_begin;
-    const Index blocks = (n + block_keys(job) - 1) / block_keys(job);
+    const Index n = job.key_end - job.key_begin, most = block_keys(job);
+    const Index blocks = (n + most - 1) / most;
     for (Index b = 0; b < blocks; ++b) {
       const Interval block{job.key_begin + n * b / blocks, job.key_begin + n * (b + 1) / blocks};
       const Interval after{block.end, job.key_begin + n * (b + 2) / blocks};
@@ -95,7 +95,7 @@ class JobRunner {
 
   /// The most keys of one of the job's blocks.
   Index block_keys(const Job& job) const {
-    const bool few = (job.row_end - job.row_begin) * in_.shape.group() <= kSplitRows;
+    const bool few = job.rows(group_) <= kSplitRows;
     return !std::is_same_v<S, T> && few ? kCopyKeys : kBlockKeys;
   }
 

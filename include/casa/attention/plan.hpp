@@ -29,6 +29,9 @@ struct Job {
   Index key_end = 0;
   Index part = -1;  ///< place of its partial state, -1: the job is the whole
   Index parts = 1;  ///< in the first part's job: how many follow each other
+
+  /// (row, head) pairs: `group` query heads share a kv head.
+  Index rows(Index group) const { return (row_end - row_begin) * group; }
 };
 
 struct Plan {
@@ -70,7 +73,7 @@ void for_each_job(std::span<const Interval> intervals, const AttentionShape& sha
         Job job{(std::max)(begin, last - tokens), last, head};
         Interval keys;
         for (Index r = job.row_begin; r < job.row_end; ++r) keys = hull(keys, at(r));
-        const bool few = (job.row_end - job.row_begin) * group <= kSplitRows;
+        const bool few = job.rows(group) <= kSplitRows;
         job.parts = few ? (std::max<Index>)(1, (keys.size() + kSplitKeys / 2) / kSplitKeys) : 1;
         const Index parts = job.parts;
         for (Index part = 0; part < parts; ++part) {
@@ -93,7 +96,7 @@ inline Plan make_plan(std::span<const Interval> intervals, const AttentionShape&
   Plan plan;
   plan.jobs = {jobs, static_cast<std::size_t>(count)};
   for_each_job(intervals, shape, [&](const Job& job) {
-    const Index rows = (job.row_end - job.row_begin) * shape.group();
+    const Index rows = job.rows(shape.group());
     plan.max_job_rows = (std::max)(plan.max_job_rows, rows);
     plan.max_job_keys = (std::max)(plan.max_job_keys, job.key_end - job.key_begin);
     *jobs = job;

@@ -179,16 +179,13 @@ CASA_INLINE VecD fma(VecD a, VecD b, VecD c) {
 
 /// sum += a * b in sum's own register: left to itself, g++ 12 lets products take the registers of
 /// their factors and moves sums about in the loops where each instruction counts.
-CASA_INLINE void accumulate(VecF& sum, VecF a, VecF b) {
+template <class V>
+CASA_INLINE void accumulate(V& sum, V a, V b) {
 #if CASA_SIMD_AVX512 || CASA_SIMD_AVX2
-  asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-#else
-  sum = fma(a, b, sum);
-#endif
-}
-CASA_INLINE void accumulate(VecD& sum, VecD a, VecD b) {
-#if CASA_SIMD_AVX512 || CASA_SIMD_AVX2
-  asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  if constexpr (sizeof(Element<V>) == 4)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  else
+    asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 #else
   sum = fma(a, b, sum);
 #endif
@@ -229,7 +226,8 @@ CASA_INLINE V min(V a, V b) {
   return a < b ? a : b;
 }
 
-/// Keeps a loaded vector in its register: g++ 12 would load it again in every multiply-add.
+/// Keeps a vector in its register from here on: g++ 12 would load it again in every multiply-add,
+/// or make it only inside the loop that follows.
 template <class V>
 CASA_INLINE void keep([[maybe_unused]] V& v) {
 #if defined(__AVX512F__)
