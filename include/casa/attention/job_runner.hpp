@@ -1,7 +1,7 @@
 // One worker of the fast attention kernel: the run of a job over its blocks of keys.
 //
-// A job's rows (all query heads of one kv head, stacked) are cut into strips of a few vectors
-// (panels.hpp). For each block of keys and each strip: scores, weights in their place, weighted
+// A job's rows (all query heads of one kv head, stacked) are cut into panels of a few vectors
+// (panels.hpp). For each block of keys and each panel: scores, weights in their place, weighted
 // sums. Sums are carried from block to block in scratch and written once, divided, at the end.
 #pragma once
 
@@ -50,18 +50,17 @@ class JobRunner {
     copies_v_ = !std::is_same_v<S, T> || padded_dim_ != d;
     q_ = workspace.take<T>(lane_rows * d);
     carried_ = workspace.take<T>(lane_rows * padded_dim_);
-    scores_ = workspace.take<T>(keys * (kStripVectors + 1) * lanes);
+    scores_ = workspace.take<T>(keys * kMaxVectors * lanes);
     lane_values_ = workspace.take<T>(lane_rows * 3);
-    lane_limits_ = workspace.take<Lane<T>>((kStripVectors + 1) * lanes * 2);
+    lane_limits_ = workspace.take<Lane<T>>(kMaxVectors * lanes * 2);
     factor_ = workspace.take<T>(lane_rows);
     q_rows_ = workspace.take<const T*>(lane_rows);
     result_ = workspace.take<T*>(lane_rows);
     seen_ = workspace.take<Interval>(lane_rows);
     panels_ = workspace.take<Panel<T>>(lane_rows / lanes + 1);
-    strips_ = workspace.take<Strip>(lane_rows / lanes + 1);
+    tiles_ = workspace.take<SumRows<T>>(kMaxVectors * lanes);
     keys_ = workspace.take<const T*>(keys);
     values_ = workspace.take<const T*>(keys);
-    spare_row_ = workspace.take<T>(d);
     if constexpr (!std::is_same_v<S, T>) k_copy_ = workspace.take<T>(keys * d);
     if (copies_v_) v_copy_ = workspace.take<T>(keys * padded_dim_);
   }
@@ -82,17 +81,11 @@ class JobRunner {
       gather(block);
       run_block(block, b + 1 < blocks ? &after : nullptr, next);
     }
-    for (Index s = 0; s < num_strips_; ++s)
-      if (strips_[s].seen.size() == 0) write_empty(strips_[s]);
+    for (Index p = 0; p < num_panels_; ++p)
+      if (panels_[p].seen.size() == 0) write_empty(panels_[p]);
   }
 
  private:
-  /// Panels [panel_begin, panel_end) and what their rows see of the job's keys.
-  struct Strip {
-    Index panel_begin, panel_end;
-    Interval seen;
-  };
-
   /// The most keys of one of the job's blocks.
   Index block_keys(const Job& job) const {
     const bool few = job.rows(group_) <= kSplitRows;
@@ -117,23 +110,23 @@ class JobRunner {
 
   void make_panels() {
     const Index d = in_.shape.head_dim;
-    num_panels_ = num_strips_ = 0;
+    num_panels_ = 0;
     Index lane = 0;
     for (Index r = 0; r < rows_; ++r) q_rows_[r] = in_.q.row(token_of(r)) + head_of(r) * d;
-    for_each_panel<T>(rows_, d, [&](Index first, Index rows, int vectors, int fold, Index strip) {
-      Panel<T>& p = panels_[num_panels_];
+    for_each_panel<T>(rows_, d, [&](Index first, Index rows, int vectors, int fold) {
+      Panel<T>& p = panels_[num_panels_++];
       p = {vectors, fold, first, rows};
+      p.seen = seen_by_rows(first, first + rows);
       p.q = q_ + lane * d;
       const Index width = vectors * lanes;
       p.max = lane_values_ + lane * 3;
       p.sum = p.max + width;
       p.rescale = p.sum + width;
+      p.scores = scores_;
+      p.begin = lane_limits_;
+      p.end = lane_limits_ + width;
       lane += width;
       pack(p, q_rows_ + first, d, scaling_);
-      if (strip == num_strips_) strips_[num_strips_++] = {num_panels_, 0, {}};
-      Strip& s = strips_[strip];
-      s.panel_end = ++num_panels_;
-      s.seen = hull(s.seen, seen_by_rows(first, first + rows));
     });
   }
 
@@ -203,28 +196,15 @@ class JobRunner {
     // survives.
     const bool tiles_mix = all_finite_where_rows_differ(block);
     plan_fetches(block, after, next);
-    for (Index s = 0; s < num_strips_; ++s) {
-      const Strip& strip = strips_[s];
-      const Interval seen{(std::max)(block.begin, strip.seen.begin),
-                          (std::min)(block.end, strip.seen.end)};
+    for (Index p = 0; p < num_panels_; ++p) {
+      const Panel<T>& panel = panels_[p];
+      const Interval seen = meet(panel.seen, block);
       if (seen.size() == 0) continue;
-      const bool first = seen.begin == strip.seen.begin, last = seen.end == strip.seen.end;
-      T* scores = scores_;
-      Lane<T>* limits = lane_limits_;
-      for (Index p = strip.panel_begin; p < strip.panel_end; ++p) {
-        Panel<T>& panel = panels_[p];
-        panel.scores = scores;
-        scores += (seen.size() + kMaxTileKeys) * panel.width();
-        panel.begin = limits;
-        panel.end = limits + panel.vectors * lanes;
-        limits += 2 * panel.vectors * lanes;
-        const Visible<T> visible = visible_in(panel, seen);
-        softmax_block(panel, keys_ + (seen.begin - block.begin), seen.size(), d, visible, first,
-                      prefetcher_);
-      }
-      if (last) prepare_result(strip);
-      for (Index p = strip.panel_begin; p < strip.panel_end; ++p)
-        sum_values(panels_[p], block, seen, first, last, tiles_mix);
+      const bool first = seen.begin == panel.seen.begin, last = seen.end == panel.seen.end;
+      softmax_block(panel, keys_ + (seen.begin - block.begin), seen.size(), d,
+                    visible_in(panel, seen), first, prefetcher_);
+      if (last) prepare_result(panel);
+      sum_values(panel, block, seen, first, last, tiles_mix);
     }
   }
 
@@ -246,14 +226,11 @@ class JobRunner {
     } else {
       return;
     }
-    Index work = 0, tiles = 0;  // of the strips in this block
-    for (Index s = 0; s < num_strips_; ++s) {
-      const Interval seen{(std::max)(block.begin, strips_[s].seen.begin),
-                          (std::min)(block.end, strips_[s].seen.end)};
-      for (Index p = strips_[s].panel_begin; p < strips_[s].panel_end; ++p) {
-        work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
-        tiles += seen.size() / score_tile_keys(panels_[p]);
-      }
+    Index work = 0, tiles = 0;  // of the panels in this block
+    for (Index p = 0; p < num_panels_; ++p) {
+      const Interval seen = meet(panels_[p].seen, block);
+      work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
+      tiles += seen.size() / score_tile_keys(panels_[p]);
     }
     prefetcher_.spread(work * 7 / 8, tiles);
   }
@@ -305,37 +282,33 @@ class JobRunner {
     return simd::reduce_add(nan) == T(0);
   }
 
-  /// The weighted sums of the panel's rows over the block.
+  /// The weighted sums of the panel's rows over the block: tiles as even as can be, each over what
+  /// its rows see.
   void sum_values(const Panel<T>& panel, Interval block, Interval seen, bool first, bool last,
                   bool tiles_mix) {
-    const Index width = panel.width();
-    for (Index r = 0; r < panel.rows;) {
-      const Index m = tiles_mix ? tile_rows(width - r) : 1;
+    const Index most = tiles_mix ? kSumRows : 1;
+    const Index tiles = (panel.rows + most - 1) / most;
+    for (Index t = 0; t < tiles; ++t) {
+      const Index r = panel.rows * t / tiles, end = panel.rows * (t + 1) / tiles;
       const Index row = panel.first + r;
-      Interval keys = seen_by_rows(row, (std::min)(row + m, panel.first + panel.rows));
-      keys = {(std::max)(keys.begin, seen.begin), (std::min)(keys.end, seen.end)};
-      const RowSums<T> sums{carried_ + row * padded_dim_, padded_dim_,
-                            first ? nullptr : panel.rescale + r, last ? result_ + row : nullptr,
-                            factor_ + row};
+      const Interval keys = meet(seen_by_rows(row, panel.first + end), seen);
       const Index skipped = keys.size() > 0 ? keys.begin - seen.begin : 0;
-      weighted_rows(m, panel.scores + skipped * width + r, width,
-                    values_ + (seen.begin - block.begin) + skipped, keys.size(), in_.shape.head_dim,
-                    sums, prefetcher_);
-      r += m;
+      tiles_[t] = {end - r,
+                   panel.scores + skipped * panel.width() + r,
+                   values_ + (seen.begin - block.begin) + skipped,
+                   keys.size(),
+                   carried_ + row * padded_dim_,
+                   first ? nullptr : panel.rescale + r,
+                   last ? result_ + row : nullptr,
+                   factor_ + row};
     }
+    sum_panel<T>({tiles_, static_cast<std::size_t>(tiles)},
+                 {panel.width(), in_.shape.head_dim, padded_dim_}, prefetcher_);
   }
 
-  /// Sets result_ and factor_ of a strip whose sums are complete; writes its lse or state.
-  void prepare_result(const Strip& strip) {
-    for (Index p = strip.panel_begin; p < strip.panel_end; ++p) {
-      const Panel<T>& panel = panels_[p];
-      for (Index r = 0; r < panel.width(); ++r) {
-        const Index row = panel.first + r;
-        result_[row] = spare_row_;
-        factor_[row] = T(0);
-        if (r < panel.rows) set_result(row, panel.max[r], panel.sum[r]);
-      }
-    }
+  /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.
+  void prepare_result(const Panel<T>& panel) {
+    for (Index r = 0; r < panel.rows; ++r) set_result(panel.first + r, panel.max[r], panel.sum[r]);
   }
   void set_result(Index row, T max, T sum) {
     const Index d = in_.shape.head_dim;
@@ -358,12 +331,11 @@ class JobRunner {
       if (to_.lse != nullptr) to_.lse[at] = log_sum_exp(max, sum);
     }
   }
-  void write_empty(const Strip& strip) {
-    for (Index p = strip.panel_begin; p < strip.panel_end; ++p)
-      for (Index r = panels_[p].first; r < panels_[p].first + panels_[p].rows; ++r) {
-        set_result(r, -std::numeric_limits<T>::infinity(), T(0));
-        std::fill_n(result_[r], in_.shape.head_dim, T(0));
-      }
+  void write_empty(const Panel<T>& panel) {
+    for (Index r = panel.first; r < panel.first + panel.rows; ++r) {
+      set_result(r, -std::numeric_limits<T>::infinity(), T(0));
+      std::fill_n(result_[r], in_.shape.head_dim, T(0));
+    }
   }
 
   const AttentionInput<T, S>& in_;
@@ -372,16 +344,15 @@ class JobRunner {
   const Index* piece_begin_;
   Scaling<T> scaling_;
   const Job* job_ = nullptr;
-  Index rows_ = 0, group_ = 1, padded_dim_ = 0, num_panels_ = 0, num_strips_ = 0;
+  Index rows_ = 0, group_ = 1, padded_dim_ = 0, num_panels_ = 0;
   bool copies_v_ = false;
-  T *q_, *carried_, *scores_, *lane_values_, *factor_, *spare_row_, *k_copy_ = nullptr,
-                                                                    *v_copy_ = nullptr;
+  T *q_, *carried_, *scores_, *lane_values_, *factor_, *k_copy_ = nullptr, *v_copy_ = nullptr;
   Lane<T>* lane_limits_;
   const T **q_rows_, **keys_, **values_;
   T** result_;
   Interval* seen_;
   Panel<T>* panels_;
-  Strip* strips_;
+  SumRows<T>* tiles_;
   Prefetcher prefetcher_;
 };
 

@@ -1,4 +1,4 @@
-// A job's queries as panels: how its rows are cut into strips and panels, and how they are packed.
+// A job's queries as panels: how its rows are cut, and how they are packed.
 #pragma once
 
 #include "casa/attention/score_tiles.hpp"
@@ -6,9 +6,6 @@
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
-
-/// Vectors of rows whose scores are held at once (one strip).
-inline constexpr Index kStripVectors = simd::kRegisters == 32 ? 3 : 6;
 
 /// The fold with which `rows` < lanes rows fill a vector best; 1: as a wide panel.
 template <class T>
@@ -20,30 +17,21 @@ int fold_of(Index rows, Index head_dim) {
   return fold;
 }
 
-/// emit(first_row, rows, vectors, fold, strip) for every panel of a job of `rows` rows.
+/// emit(first_row, rows, vectors, fold) for every panel of a job of `rows` rows: pairs of vectors,
+/// and one of three rather than a single one.
 template <class T, class Emit>
 void for_each_panel(Index rows, Index head_dim, Emit emit) {
   constexpr Index lanes = simd::kLanes<T>;
   const Index rest = rows % lanes;
   const int fold = rest > 0 ? fold_of<T>(rest, head_dim) : 1;
-  const bool folded = fold > 1;
-  const Index wide = folded ? rows / lanes : (rows + lanes - 1) / lanes;
-  const Index strips = (wide + folded + kStripVectors - 1) / kStripVectors;
-  Index first = 0, left = wide + folded;
-  for (Index strip = 0; strip < strips; ++strip) {
-    Index vectors = (left + strips - strip - 1) / (strips - strip);
-    left -= vectors;
-    const bool ends_folded = folded && left == 0;
-    vectors -= ends_folded;
-    while (vectors > 0) {  // 16 registers: pairs, and one 3 rather than a single vector
-      const Index n = simd::kRegisters == 32 || vectors == 3 ? (std::min<Index>)(vectors, 3)
-                                                             : (std::min<Index>)(vectors, 2);
-      emit(first, (std::min)(n * lanes, rows - first), static_cast<int>(n), 1, strip);
-      first += n * lanes;
-      vectors -= n;
-    }
-    if (ends_folded) emit(first, rows - first, 1, fold, strip);
+  Index first = 0;
+  for (Index left = fold > 1 ? rows / lanes : (rows + lanes - 1) / lanes; left > 0;) {
+    const Index n = left == 3 ? 3 : (std::min<Index>)(left, 2);
+    emit(first, (std::min)(n * lanes, rows - first), static_cast<int>(n), 1);
+    first += n * lanes;
+    left -= n;
   }
+  if (fold > 1) emit(first, rest, 1, fold);
 }
 
 /// x times scale log2(e) (so that weights are powers of 2), the factor in two parts: rounding it,

@@ -13,7 +13,7 @@ CASA_NAMESPACE_BEGIN
 namespace detail {
 
 inline constexpr Index kJobRows = 288;     ///< (row, head) pairs of a job, about
-inline constexpr Index kWholeRows = 48;    ///< strips fill their vectors when rows are a multiple
+inline constexpr Index kWholeRows = 32;    ///< pairs of vectors are full when rows are a multiple
 inline constexpr Index kBlockKeys = 288;   ///< keys whose scores are held at once, at most
 inline constexpr Index kCopyKeys = 32;     ///< where few rows share copies: these stay in L1
 inline constexpr Index kSplitRows = 32;    ///< with at most so many rows, long key ranges are split
@@ -49,6 +49,11 @@ inline Interval hull(Interval a, Interval b) {
   return {(std::min)(a.begin, b.begin), (std::max)(a.end, b.end)};
 }
 
+/// What both hold; empty intervals stay empty.
+inline Interval meet(Interval a, Interval b) {
+  return {(std::max)(a.begin, b.begin), (std::min)(a.end, b.end)};
+}
+
 /// emit(job) for every job. Rows that follow each other and share keys form a window; a window's
 /// rows are cut evenly. The heads of a window come one after the other, its rows with most keys
 /// first.
@@ -66,7 +71,7 @@ void for_each_job(std::span<const Interval> intervals, const AttentionShape& sha
     }
     const Index blocks = ((end - begin) * group + kJobRows - 1) / kJobRows;
     Index tokens = (end - begin + blocks - 1) / blocks;
-    if (blocks > 1 && kWholeRows % group == 0)  // whole strips, but for the last
+    if (blocks > 1 && kWholeRows % group == 0)  // whole panels, but for the last
       tokens = (tokens * group + kWholeRows - 1) / kWholeRows * kWholeRows / group;
     for (Index head = 0; head < shape.num_kv_heads; ++head)
       for (Index last = end; last > begin; last -= (std::min)(tokens, last - begin)) {

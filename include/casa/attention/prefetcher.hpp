@@ -90,7 +90,7 @@ inline constexpr int kScoreLines = Fold;
 template <int M>
 inline constexpr int kSumLines = M <= 2   ? 8
                                  : M <= 4 ? 4
-                                 : M == 8 ? 3
+                                 : M <= 8 ? 2
                                           : 1;
 
 /// One turn's prefetches.

@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "casa/attention/prefetcher.hpp"
+#include "casa/core/interval.hpp"
 #include "casa/core/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -26,16 +27,14 @@ using Tile = Row<V, N>[static_cast<std::size_t>(M)];
 template <class T>
 using Lane = simd::detail::IntOf<T>;  // what limits of keys are counted in, as wide as T
 
-/// A dot product is summed in two parts, which halves its rounding error: side by side where the
-/// registers hold both, else one after the other.
-template <int N>
-inline constexpr int kSums = simd::kRegisters == 32 && N < 3 ? 2 : 1;
+/// A dot product is summed in two parts, which halves its rounding error: side by side where there
+/// are registers for both, else one after the other.
+inline constexpr int kSums = simd::kRegisters == 32 ? 2 : 1;
 /// Keys in a tile of scores: keys x N vectors x kSums accumulators fit the registers.
 template <int N>
-inline constexpr int kTileKeys = N == 1                   ? 8
-                                 : N == 2                 ? 6
-                                 : simd::kRegisters == 32 ? 8
-                                                          : 4;
+inline constexpr int kTileKeys = N == 1   ? 8
+                                 : N == 2 ? 6
+                                          : 4;
 inline constexpr int kMaxTileKeys = 8;
 /// Steps in a turn of a tile's loop.
 inline constexpr int kScoreSteps = 4;
@@ -46,7 +45,7 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index s
                           FetchCursor& ahead, Tile<simd::Vec<T>, M, N>& acc) {
   constexpr Index lanes = simd::kLanes<T>;
   Row<const T*, M> k;
-  constexpr int sums = kSums<N>;
+  constexpr int sums = kSums;
   Row<Tile<simd::Vec<T>, M, N>, sums> sum;
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
@@ -95,7 +94,7 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index s
   }
 }
 
-/// The keys that the rows of a panel see, relative to the first key of the strip's part of a block.
+/// The keys that the rows of a panel see, relative to the first key of the panel's part of a block.
 template <class T>
 struct Visible {
   Index unmasked_begin = 0;  ///< seen by every row: [unmasked_begin, unmasked_end)
@@ -113,7 +112,7 @@ CASA_INLINE void score_tile(const T* const* keys, const T* q, Index steps, Index
   Tile<V, M, N> acc;
   FetchCursor ahead =
       prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
-  if constexpr (kSums<N> == 2) {
+  if constexpr (kSums == 2) {
     dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, acc);
   } else {  // two halves, the first parked on the stack meanwhile
     const Index half = steps / 2;
@@ -171,6 +170,9 @@ CASA_INLINE void score_tile(const T* const* keys, const T* q, Index steps, Index
   }
 }
 
+/// The most vectors of a panel.
+inline constexpr Index kMaxVectors = 3;
+
 /// A panel of queries and the softmax state of its rows. Arrays of N vectors where not said
 /// otherwise.
 template <class T>
@@ -179,6 +181,7 @@ struct Panel {
   int fold = 1;     ///< Fold
   Index first = 0;  ///< its first row among the job's rows
   Index rows = 0;   ///< rows that exist (the others repeat the last one)
+  Interval seen;    ///< the keys that one of them sees
   T* q = nullptr;   ///< (head_dim / fold, vectors * lanes)
   T* max = nullptr;
   T* sum = nullptr;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "casa/attention/score_tiles.hpp"
@@ -49,31 +50,47 @@ CASA_INLINE void weighted_tile(const T* weights, Index width, const T* const* va
   if (j < count) step(j, weights);
 }
 
-/// Vectors of a tile of M rows of output.
-template <int M>
-inline constexpr int kTileVectors = simd::kRegisters == 32 ? (M >= 12  ? 2
-                                                              : M >= 8 ? 3
-                                                              : M >= 4 ? 6
-                                                                       : 8)
-                                                           : (M >= 6   ? 2
-                                                              : M >= 4 ? 3
-                                                              : M >= 2 ? 4
-                                                                       : 8);
+/// Rows of the largest tile of sums.
+inline constexpr int kSumRows = simd::kRegisters == 32 ? 12 : 6;
+/// Vectors of a tile of so many rows: a power of two, so that few tiles serve every head_dim.
+constexpr int sum_vectors(Index rows) {
+  if (simd::kRegisters == 32) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
+  return rows == 1 ? 8 : rows == 2 ? 4 : 2;
+}
 
-/// What a tile of rows does with its sums before and after: rows of a scratch matrix, or of the
-/// result.
+/// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
+/// are rows of a scratch matrix, or of the result.
 template <class T>
-struct RowSums {
-  T* carried = nullptr;  ///< (rows, padded head_dim): sums so far
-  Index carried_stride = 0;
-  const T* rescale = nullptr;  ///< per row, applied to what is carried; null: begin from zero
-  T* const* result = nullptr;  ///< per row, head_dim values; null: carry on
-  const T* factor = nullptr;   ///< per row, applied to the result
+struct SumRows {
+  Index rows = 0;
+  const T* weights = nullptr;        ///< (keys, panel's width), from the first key that a row sees
+  const T* const* values = nullptr;  ///< per key
+  Index count = 0;                   ///< keys
+  T* carried = nullptr;              ///< (rows, padded head_dim): sums so far
+  const T* rescale = nullptr;        ///< per row, applied to what is carried; null: begin from zero
+  T* const* result = nullptr;        ///< per row, head_dim values; null: carry on
+  const T* factor = nullptr;         ///< per row, applied to the result
 };
 
+/// What the tiles of a panel share.
+struct SumShape {
+  Index width = 0;  ///< of the panel
+  Index head_dim = 0;
+  Index padded_dim = 0;  ///< whole vectors
+};
+
+/// Asks for the lines of N vectors from at(m) on, for each row m, to be written.
+template <int N, class T, class At>
+CASA_INLINE void fetch_rows(Index rows, At at) {
+  for (Index m = 0; m < rows; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) __builtin_prefetch(at(m) + n * simd::kLanes<T>, 1, 3);
+  }
+}
+
+/// The sums of M rows in N vectors from `column` on.
 template <int M, int N, class T>
-void weighted_columns(const T* weights, Index width, const T* const* values, Index column,
-                      Index count, Index head_dim, const RowSums<T>& rows, Prefetcher& prefetcher) {
+void sum_tile(const SumRows<T>& rows, const SumShape& shape, Index column, Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
   constexpr Index lanes = simd::kLanes<T>;
   Tile<V, M, N> acc;
@@ -82,93 +99,65 @@ void weighted_columns(const T* weights, Index width, const T* const* values, Ind
     CASA_UNROLL
     for (int n = 0; n < N; ++n)
       acc[m][n] = rows.rescale
-                      ? simd::load(rows.carried + m * rows.carried_stride + column + n * lanes) *
+                      ? simd::load(rows.carried + m * shape.padded_dim + column + n * lanes) *
                             simd::broadcast(rows.rescale[m])
                       : V{};
   }
-  // Meanwhile what the next tile begins with comes, or the result's lines.
-  if (rows.result == nullptr) {
-    const bool ends = column + N * lanes >= head_dim;
-    const T* next = rows.carried + (ends ? M * rows.carried_stride : column + N * lanes);
-    CASA_UNROLL
-    for (int m = 0; m < M; ++m) {
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n)
-        __builtin_prefetch(next + m * rows.carried_stride + n * lanes, 1, 3);
-    }
-  } else {
-    CASA_UNROLL
-    for (int m = 0; m < M; ++m) {
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n)
-        __builtin_prefetch(rows.result[m] + (std::min)(column + n * lanes, head_dim - 1), 1, 3);
-    }
-  }
-  const FetchCursor ahead = prefetcher.take(count / 2, 2 * M * N, kSumLines<M>, weights);
-  weighted_tile<M, N>(weights, width, values, column, count, ahead, acc);
+  if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
+  const FetchCursor ahead = prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
+  weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) {
       const Index at = column + n * lanes;
       if (rows.result == nullptr) {
-        simd::store(rows.carried + m * rows.carried_stride + at, acc[m][n]);
+        simd::store(rows.carried + m * shape.padded_dim + at, acc[m][n]);
       } else {
         const V x = acc[m][n] * simd::broadcast(rows.factor[m]);
-        if (at + lanes <= head_dim)
+        if (at + lanes <= shape.head_dim)
           simd::store(rows.result[m] + at, x);
         else
-          simd::store_partial(rows.result[m] + at, x, head_dim - at);
+          simd::store_partial(rows.result[m] + at, x, shape.head_dim - at);
       }
     }
   }
 }
 
-/// The weighted sums of M rows over all columns.
-template <int M, class T>
-void weighted_rows(const T* weights, Index width, const T* const* values, Index count,
-                   Index head_dim, const RowSums<T>& rows, Prefetcher& prefetcher) {
-  constexpr Index lanes = simd::kLanes<T>;
-  constexpr int N = kTileVectors<M>;
-  Index vectors = (head_dim + lanes - 1) / lanes, column = 0;
-  for (Index tiles = (vectors + N - 1) / N; tiles > 0; --tiles) {
-    const Index n = (vectors + tiles - 1) / tiles;
-    const auto run = [&]<int W>() {
-      weighted_columns<M, W>(weights, width, values, column, count, head_dim, rows, prefetcher);
+/// sum_tile with as many rows as there are.
+template <int N, class T>
+void sum_tile(const SumRows<T>& rows, const SumShape& shape, Index column, Prefetcher& prefetcher) {
+  [&]<int... M>(std::integer_sequence<int, M...>) {
+    const auto run = [&]<int Rows>() {
+      if constexpr (N <= sum_vectors(Rows)) sum_tile<Rows, N>(rows, shape, column, prefetcher);
     };
-    [&]<int... W>(std::integer_sequence<int, W...>) {
-      static_cast<void>(((n == W + 1 && (run.template operator()<W + 1>(), true)) || ...));
-    }
-    (std::make_integer_sequence<int, N>{});
-    vectors -= n;
-    column += n * lanes;
+    static_cast<void>(((rows.rows == M + 1 && (run.template operator()<M + 1>(), true)) || ...));
   }
+  (std::make_integer_sequence<int, kSumRows>{});
 }
 
-/// Rows of the next tile where `left` rows of a panel are left.
-inline Index tile_rows(Index left) {
-  if constexpr (simd::kRegisters == 32) {
-    if (left >= 12 && left != 16) return 12;
-    if (left >= 8) return 8;
-  } else {
-    if (left >= 6 && left != 8) return 6;
-  }
-  return left >= 4 ? 4 : left >= 2 ? 2 : 1;
-}
+/// The weighted sums of a panel over a block: all rows of some columns before the next columns, so
+/// that those columns' values are in the first-level cache but for the first rows.
 template <class T>
-void weighted_rows(Index m, const T* weights, Index width, const T* const* values, Index count,
-                   Index head_dim, const RowSums<T>& rows, Prefetcher& prefetcher) {
-  const auto run = [&]<int M>() {
-    weighted_rows<M>(weights, width, values, count, head_dim, rows, prefetcher);
+void sum_panel(std::span<const SumRows<T>> tiles, const SumShape& shape, Prefetcher& prefetcher) {
+  Index most = 1;
+  for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
+  Index vectors = shape.padded_dim / simd::kLanes<T>, column = 0;
+  const auto run = [&]<int N>() {
+    for (; vectors >= N && sum_vectors(most) >= N; vectors -= N, column += N * simd::kLanes<T>)
+      for (std::size_t t = 0; t < tiles.size(); ++t) {
+        const bool ends = t + 1 == tiles.size();
+        const SumRows<T>& next = tiles[ends ? 0 : t + 1];
+        const Index at = ends ? column + N * simd::kLanes<T> : column;
+        if (next.rescale && at < shape.padded_dim)
+          fetch_rows<N, T>(next.rows,
+                           [&](Index m) { return next.carried + m * shape.padded_dim + at; });
+        sum_tile<N>(tiles[t], shape, column, prefetcher);
+      }
   };
-  if constexpr (simd::kRegisters == 32) {
-    if (m == 12) return run.template operator()<12>();
-    if (m == 8) return run.template operator()<8>();
-  } else {
-    if (m == 6) return run.template operator()<6>();
-  }
-  if (m == 4) return run.template operator()<4>();
-  if (m == 2) return run.template operator()<2>();
+  run.template operator()<8>();
+  run.template operator()<4>();
+  run.template operator()<2>();
   run.template operator()<1>();
 }
 
