@@ -48,14 +48,12 @@ double peak_flops() {
   static double best = 0;
   return best = std::max(best, bench::fma_peak<T>());
 }
-// As weights lie: on huge pages, several panels side by side. (bench::read_bandwidth reads small
-// pages in one stream, which some machines do more slowly.)
+// As weights lie: several panels side by side. (bench::read_bandwidth reads one stream, which some
+// machines do more slowly.)
 double packed_read_rate() {
   constexpr Index count = Index{48} << 20, stream = count / 4, lanes = simd::kLanes<float>;
   static const Buffer<float>& data = *[] {
     auto* b = new Buffer<float>(count);
-    casa::detail::prefer_huge_pages(static_cast<std::byte*>(static_cast<void*>(b->data())),
-                                    4 * count);
     std::fill_n(b->data(), count, 1.0f);
     return b;
   }();

@@ -249,6 +249,19 @@ TEST_CASE_TEMPLATE("every group size and row count", T, float, double) {
     }
 }
 
+TEST_CASE_TEMPLATE("16-bit keys and values, read where they lie or copied, by few rows and by many",
+                   P, Problem<float, bfloat16>, Problem<float, half>) {
+  for (const Index d : {16, 32, 48, 80, 128})
+    for (const Index rows : {1, 2, 3, 4, 7, 8, 9, 16, 17, 33, 64, 65}) {
+      CAPTURE(d);
+      CAPTURE(rows);
+      P p({1, 1, d}, rows, {110, 320}, static_cast<unsigned>(1000 * d + rows), 1, d == 48 ? 1 : 0);
+      p.intervals = causal_intervals(rows, 430);
+      for (std::size_t r = 0; r < p.intervals.size(); r += 3) p.intervals[r].begin = 5;
+      check_both_paths(p);
+    }
+}
+
 TEST_CASE_TEMPLATE("random intervals, several pieces, padded memory", P, Problem<float>,
                    Problem<double>, Problem<float, bfloat16>, Problem<float, half>) {
   std::mt19937 random(3);
@@ -277,16 +290,17 @@ TEST_CASE_TEMPLATE("nothing to see, nothing to ask", T, float, double) {
   check_both_paths(some_rows);
 }
 
-TEST_CASE_TEMPLATE("needles at every edge of intervals and blocks are found or not seen", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("needles at every edge of intervals and blocks are found or not seen", P,
+                   Problem<float>, Problem<double>, Problem<float, bfloat16>,
+                   Problem<float, half>) {
   // The needle stands at `place`; row 0's interval begins or ends beside it.
   for (const Index place : {0,   1,   7,   8,   63,  64,  127, 128, 191, 192, 255,
                             256, 275, 276, 287, 288, 300, 511, 512, 575, 576, 599})
     for (const bool split : {false, true}) {
       CAPTURE(place);
       CAPTURE(split);
-      Problem<T> p({4, 2, 32}, 5,
-                   split ? std::vector<Index>{place, 600 - place} : std::vector<Index>{600}, 7);
+      P p({4, 2, 32}, 5, split ? std::vector<Index>{place, 600 - place} : std::vector<Index>{600},
+          7);
       make_needle(p, place, 1);
       p.intervals = {{0, place},
                      {0, place + 1},

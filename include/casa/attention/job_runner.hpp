@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "casa/attention/key_rows.hpp"
 #include "casa/attention/panels.hpp"
 #include "casa/attention/plan.hpp"
 #include "casa/attention/state.hpp"
@@ -42,14 +43,18 @@ class JobRunner {
  public:
   JobRunner(const AttentionInput<T, S>& in, const Plan& plan, const Destination<T>& to,
             const Parts<T>& parts, const Index* piece_begin, Workspace& workspace)
-      : in_(in), to_(to), parts_(parts), piece_begin_(piece_begin), scaling_(in.scale) {
+      : in_(in),
+        to_(to),
+        parts_(parts),
+        scaling_(in.scale),
+        group_(in.shape.group()),
+        key_rows_(in, piece_begin, (std::min)(kBlockKeys, plan.max_job_keys), kMaxTileKeys,
+                  workspace) {
     const Index d = in.shape.head_dim, rows = plan.max_job_rows;
     const Index lane_rows = (rows + lanes - 1) / lanes * lanes + lanes;
     const Index keys = (std::min)(kBlockKeys, plan.max_job_keys) + kMaxTileKeys;
-    padded_dim_ = (d + lanes - 1) / lanes * lanes;
-    copies_v_ = !std::is_same_v<S, T> || padded_dim_ != d;
     q_ = workspace.take<T>(lane_rows * d);
-    carried_ = workspace.take<T>(lane_rows * padded_dim_);
+    carried_ = workspace.take<T>(lane_rows * key_rows_.padded_dim());
     scores_ = workspace.take<T>(keys * kMaxVectors * lanes);
     lane_values_ = workspace.take<T>(lane_rows * 3);
     lane_limits_ = workspace.take<Lane<T>>(kMaxVectors * lanes * 2);
@@ -58,38 +63,44 @@ class JobRunner {
     result_ = workspace.take<T*>(lane_rows);
     seen_ = workspace.take<Interval>(lane_rows);
     panels_ = workspace.take<Panel<T>>(lane_rows / lanes + 1);
-    tiles_ = workspace.take<SumRows<T>>(kMaxVectors * lanes);
-    keys_ = workspace.take<const T*>(keys);
-    values_ = workspace.take<const T*>(keys);
-    if constexpr (!std::is_same_v<S, T>) k_copy_ = workspace.take<T>(keys * d);
-    if (copies_v_) v_copy_ = workspace.take<T>(keys * padded_dim_);
   }
 
   /// `next`: the job this worker does afterwards, or null; its queries and first keys are fetched
   /// ahead.
   void run(const Job& job, const Job* next) {
     job_ = &job;
-    group_ = in_.shape.group();
     rows_ = job.rows(group_);
     set_limits();
-    make_panels();
-    const Index n = job.key_end - job.key_begin, most = block_keys(job);
-    const Index blocks = (n + most - 1) / most;
-    for (Index b = 0; b < blocks; ++b) {
-      const Interval block{job.key_begin + n * b / blocks, job.key_begin + n * (b + 1) / blocks};
-      const Interval after{block.end, job.key_begin + n * (b + 2) / blocks};
-      gather(block);
-      run_block(block, b + 1 < blocks ? &after : nullptr, next);
-    }
-    for (Index p = 0; p < num_panels_; ++p)
-      if (panels_[p].seen.size() == 0) write_empty(panels_[p]);
+    if (in_place(kKeysInPlace<S>))
+      run_as<S, S>(next);
+    else if (in_place(kValuesInPlace<S>))
+      run_as<T, S>(next);
+    else
+      run_as<T, T>(next);
   }
 
  private:
-  /// The most keys of one of the job's blocks.
-  Index block_keys(const Job& job) const {
-    const bool few = job.rows(group_) <= kSplitRows;
-    return !std::is_same_v<S, T> && few ? kCopyKeys : kBlockKeys;
+  /// Whether the tiles read where it lies what up to `most` rows share.
+  bool in_place(Index most) const {
+    if constexpr (std::is_same_v<S, T>) return true;
+    return simd::kWidensSteps<S> && rows_ <= most &&
+           in_.shape.head_dim % (std::max<Index>)(2 * kMaxTileKeys, lanes) == 0;
+  }
+
+  /// The job with keys read as K and values as V.
+  template <class K, class V>
+  void run_as(const Job* next) {
+    make_panels<K>();
+    const Job& job = *job_;
+    const Index n = job.key_end - job.key_begin, blocks = (n + kBlockKeys - 1) / kBlockKeys;
+    for (Index b = 0; b < blocks; ++b) {
+      const Interval block{job.key_begin + n * b / blocks, job.key_begin + n * (b + 1) / blocks};
+      const Interval after{block.end, job.key_begin + n * (b + 2) / blocks};
+      key_rows_.template gather<K, V>(block, job.kv_head);
+      run_block<K, V>(block, b + 1 < blocks ? &after : nullptr, next);
+    }
+    for (Index p = 0; p < num_panels_; ++p)
+      if (panels_[p].seen.size() == 0) write_empty(panels_[p]);
   }
 
   /// What the rows see of the job's keys.
@@ -108,15 +119,15 @@ class JobRunner {
     return all;
   }
 
+  template <class K>
   void make_panels() {
     const Index d = in_.shape.head_dim;
     num_panels_ = 0;
     Index lane = 0;
     for (Index r = 0; r < rows_; ++r) q_rows_[r] = in_.q.row(token_of(r)) + head_of(r) * d;
-    for_each_panel<T>(rows_, d, [&](Index first, Index rows, int vectors, int fold) {
+    for_each_panel<K, T>(rows_, d, [&](Index first, Index rows, int vectors, int fold) {
       Panel<T>& p = panels_[num_panels_++];
-      p = {vectors, fold, first, rows};
-      p.seen = seen_by_rows(first, first + rows);
+      p = {vectors, fold, first, rows, seen_by_rows(first, first + rows)};
       p.q = q_ + lane * d;
       const Index width = vectors * lanes;
       p.max = lane_values_ + lane * 3;
@@ -126,63 +137,13 @@ class JobRunner {
       p.begin = lane_limits_;
       p.end = lane_limits_ + width;
       lane += width;
-      pack(p, q_rows_ + first, d, scaling_);
+      pack<K>(p, q_rows_ + first, d, scaling_);
     });
-  }
-
-  /// Calls f(piece, begin, end, place) for the pieces that a range of places lies in.
-  template <class F>
-  void for_each_piece(Interval places, F f) const {
-    const Index count = static_cast<Index>(in_.keys.size());
-    Index p = std::upper_bound(piece_begin_, piece_begin_ + count, places.begin) - piece_begin_ - 1;
-    for (Index place = places.begin; place < places.end; ++p) {
-      const auto& piece = in_.keys[static_cast<std::size_t>(p)];
-      const Index begin = place - piece_begin_[p];
-      const Index end = (std::min)(piece.count, places.end - piece_begin_[p]);
-      if (begin < end) f(piece, begin, end, place);
-      place = (std::max)(place, piece_begin_[p] + end);
-    }
-  }
-
-  /// Points keys_ and values_ at the rows of a block, widened or padded copies where needed.
-  void gather(Interval block) {
-    const Index d = in_.shape.head_dim;
-    for_each_piece(block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
-      const S* k = piece.k + job_->kv_head * piece.head_stride + begin * piece.token_stride;
-      const S* v = piece.v + job_->kv_head * piece.head_stride + begin * piece.token_stride;
-      const Index count = end - begin, at = place - block.begin;
-      for (Index j = 0; j < count; ++j, k += piece.token_stride, v += piece.token_stride) {
-        if constexpr (std::is_same_v<S, T>) {
-          keys_[at + j] = k;
-        } else {
-          keys_[at + j] = copy_row(k, k_copy_ + (at + j) * d, d, d);
-        }
-        if (!copies_v_) {
-          if constexpr (std::is_same_v<S, T>) values_[at + j] = v;
-        } else {
-          values_[at + j] = copy_row(v, v_copy_ + (at + j) * padded_dim_, d, padded_dim_);
-        }
-      }
-    });
-    std::fill_n(keys_ + block.size(), kMaxTileKeys, keys_[block.size() - 1]);
-  }
-
-  static const T* copy_row(const S* from, T* to, Index d, Index padded) {
-    Index i = 0;
-    for (; i + lanes <= d; i += lanes) simd::store(to + i, simd::load(from + i));
-    if (i < d) {
-      const auto rest = simd::load_partial(from + i, d - i);
-      if (padded > d)
-        simd::store(to + i, rest);
-      else
-        simd::store_partial(to + i, rest, d - i);
-    }
-    return to;
   }
 
   /// Asks the prefetcher for the keys and values of rows that lie side by side.
   void fetch_ahead(Interval places, Index kv_head) {
-    for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
+    key_rows_.for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
       if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
       const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
       prefetcher_.add(piece.k + from, piece.v + from,
@@ -190,21 +151,22 @@ class JobRunner {
     });
   }
 
+  template <class K, class V>
   void run_block(Interval block, const Interval* after, const Job* next) {
     const Index d = in_.shape.head_dim;
     // Weights of keys that a row does not see are 0, which only a value that is not finite
     // survives.
-    const bool tiles_mix = all_finite_where_rows_differ(block);
+    const bool tiles_mix = all_finite_where_rows_differ<V>(block);
     plan_fetches(block, after, next);
     for (Index p = 0; p < num_panels_; ++p) {
       const Panel<T>& panel = panels_[p];
       const Interval seen = meet(panel.seen, block);
       if (seen.size() == 0) continue;
       const bool first = seen.begin == panel.seen.begin, last = seen.end == panel.seen.end;
-      softmax_block(panel, keys_ + (seen.begin - block.begin), seen.size(), d,
-                    visible_in(panel, seen), first, prefetcher_);
+      softmax_block(panel, key_rows_.template keys<K>() + (seen.begin - block.begin), seen.size(),
+                    d, visible_in(panel, seen), first, prefetcher_);
       if (last) prepare_result(panel);
-      sum_values(panel, block, seen, first, last, tiles_mix);
+      sum_values<V>(panel, block, seen, first, last, tiles_mix);
     }
   }
 
@@ -221,13 +183,14 @@ class JobRunner {
       prefetcher_.add_rows(q, group_ * d * static_cast<Index>(sizeof(T)),
                            in_.q.stride() * static_cast<Index>(sizeof(T)),
                            next->row_end - next->row_begin);
-      const Index end = (std::min)(next->key_end, next->key_begin + block_keys(*next));
+      const Index end = (std::min)(next->key_end, next->key_begin + kBlockKeys);
       fetch_ahead({next->key_begin, end}, next->kv_head);
     } else {
       return;
     }
     Index work = 0, tiles = 0;  // of the panels in this block
     for (Index p = 0; p < num_panels_; ++p) {
+      if (panels_[p].rows <= kNearRows) continue;
       const Interval seen = meet(panels_[p].seen, block);
       work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
       tiles += seen.size() / score_tile_keys(panels_[p]);
@@ -257,6 +220,7 @@ class JobRunner {
   }
 
   /// Whether every value is finite that some rows of the job see and others do not.
+  template <class V>
   bool all_finite_where_rows_differ(Interval block) const {
     Interval all = block;
     bool some = false;
@@ -267,11 +231,12 @@ class JobRunner {
       all = {(std::max)(all.begin, i.begin), (std::min)(all.end, i.end)};
     }
     if (!some) return true;
+    const V* const* values = key_rows_.template values<V>();
     simd::Vec<T> nan{};
     const auto add = [&](Index begin, Index end) {
       for (Index j = begin - block.begin; j < end - block.begin; ++j)
-        for (Index i = 0; i < padded_dim_; i += lanes)
-          nan = simd::fma(simd::load(values_[j] + i), simd::Vec<T>{}, nan);
+        for (Index i = 0; i < key_rows_.padded_dim(); i += lanes)
+          nan = simd::fma(simd::load(values[j] + i), simd::Vec<T>{}, nan);
     };
     if (all.size() == 0) {
       add(block.begin, block.end);
@@ -284,26 +249,29 @@ class JobRunner {
 
   /// The weighted sums of the panel's rows over the block: tiles as even as can be, each over what
   /// its rows see.
+  template <class V>
   void sum_values(const Panel<T>& panel, Interval block, Interval seen, bool first, bool last,
                   bool tiles_mix) {
     const Index most = tiles_mix ? kSumRows : 1;
-    const Index tiles = (panel.rows + most - 1) / most;
+    const Index tiles = (panel.rows + most - 1) / most, padded = key_rows_.padded_dim();
+    const V* const* values = key_rows_.template values<V>() + (seen.begin - block.begin);
+    Row<SumRows<T, V>, kMaxVectors* static_cast<int>(lanes)> rows;
     for (Index t = 0; t < tiles; ++t) {
       const Index r = panel.rows * t / tiles, end = panel.rows * (t + 1) / tiles;
       const Index row = panel.first + r;
       const Interval keys = meet(seen_by_rows(row, panel.first + end), seen);
       const Index skipped = keys.size() > 0 ? keys.begin - seen.begin : 0;
-      tiles_[t] = {end - r,
-                   panel.scores + skipped * panel.width() + r,
-                   values_ + (seen.begin - block.begin) + skipped,
-                   keys.size(),
-                   carried_ + row * padded_dim_,
-                   first ? nullptr : panel.rescale + r,
-                   last ? result_ + row : nullptr,
-                   factor_ + row};
+      rows[t] = {end - r,
+                 panel.scores + skipped * panel.width() + r,
+                 values + skipped,
+                 keys.size(),
+                 carried_ + row * padded,
+                 first ? nullptr : panel.rescale + r,
+                 last ? result_ + row : nullptr,
+                 factor_ + row};
     }
-    sum_panel<T>({tiles_, static_cast<std::size_t>(tiles)},
-                 {panel.width(), in_.shape.head_dim, padded_dim_}, prefetcher_);
+    sum_panel<T, V>({rows, static_cast<std::size_t>(tiles)},
+                    {panel.width(), in_.shape.head_dim, padded}, prefetcher_);
   }
 
   /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.
@@ -341,18 +309,17 @@ class JobRunner {
   const AttentionInput<T, S>& in_;
   const Destination<T>& to_;
   const Parts<T>& parts_;
-  const Index* piece_begin_;
   Scaling<T> scaling_;
+  Index group_;
+  KeyRows<T, S> key_rows_;
   const Job* job_ = nullptr;
-  Index rows_ = 0, group_ = 1, padded_dim_ = 0, num_panels_ = 0;
-  bool copies_v_ = false;
-  T *q_, *carried_, *scores_, *lane_values_, *factor_, *k_copy_ = nullptr, *v_copy_ = nullptr;
+  Index rows_ = 0, num_panels_ = 0;
+  T *q_, *carried_, *scores_, *lane_values_, *factor_;
   Lane<T>* lane_limits_;
-  const T **q_rows_, **keys_, **values_;
+  const T** q_rows_;
   T** result_;
   Interval* seen_;
   Panel<T>* panels_;
-  SumRows<T>* tiles_;
   Prefetcher prefetcher_;
 };
 

@@ -8,22 +8,21 @@ CASA_NAMESPACE_BEGIN
 namespace detail {
 
 /// The fold with which `rows` < lanes rows fill a vector best; 1: as a wide panel.
-template <class T>
+template <class E, class T>
 int fold_of(Index rows, Index head_dim) {
   int fold = 1;
-  while (fold < kMaxTileKeys && fold < simd::kLanes<T> && head_dim % (2 * fold) == 0 &&
-         rows * fold * 2 <= simd::kLanes<T>)
+  while (fold < kMaxFold<E, T> && head_dim % (2 * fold) == 0 && rows * fold * 2 <= simd::kLanes<T>)
     fold *= 2;
   return fold;
 }
 
 /// emit(first_row, rows, vectors, fold) for every panel of a job of `rows` rows: pairs of vectors,
 /// and one of three rather than a single one.
-template <class T, class Emit>
+template <class E, class T, class Emit>
 void for_each_panel(Index rows, Index head_dim, Emit emit) {
   constexpr Index lanes = simd::kLanes<T>;
   const Index rest = rows % lanes;
-  const int fold = rest > 0 ? fold_of<T>(rest, head_dim) : 1;
+  const int fold = rest > 0 ? fold_of<E, T>(rest, head_dim) : 1;
   Index first = 0;
   for (Index left = fold > 1 ? rows / lanes : (rows + lanes - 1) / lanes; left > 0;) {
     const Index n = left == 3 ? 3 : (std::min<Index>)(left, 2);
@@ -76,8 +75,8 @@ void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scal
   }
 }
 
-/// Packs as (head_dim / fold, row, fold).
-template <int Fold, class T>
+/// Packs as (head_dim / fold, row, fold), in the order of broadcast_step.
+template <int Fold, class E, class T>
 void pack_folded(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   constexpr Index lanes = simd::kLanes<T>;
   constexpr Index width = lanes / Fold;
@@ -87,7 +86,9 @@ void pack_folded(const Panel<T>& panel, const T* const* rows, Index head_dim, Sc
     Index i = 0;
     for (; i + lanes <= head_dim; i += lanes) {
       Row<T, static_cast<int>(lanes)> scaled;
-      simd::store(scaled, scaling(simd::load(source + i)));
+      simd::Vec<T> x = scaling(simd::load(source + i));
+      if constexpr (std::is_same_v<E, bfloat16>) x = simd::split_pairs<Fold>(x);
+      simd::store(scaled, x);
       CASA_UNROLL
       for (Index c = 0; c < width; ++c)
         std::memcpy(to + (i / Fold + c) * lanes, scaled + c * Fold, Fold * sizeof(T));
@@ -96,16 +97,18 @@ void pack_folded(const Panel<T>& panel, const T* const* rows, Index head_dim, Sc
   }
 }
 
-template <class T>
+/// For keys of type E.
+template <class E, class T>
 void pack(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   switch (panel.fold) {
     case 2:
-      return pack_folded<2>(panel, rows, head_dim, scaling);
+      if constexpr (kMaxFold<E, T> >= 2) return pack_folded<2, E>(panel, rows, head_dim, scaling);
+      break;
     case 4:
-      if constexpr (simd::kLanes<T> >= 4) return pack_folded<4>(panel, rows, head_dim, scaling);
+      if constexpr (kMaxFold<E, T> >= 4) return pack_folded<4, E>(panel, rows, head_dim, scaling);
       break;
     case 8:
-      if constexpr (simd::kLanes<T> >= 8) return pack_folded<8>(panel, rows, head_dim, scaling);
+      if constexpr (kMaxFold<E, T> >= 8) return pack_folded<8, E>(panel, rows, head_dim, scaling);
       break;
     default:
       pack_wide(panel, rows, head_dim, scaling);

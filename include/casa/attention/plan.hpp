@@ -15,7 +15,6 @@ namespace detail {
 inline constexpr Index kJobRows = 288;     ///< (row, head) pairs of a job, about
 inline constexpr Index kWholeRows = 32;    ///< pairs of vectors are full when rows are a multiple
 inline constexpr Index kBlockKeys = 288;   ///< keys whose scores are held at once, at most
-inline constexpr Index kCopyKeys = 32;     ///< where few rows share copies: these stay in L1
 inline constexpr Index kSplitRows = 32;    ///< with at most so many rows, long key ranges are split
 inline constexpr Index kSplitKeys = 1024;  ///< into parts of about so many keys
 

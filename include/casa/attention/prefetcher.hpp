@@ -88,10 +88,23 @@ struct Prefetcher {
 template <int Fold>
 inline constexpr int kScoreLines = Fold;
 template <int M>
-inline constexpr int kSumLines = M <= 2   ? 8
-                                 : M <= 4 ? 4
+inline constexpr int kSumLines = M <= 4   ? 4
                                  : M <= 8 ? 2
                                           : 1;
+
+/// Tiles of so few rows read memory as fast as it comes. They follow its order and fetch but a
+/// little ahead of themselves, which the hardware's own prefetchers go along with; streams far away
+/// would take their places.
+inline constexpr int kNearRows = 2;
+inline constexpr Index kNearBytes = 8192;
+
+/// Asks for the lines of Count values that lie kNearBytes behind p.
+template <int Count, class E>
+CASA_INLINE void fetch_near(const E* p) {
+  const char* at = static_cast<const char*>(static_cast<const void*>(p)) + kNearBytes;
+  CASA_UNROLL
+  for (int i = 0; i < Count * static_cast<int>(sizeof(E)); i += 64) simd::prefetch(at + i);
+}
 
 /// One turn's prefetches.
 template <int Lines>

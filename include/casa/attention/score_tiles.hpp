@@ -39,12 +39,20 @@ inline constexpr int kMaxTileKeys = 8;
 /// Steps in a turn of a tile's loop.
 inline constexpr int kScoreSteps = 4;
 
+/// Keys of type E are widened from where they lie, in steps that come in pairs.
+template <class E, class T>
+inline constexpr bool kInPairs = !std::is_same_v<E, T>;
+/// The most that a panel is folded: a vector holds a step, or two.
+template <class E, class T>
+inline constexpr int kMaxFold =
+    static_cast<int>((std::min<Index>)(8, simd::kLanes<T> / (kInPairs<E, T> ? 2 : 1)));
+
 /// acc[m][n] = sum over `steps` of key m's values times the panel's vector n.
-template <int M, int N, int Fold, class T>
-CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index steps,
+template <int M, int N, int Fold, class E, class T>
+CASA_INLINE void dot_tile(const E* const* keys, Index begin, const T* q, Index steps,
                           FetchCursor& ahead, Tile<simd::Vec<T>, M, N>& acc) {
   constexpr Index lanes = simd::kLanes<T>;
-  Row<const T*, M> k;
+  Row<const E*, M> k;
   constexpr int sums = kSums;
   Row<Tile<simd::Vec<T>, M, N>, sums> sum;
   CASA_UNROLL
@@ -59,16 +67,16 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index s
       }
     }
   }
-  const auto step = [&](int s, Index i) __attribute__((always_inline)) {
+  const auto step = [&]<int Parity>(Index i) __attribute__((always_inline)) {
     Row<simd::Vec<T>, N> b;
     CASA_UNROLL
     for (int n = 0; n < N; ++n) b[n] = simd::load(q + n * lanes);
     q += N * lanes;
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
-      const auto a = simd::broadcast_group<Fold>(k[m] + i * Fold);
+      const auto a = simd::broadcast_step<Fold, Parity>(k[m], i);
       CASA_UNROLL
-      for (int n = 0; n < N; ++n) simd::accumulate(sum[s][m][n], a, b[n]);
+      for (int n = 0; n < N; ++n) simd::accumulate(sum[Parity % sums][m][n], a, b[n]);
     }
   };
   Index i = 0;
@@ -77,13 +85,24 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index s
     CASA_NO_UNROLL
     do {
       CASA_UNROLL
-      for (int u = 0; u < kScoreSteps; ++u) step(u % sums, i + u);
+      for (int u = 0; u < kScoreSteps; u += 2) {
+        step.template operator()<0>(i + u);
+        step.template operator()<1>(i + u + 1);
+      }
       fetch_turn<kScoreLines<Fold>>(ahead);
       i += kScoreSteps;
     } while (i + kScoreSteps <= steps);
   }
-  CASA_NO_UNROLL
-  for (; i < steps; ++i) step(0, i);
+  if constexpr (kInPairs<E, T>) {
+    CASA_NO_UNROLL
+    for (; i < steps; i += 2) {
+      step.template operator()<0>(i);
+      step.template operator()<1>(i + 1);
+    }
+  } else {
+    CASA_NO_UNROLL
+    for (; i < steps; ++i) step.template operator()<0>(i);
+  }
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
@@ -91,6 +110,38 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index s
       acc[m][n] = sum[0][m][n];
       if constexpr (sums == 2) acc[m][n] += sum[1][m][n];
     }
+  }
+}
+
+/// The same for a panel of few rows, which waits for memory more than it computes: key after key,
+/// as they lie, so that the hardware's prefetchers see one stream.
+template <int M, int Fold, class E, class T>
+CASA_INLINE void dot_keys(const E* const* keys, const T* q, Index steps,
+                          Tile<simd::Vec<T>, M, 1>& acc) {
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    const E* key = keys[m];
+    simd::Vec<T> sum[2] = {};
+    const auto step = [&]<int Parity>(Index i) __attribute__((always_inline)) {
+      simd::accumulate(sum[Parity], simd::broadcast_step<Fold, Parity>(key, i),
+                       simd::load(q + i * simd::kLanes<T>));
+    };
+    Index i = 0;
+    CASA_NO_UNROLL
+    for (; i + kScoreSteps <= steps; i += kScoreSteps) {
+      fetch_near<kScoreSteps * Fold>(key + i * Fold);
+      CASA_UNROLL
+      for (int u = 0; u < kScoreSteps; u += 2) {
+        step.template operator()<0>(i + u);
+        step.template operator()<1>(i + u + 1);
+      }
+    }
+    for (; i + 2 <= steps; i += 2) {
+      step.template operator()<0>(i);
+      step.template operator()<1>(i + 1);
+    }
+    if (i < steps) step.template operator()<0>(i);
+    acc[m][0] = sum[0] + sum[1];
   }
 }
 
@@ -104,18 +155,22 @@ struct Visible {
 };
 
 /// One tile of scores: stored, masked where a row must not see, folded into the running maximum.
-template <int M, int N, int Fold, class T>
-CASA_INLINE void score_tile(const T* const* keys, const T* q, Index steps, Index key, T* scores,
+template <int M, int N, int Fold, class E, class T>
+CASA_INLINE void score_tile(const E* const* keys, const T* q, Index steps, Index key, T* scores,
                             const Visible<T>& visible, Prefetcher& prefetcher,
                             Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   Tile<V, M, N> acc;
-  FetchCursor ahead =
-      prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
-  if constexpr (kSums == 2) {
+  if constexpr (Fold > 1 && simd::kLanes<T> / Fold <= kNearRows) {
+    dot_keys<M, Fold>(keys, q, steps, acc);
+  } else if constexpr (kSums == 2) {
+    FetchCursor ahead =
+        prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
     dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, acc);
   } else {  // two halves, the first parked on the stack meanwhile
-    const Index half = steps / 2;
+    FetchCursor ahead =
+        prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
+    const Index half = steps / 4 * 2;
     dot_tile<M, N, Fold>(keys, 0, q, half, ahead, acc);
     Tile<V, M, N> parked;
     CASA_UNROLL
@@ -171,7 +226,7 @@ CASA_INLINE void score_tile(const T* const* keys, const T* q, Index steps, Index
 }
 
 /// The most vectors of a panel.
-inline constexpr Index kMaxVectors = 3;
+inline constexpr int kMaxVectors = 3;
 
 /// A panel of queries and the softmax state of its rows. Arrays of N vectors where not said
 /// otherwise.
@@ -196,8 +251,8 @@ struct Panel {
 /// Scores of `count` keys in base 2, then weights 2^(score - max) in their place; updates max, sum
 /// and rescale. keys[count ..] repeats the last key up to a whole tile. Weights of masked keys are
 /// 0.
-template <int N, int Fold, class T>
-void softmax_block(const Panel<T>& panel, const T* const* keys, Index count, Index head_dim,
+template <int N, int Fold, class E, class T>
+void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
   constexpr int M = kTileKeys<N>;
@@ -254,21 +309,21 @@ void softmax_block(const Panel<T>& panel, const T* const* keys, Index count, Ind
   }
 }
 
-template <class T>
-void softmax_block(const Panel<T>& panel, const T* const* keys, Index count, Index head_dim,
+template <class E, class T>
+void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
   const auto run = [&]<int N, int Fold>() {
     softmax_block<N, Fold>(panel, keys, count, head_dim, visible, first, prefetcher);
   };
-  constexpr Index lanes = simd::kLanes<T>;
   switch (panel.fold) {
     case 2:
-      return run.template operator()<1, 2>();
+      if constexpr (kMaxFold<E, T> >= 2) return run.template operator()<1, 2>();
+      break;
     case 4:
-      if constexpr (lanes >= 4) return run.template operator()<1, 4>();
+      if constexpr (kMaxFold<E, T> >= 4) return run.template operator()<1, 4>();
       break;
     case 8:
-      if constexpr (lanes >= 8) return run.template operator()<1, 8>();
+      if constexpr (kMaxFold<E, T> >= 8) return run.template operator()<1, 8>();
       break;
     default:
       if (panel.vectors == 3) return run.template operator()<3, 1>();

@@ -11,15 +11,24 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// Sums of pairs of vectors whose values were loaded as pairs.
+template <int N, class E>
+inline constexpr bool kSumsPairs = simd::kLoadsPairs<E>&& N % 2 == 0;
+
 /// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
-template <int M, int N, class T>
-CASA_INLINE void weighted_tile(const T* weights, Index width, const T* const* values, Index column,
+template <int M, int N, class T, class E>
+CASA_INLINE void weighted_tile(const T* weights, Index width, const E* const* values, Index column,
                                Index count, FetchCursor ahead, Tile<simd::Vec<T>, M, N>& acc) {
   const auto step = [&](Index j, const T* w) __attribute__((always_inline)) {
-    const T* v = values[j] + column;
+    const E* v = values[j] + column;
     Row<simd::Vec<T>, N> b;
-    CASA_UNROLL
-    for (int n = 0; n < N; ++n) b[n] = simd::load(v + n * simd::kLanes<T>);
+    if constexpr (kSumsPairs<N, E>) {
+      CASA_UNROLL
+      for (int n = 0; n < N; n += 2) simd::load_pair(v + n * simd::kLanes<T>, b[n], b[n + 1]);
+    } else {
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n) b[n] = simd::load(v + n * simd::kLanes<T>);
+    }
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
       const auto a = simd::broadcast(w[m]);
@@ -43,7 +52,12 @@ CASA_INLINE void weighted_tile(const T* weights, Index width, const T* const* va
       step(j + 1, odd);
       weights += 2 * width;
       odd += 2 * width;
-      fetch_turn<kSumLines<M>>(ahead);
+      if constexpr (M <= kNearRows) {
+        fetch_near<N * simd::kLanes<T>>(values[j] + column);
+        fetch_near<N * simd::kLanes<T>>(values[j + 1] + column);
+      } else {
+        fetch_turn<kSumLines<M>>(ahead);
+      }
       j += 2;
     } while (j + 2 <= count);
   }
@@ -60,11 +74,11 @@ constexpr int sum_vectors(Index rows) {
 
 /// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
 /// are rows of a scratch matrix, or of the result.
-template <class T>
+template <class T, class E>
 struct SumRows {
   Index rows = 0;
   const T* weights = nullptr;        ///< (keys, panel's width), from the first key that a row sees
-  const T* const* values = nullptr;  ///< per key
+  const E* const* values = nullptr;  ///< per key, widened in registers
   Index count = 0;                   ///< keys
   T* carried = nullptr;              ///< (rows, padded head_dim): sums so far
   const T* rescale = nullptr;        ///< per row, applied to what is carried; null: begin from zero
@@ -89,8 +103,9 @@ CASA_INLINE void fetch_rows(Index rows, At at) {
 }
 
 /// The sums of M rows in N vectors from `column` on.
-template <int M, int N, class T>
-void sum_tile(const SumRows<T>& rows, const SumShape& shape, Index column, Prefetcher& prefetcher) {
+template <int M, int N, class T, class E>
+void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
+              Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
   constexpr Index lanes = simd::kLanes<T>;
   Tile<V, M, N> acc;
@@ -106,6 +121,15 @@ void sum_tile(const SumRows<T>& rows, const SumShape& shape, Index column, Prefe
   if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
   const FetchCursor ahead = prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
   weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
+  if constexpr (kSumsPairs<N, E>) {
+    if (rows.result) {
+      CASA_UNROLL
+      for (int m = 0; m < M; ++m) {
+        CASA_UNROLL
+        for (int n = 0; n < N; n += 2) simd::merge_pair(acc[m][n], acc[m][n + 1]);
+      }
+    }
+  }
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
@@ -125,8 +149,9 @@ void sum_tile(const SumRows<T>& rows, const SumShape& shape, Index column, Prefe
 }
 
 /// sum_tile with as many rows as there are.
-template <int N, class T>
-void sum_tile(const SumRows<T>& rows, const SumShape& shape, Index column, Prefetcher& prefetcher) {
+template <int N, class T, class E>
+void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
+              Prefetcher& prefetcher) {
   [&]<int... M>(std::integer_sequence<int, M...>) {
     const auto run = [&]<int Rows>() {
       if constexpr (N <= sum_vectors(Rows)) sum_tile<Rows, N>(rows, shape, column, prefetcher);
@@ -138,8 +163,9 @@ void sum_tile(const SumRows<T>& rows, const SumShape& shape, Index column, Prefe
 
 /// The weighted sums of a panel over a block: all rows of some columns before the next columns, so
 /// that those columns' values are in the first-level cache but for the first rows.
-template <class T>
-void sum_panel(std::span<const SumRows<T>> tiles, const SumShape& shape, Prefetcher& prefetcher) {
+template <class T, class E>
+void sum_panel(std::span<const SumRows<T, E>> tiles, const SumShape& shape,
+               Prefetcher& prefetcher) {
   Index most = 1;
   for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
   Index vectors = shape.padded_dim / simd::kLanes<T>, column = 0;
@@ -147,7 +173,7 @@ void sum_panel(std::span<const SumRows<T>> tiles, const SumShape& shape, Prefetc
     for (; vectors >= N && sum_vectors(most) >= N; vectors -= N, column += N * simd::kLanes<T>)
       for (std::size_t t = 0; t < tiles.size(); ++t) {
         const bool ends = t + 1 == tiles.size();
-        const SumRows<T>& next = tiles[ends ? 0 : t + 1];
+        const SumRows<T, E>& next = tiles[ends ? 0 : t + 1];
         const Index at = ends ? column + N * simd::kLanes<T> : column;
         if (next.rescale && at < shape.padded_dim)
           fetch_rows<N, T>(next.rows,

@@ -3,10 +3,6 @@
 
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "casa/core/simd.hpp"
 #include "casa/layers/quantize.hpp"
 #include "casa/layers/stored_view.hpp"
@@ -135,26 +131,6 @@ struct PanelFormat {
   }
 };
 
-namespace detail {
-
-/// Asks for pages of 2 MiB for the whole ones among these bytes (untouched so far; no more memory
-/// is used than without). Weights are read in one sweep, and with small pages each page's first
-/// lines are waited for: 10 to 25 % of the read rate.
-inline void prefer_huge_pages([[maybe_unused]] std::byte* data, [[maybe_unused]] Index bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr auto page = std::uintptr_t{1} << 21;
-  const auto begin = (std::bit_cast<std::uintptr_t>(data) + page - 1) / page * page;
-  const auto end =
-      (std::bit_cast<std::uintptr_t>(data) + static_cast<std::uintptr_t>(bytes)) / page * page;
-  if (begin < end) {  // a hint: whether it is followed does not matter here
-    [[maybe_unused]] const int refused =
-        madvise(std::bit_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
-#endif
-}
-
-}  // namespace detail
-
 /// A whole packed weight. Each piece it was made from begins a new panel, whose unused outputs are
 /// zero.
 template <Scalar T>
@@ -200,7 +176,6 @@ class PackedWeight {
     using Format = PanelFormat<T, S>;
     panel_bytes_ = (Format::bytes(depth_) + 63) / 64 * 64;
     data_ = Buffer<std::byte>(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
-    detail::prefer_huge_pages(data_.data(), data_.size());
     constexpr Index step = 4 * kQuantGroup;
     Buffer<T> rows(kWidth * step), columns(step * kWidth);
     std::byte* panel = data_.data();

@@ -49,7 +49,7 @@ CASA_INLINE Half16 narrow_bits(Bits v) {
 CASA_INLINE VecF half_to_float(Half16 v) {
 #if CASA_SIMD_AVX512
   return _mm512_maskz_cvtph_ps(0xffff, (__m256i)v);
-#elif CASA_SIMD_AVX2 && defined(__F16C__)
+#elif CASA_SIMD_AVX2 && CASA_SIMD_F16C
   return _mm256_cvtph_ps((__m128i)v);
 #else
   const Bits u = widen_bits(v), magnitude = u & 0x7fffu, sign = (u & 0x8000u) << 16;
@@ -63,7 +63,7 @@ CASA_INLINE VecF half_to_float(Half16 v) {
 CASA_INLINE Half16 float_to_half(VecF x) {
 #if CASA_SIMD_AVX512
   return (Half16)_mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif CASA_SIMD_AVX2 && defined(__F16C__)
+#elif CASA_SIMD_AVX2 && CASA_SIMD_F16C
   return (Half16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
   const Bits u = (Bits)x, magnitude = u & 0x7fffffffu, sign = (u >> 16) & 0x8000u;
@@ -110,6 +110,62 @@ CASA_INLINE void store(bfloat16* p, VecF v) {
 CASA_INLINE void store(half* p, VecF v) {
   const detail::Half16 h = detail::float_to_half(v);
   std::memcpy(static_cast<void*>(p), &h, sizeof h);
+}
+
+/// Whether broadcast_step widens S as it loads, at the price of one instruction.
+template <class S>
+inline constexpr bool kWidensSteps = std::is_same_v<S, bfloat16> ||
+                                     (std::is_same_v<S, half> &&
+                                      (CASA_SIMD_AVX512 || (CASA_SIMD_AVX2 && CASA_SIMD_F16C)));
+
+/// Steps through a row of values, Group at a time: the vector that repeats the Group values of step
+/// i, Parity = i % 2. What a step holds is as it lies in memory but for bfloat16, whose steps 2 i
+/// and 2 i + 1 hold the even and the odd ones of 2 Group values (split_pairs orders like this): one
+/// shift or mask widens them where they are.
+template <int Group, int Parity, Scalar T>
+CASA_INLINE Vec<T> broadcast_step(const T* row, Index i) {
+  return broadcast_group<Group>(row + i * Group);
+}
+template <int Group, int Parity>
+CASA_INLINE VecF broadcast_step(const bfloat16* row, Index i) {
+  const void* pair = row + (i - Parity) * Group;
+  const auto both = (detail::Bits)broadcast_group<Group>(static_cast<const float*>(pair));
+  return (VecF)(Parity == 0 ? both << 16 : both & 0xffff0000u);
+}
+template <int Group, int Parity>
+CASA_INLINE VecF broadcast_step(const half* row, Index i) {
+  using detail::Half16;
+  const half* p = row + i * Group;
+#if CASA_SIMD_AVX512
+  if constexpr (Group == 1)
+    return detail::half_to_float((Half16)_mm256_set1_epi16(detail::load_as<std::int16_t>(p)));
+  if constexpr (Group == 2)
+    return detail::half_to_float((Half16)_mm256_set1_epi32(detail::load_as<std::int32_t>(p)));
+  if constexpr (Group == 4)
+    return detail::half_to_float((Half16)_mm256_set1_epi64x(detail::load_as<std::int64_t>(p)));
+  if constexpr (Group == 8)
+    return detail::half_to_float((Half16)_mm256_broadcastsi128_si256(detail::load_as<__m128i>(p)));
+#elif CASA_SIMD_AVX2
+  if constexpr (Group == 1)
+    return detail::half_to_float((Half16)_mm_set1_epi16(detail::load_as<std::int16_t>(p)));
+  if constexpr (Group == 2)
+    return detail::half_to_float((Half16)_mm_set1_epi32(detail::load_as<std::int32_t>(p)));
+  if constexpr (Group == 4)
+    return detail::half_to_float((Half16)_mm_set1_epi64x(detail::load_as<std::int64_t>(p)));
+#endif
+  static_cast<void>(p);
+  return VecF{};
+}
+
+/// Whether vectors of S come in pairs: load_pair gives the even ones of the next 2 lanes values,
+/// then the odd ones, widened by one instruction each. What was computed of such pairs goes back
+/// into its order with merge_pair.
+template <class S>
+inline constexpr bool kLoadsPairs = std::is_same_v<S, bfloat16>;
+CASA_INLINE void load_pair(const bfloat16* p, VecF& even, VecF& odd) {
+  const auto both = detail::load_as<detail::Bits>(p);
+  even = (VecF)(both << 16);
+  odd = (VecF)(both & 0xffff0000u);
 }
 
 /// What load() of S* gives.

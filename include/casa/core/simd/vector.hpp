@@ -31,6 +31,11 @@
 #else
 #define CASA_SIMD_AVX2 0
 #endif
+#if defined(__F16C__)
+#define CASA_SIMD_F16C 1
+#else
+#define CASA_SIMD_F16C 0
+#endif
 #define CASA_INLINE inline __attribute__((always_inline))
 // Before a loop: over rows and vectors of a register tile (must vanish), over the tile's depth
 // (must stay).
@@ -128,7 +133,7 @@ template <int Group, class T>
 CASA_INLINE Vec<T> broadcast_group(const T* p) {
   constexpr Index bytes = Group * static_cast<Index>(sizeof(T));
   if constexpr (Group == 1) {
-    return broadcast(*p);
+    return broadcast(detail::load_as<T>(p));
   } else if constexpr (bytes == kBytes) {
     return detail::load_as<Vec<T>>(p);
   } else if constexpr (bytes == 8) {

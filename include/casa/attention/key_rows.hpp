@@ -1,0 +1,137 @@
+// The rows of a block of keys and values as the kernel's tiles read them: where they lie, or as
+// copies that are widened or padded to whole vectors.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "casa/attention/input.hpp"
+#include "casa/core/simd.hpp"
+#include "casa/core/workspace.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// 16-bit keys and values are widened where they lie, in every panel's loops, where up to so many
+/// rows share them; more rows share a copy, made once.
+template <class S>
+inline constexpr Index kKeysInPlace = std::is_same_v<S, bfloat16> ? 16 : 8;
+template <class S>
+inline constexpr Index kValuesInPlace = std::is_same_v<S, bfloat16> ? 64 : 8;
+
+/// One worker's pointers to the keys and values of a block, and the memory of its copies.
+template <class T, class S>
+class KeyRows {
+  static constexpr Index lanes = simd::kLanes<T>;
+
+ public:
+  /// Blocks of up to `keys` keys; pointers of `behind` more repeat the last key.
+  KeyRows(const AttentionInput<T, S>& in, const Index* piece_begin, Index keys, Index behind,
+          Workspace& workspace)
+      : in_(in), piece_begin_(piece_begin), behind_(behind) {
+    const Index d = in.shape.head_dim;
+    padded_dim_ = (d + lanes - 1) / lanes * lanes;
+    copies_.take(keys + behind, workspace);
+    if constexpr (!std::is_same_v<S, T>) {
+      stored_.take(keys + behind, workspace);
+      k_copy_ = workspace.take<T>(keys * d);
+    }
+    if (!std::is_same_v<S, T> || padded_dim_ != d) v_copy_ = workspace.take<T>(keys * padded_dim_);
+  }
+
+  Index padded_dim() const { return padded_dim_; }
+
+  /// What gather<K, V> found, per key.
+  template <class K>
+  const K* const* keys() const {
+    return pointers<K>().keys;
+  }
+  template <class V>
+  const V* const* values() const {
+    return pointers<V>().values;
+  }
+
+  /// Points at the rows of a block, keys as K and values as V: as S they are where they lie (but
+  /// values of a head_dim that is no whole vectors are padded), as another T they are widened.
+  template <class K, class V>
+  void gather(Interval block, Index kv_head) {
+    const Index d = in_.shape.head_dim;
+    const K** keys = pointers<K>().keys;
+    const V** values = pointers<V>().values;
+    for_each_piece(block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
+      const S* k = piece.k + kv_head * piece.head_stride + begin * piece.token_stride;
+      const S* v = piece.v + kv_head * piece.head_stride + begin * piece.token_stride;
+      Index at = place - block.begin;
+      for (Index j = begin; j < end; ++j, ++at, k += piece.token_stride, v += piece.token_stride) {
+        if constexpr (std::is_same_v<K, S>)
+          keys[at] = k;
+        else
+          keys[at] = copy_row(k, k_copy_ + at * d, d, d);
+        if constexpr (std::is_same_v<V, S>) values[at] = v;
+        if constexpr (std::is_same_v<V, T>) {
+          if (!std::is_same_v<S, T> || padded_dim_ != d)
+            values[at] = copy_row(v, v_copy_ + at * padded_dim_, d, padded_dim_);
+        }
+      }
+    });
+    std::fill_n(keys + block.size(), behind_, keys[block.size() - 1]);
+  }
+
+  /// Calls f(piece, begin, end, place) for the pieces that a range of places lies in.
+  template <class F>
+  void for_each_piece(Interval places, F f) const {
+    const Index count = static_cast<Index>(in_.keys.size());
+    Index p = std::upper_bound(piece_begin_, piece_begin_ + count, places.begin) - piece_begin_ - 1;
+    for (Index place = places.begin; place < places.end; ++p) {
+      const auto& piece = in_.keys[static_cast<std::size_t>(p)];
+      const Index begin = place - piece_begin_[p];
+      const Index end = (std::min)(piece.count, places.end - piece_begin_[p]);
+      if (begin < end) f(piece, begin, end, place);
+      place = (std::max)(place, piece_begin_[p] + end);
+    }
+  }
+
+ private:
+  template <class E>
+  struct Pointers {
+    const E** keys = nullptr;
+    const E** values = nullptr;
+
+    void take(Index count, Workspace& workspace) {
+      keys = workspace.take<const E*>(count);
+      values = workspace.take<const E*>(count);
+    }
+  };
+  template <class E>
+  const Pointers<E>& pointers() const {
+    if constexpr (std::is_same_v<E, T>)
+      return copies_;
+    else
+      return stored_;
+  }
+
+  static const T* copy_row(const S* from, T* to, Index d, Index padded) {
+    Index i = 0;
+    for (; i + lanes <= d; i += lanes) simd::store(to + i, simd::load(from + i));
+    if (i < d) {
+      const auto rest = simd::load_partial(from + i, d - i);
+      if (padded > d)
+        simd::store(to + i, rest);
+      else
+        simd::store_partial(to + i, rest, d - i);
+    }
+    return to;
+  }
+
+  const AttentionInput<T, S>& in_;
+  const Index* piece_begin_;
+  Index behind_, padded_dim_;
+  Pointers<T> copies_;
+  Pointers<S> stored_;
+  T *k_copy_ = nullptr, *v_copy_ = nullptr;
+};
+
+}  // namespace detail
+
+CASA_NAMESPACE_END
