@@ -39,37 +39,37 @@ double best_thread_seconds(int runs, F&& f) {
 
 /// `steps` multiply-adds of each of `Chains` sums, and what they come to. A function of its own:
 /// inlined among other code, g++ 12 keeps the sums in memory and halves the peak.
-template <class T, int Chains>
+template <class T, std::size_t Chains>
 [[gnu::noinline]] T run_fma_chains(long steps) {
   using V = casa::simd::Vec<T>;
   V a = casa::simd::broadcast(T(0.999999)), b = casa::simd::broadcast(T(1e-7)), sum[Chains];
   casa::simd::keep(a);
   casa::simd::keep(b);
   CASA_UNROLL
-  for (int i = 0; i < Chains; ++i) {
-    sum[i] = casa::simd::broadcast(T(i));
+  for (std::size_t i = 0; i < Chains; ++i) {
+    sum[i] = casa::simd::broadcast(static_cast<T>(i));
     casa::simd::keep(sum[i]);
   }
   CASA_NO_UNROLL
   for (long s = 0; s < steps; ++s) {
     CASA_UNROLL
-    for (int i = 0; i < Chains; ++i) casa::simd::accumulate(sum[i], a, b);
+    for (std::size_t i = 0; i < Chains; ++i) casa::simd::accumulate(sum[i], a, b);
   }
   V total{};
   CASA_UNROLL
-  for (int i = 0; i < Chains; ++i) total += sum[i];
+  for (std::size_t i = 0; i < Chains; ++i) total += sum[i];
   return casa::simd::reduce_add(total);
 }
 
 /// Multiply-adds of T that this thread can do, in FLOP/s (a multiply-add counts two).
 template <class T>
 double fma_peak() {
-  constexpr int chains = casa::simd::kRegisters == 32 ? 24 : 12;
+  constexpr std::size_t chains = casa::simd::kRegisters == 32 ? 24 : 12;
   constexpr long steps = 40000;
   volatile T keep = 0;
   const double best = best_thread_seconds(5, [&] { keep = run_fma_chains<T, chains>(steps); });
-  return 2.0 * chains * static_cast<double>(steps) * static_cast<double>(casa::simd::kLanes<T>) /
-         best;
+  return 2.0 * double{chains} * static_cast<double>(steps) *
+         static_cast<double>(casa::simd::kLanes<T>) / best;
 }
 
 /// Bytes per second that this thread reads from memory (256 MiB, the best of a few passes).
