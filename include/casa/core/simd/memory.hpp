@@ -123,7 +123,7 @@ inline constexpr bool kWidensSteps = std::is_same_v<S, bfloat16> ||
 /// and 2 i + 1 hold the even and the odd ones of 2 Group values (split_pairs orders like this): one
 /// shift or mask widens them where they are.
 template <int Group, int Parity, Scalar T>
-CASA_INLINE Vec<T> broadcast_step(const T* row, Index i) {
+CASA_INLINE auto broadcast_step(const T* row, Index i) {
   return broadcast_group<Group>(row + i * Group);
 }
 template <int Group, int Parity>
