@@ -6,15 +6,10 @@
 #include "support/allocations.hpp"
 
 using namespace casa;
+using model_test::random_decoder;
 using model_test::RandomWeights;
 
 namespace {
-
-template <class T>
-Decoder<T> random_decoder(const DecoderConfig& config, unsigned seed) {
-  RandomWeights weights(seed);
-  return Decoder<T>(config, weights.source());
-}
 
 const std::vector<Insertion> kInsertions{{0, 3}, {4, 2}, {4, 1}, {7, 0}, {9, 4}, {12, 2}};
 constexpr Index kText = 12, kImages = 12;
@@ -211,22 +206,9 @@ TEST_CASE("results do not depend on threads, nor on the streams that go together
 }
 
 TEST_CASE("a decode step allocates nothing once warm") {
-  auto config = model_test::small_config();
-  config.fusion = presets::casa_before({0, 1});
-  const auto model = random_decoder<float>(config, 3);
-  const auto images = model_test::random_matrix<float>(4, config.hidden_size, 3);
-  auto state = model.new_state({.text_window = 32});
-  Matrix<float> logits(1, config.vocab_size);
-  const Context context;
-  const std::vector<int> token{7};
-  const Insertion image{0, 4};
-  const auto frame = [&] {
-    model.forward({&state, token, {&image, 1}, images}, logits, context);
-    for (int i = 0; i < 9; ++i) model.forward({&state, token}, logits, context);
-  };
-  for (int warm = 0; warm < 20; ++warm) frame();
+  model_test::FrameReader reader;
   const auto before = casa_test::allocation_count();
-  for (int i = 0; i < 50; ++i) frame();
+  for (int i = 0; i < 50; ++i) reader.read_frame();
   CHECK(casa_test::allocation_count() == before);
   if (!casa_test::kSanitized) CHECK(casa_test::counts_allocations());
 }

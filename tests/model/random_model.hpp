@@ -76,4 +76,37 @@ casa::Matrix<T> random_matrix(Index rows, Index cols, unsigned seed) {
   return m;
 }
 
+template <class T>
+casa::Decoder<T> random_decoder(const casa::DecoderConfig& config, unsigned seed) {
+  RandomWeights weights(seed);
+  return casa::Decoder<T>(config, weights.source());
+}
+
+/// A small CASA model that reads frames: an image of 4 tokens and a token of text, then 9 more.
+/// Warm when new: as many frames as fill its text window were read.
+class FrameReader {
+ public:
+  FrameReader() {
+    for (int frame = 0; frame < 20; ++frame) read_frame();
+  }
+  void read_frame() {
+    model_.forward({&state_, token_, {&image_, 1}, images_}, logits_, context_);
+    for (int i = 0; i < 9; ++i) model_.forward({&state_, token_}, logits_, context_);
+  }
+
+ private:
+  static casa::DecoderConfig config() {
+    casa::DecoderConfig c = small_config();
+    c.fusion = casa::presets::casa_before({0, 1});
+    return c;
+  }
+  casa::Decoder<float> model_ = random_decoder<float>(config(), 3);
+  casa::Matrix<float> images_ = random_matrix<float>(4, config().hidden_size, 3);
+  casa::DecoderState<float> state_ = model_.new_state({.text_window = 32});
+  casa::Matrix<float> logits_{1, config().vocab_size};
+  casa::Context context_;
+  std::vector<int> token_{7};
+  casa::Insertion image_{0, 4};
+};
+
 }  // namespace model_test

@@ -107,7 +107,7 @@ class JobRunner {
   void set_limits() {
     for (Index t = job_->row_begin, row = 0; t < job_->row_end; ++t) {
       const Interval i = in_.intervals[static_cast<std::size_t>(t)];
-      const Interval seen{(std::max)(i.begin, job_->key_begin), (std::min)(i.end, job_->key_end)};
+      const Interval seen = meet(i, {job_->key_begin, job_->key_end});
       for (Index h = 0; h < group_; ++h) seen_[row++] = seen.size() > 0 ? seen : Interval{};
     }
   }
@@ -176,6 +176,14 @@ class JobRunner {
   void plan_fetches(Interval block, const Interval* after, const Job* next) {
     prefetcher_.clear();
     const Index d = in_.shape.head_dim;
+    Index work = 0, tiles = 0;  // of the panels that do not fetch for themselves
+    for (Index p = 0; p < num_panels_; ++p) {
+      if (folded_near<T>(panels_[p].fold)) continue;
+      const Interval seen = meet(panels_[p].seen, block);
+      work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
+      tiles += seen.size() / score_tile_keys(panels_[p]);
+    }
+    if (work == 0) return;
     if (after != nullptr) {
       fetch_ahead(*after, job_->kv_head);
     } else if (next != nullptr) {
@@ -188,13 +196,6 @@ class JobRunner {
     } else {
       return;
     }
-    Index work = 0, tiles = 0;  // of the panels in this block
-    for (Index p = 0; p < num_panels_; ++p) {
-      if (panels_[p].rows <= kNearRows) continue;
-      const Interval seen = meet(panels_[p].seen, block);
-      work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
-      tiles += seen.size() / score_tile_keys(panels_[p]);
-    }
     prefetcher_.spread(work * 7 / 8, tiles);
   }
 
@@ -203,8 +204,7 @@ class JobRunner {
     Interval all = seen;
     for (Index r = panel.first; r < panel.first + panel.rows; ++r) {
       const Interval i = seen_[r];
-      all = i.size() == 0 ? Interval{seen.end, seen.begin}
-                          : Interval{(std::max)(all.begin, i.begin), (std::min)(all.end, i.end)};
+      all = i.size() == 0 ? Interval{seen.end, seen.begin} : meet(all, i);
     }
     const Visible<T> visible{all.begin - seen.begin, all.end - seen.begin, panel.begin, panel.end};
     const Index width = panel.width();
@@ -228,7 +228,7 @@ class JobRunner {
       const Interval i = seen_[r];
       if (i.size() == 0) continue;
       some = true;
-      all = {(std::max)(all.begin, i.begin), (std::min)(all.end, i.end)};
+      all = meet(all, i);
     }
     if (!some) return true;
     const V* const* values = key_rows_.template values<V>();

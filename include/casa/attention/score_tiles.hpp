@@ -113,6 +113,32 @@ CASA_INLINE void dot_tile(const E* const* keys, Index begin, const T* q, Index s
   }
 }
 
+/// The same in two halves, the first parked on the stack meanwhile.
+template <int M, int N, int Fold, class E, class T>
+CASA_INLINE void dot_halves(const E* const* keys, const T* q, Index steps, FetchCursor& ahead,
+                            Tile<simd::Vec<T>, M, N>& acc) {
+  const Index half = steps / 4 * 2;
+  dot_tile<M, N, Fold>(keys, 0, q, half, ahead, acc);
+  Tile<simd::Vec<T>, M, N> parked;
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
+  }
+  dot_tile<M, N, Fold>(keys, half * Fold, q + half * N * simd::kLanes<T>, steps - half, ahead, acc);
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) acc[m][n] += parked[m][n];
+  }
+}
+
+/// Whether a panel is folded so much that few rows are left.
+template <class T>
+constexpr bool folded_near(int fold) {
+  return fold > 1 && simd::kLanes<T> / fold <= kNearRows;
+}
+
 /// The same for a panel of few rows, which waits for memory more than it computes: key after key,
 /// as they lie, so that the hardware's prefetchers see one stream.
 template <int M, int Fold, class E, class T>
@@ -161,30 +187,15 @@ CASA_INLINE void score_tile(const E* const* keys, const T* q, Index steps, Index
                             Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   Tile<V, M, N> acc;
-  if constexpr (Fold > 1 && simd::kLanes<T> / Fold <= kNearRows) {
+  if constexpr (folded_near<T>(Fold)) {
     dot_keys<M, Fold>(keys, q, steps, acc);
-  } else if constexpr (kSums == 2) {
+  } else {
     FetchCursor ahead =
         prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
-    dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, acc);
-  } else {  // two halves, the first parked on the stack meanwhile
-    FetchCursor ahead =
-        prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
-    const Index half = steps / 4 * 2;
-    dot_tile<M, N, Fold>(keys, 0, q, half, ahead, acc);
-    Tile<V, M, N> parked;
-    CASA_UNROLL
-    for (int m = 0; m < M; ++m) {
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
-    }
-    dot_tile<M, N, Fold>(keys, half * Fold, q + half * N * simd::kLanes<T>, steps - half, ahead,
-                         acc);
-    CASA_UNROLL
-    for (int m = 0; m < M; ++m) {
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n) acc[m][n] += parked[m][n];
-    }
+    if constexpr (kSums == 2)
+      dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, acc);
+    else
+      dot_halves<M, N, Fold>(keys, q, steps, ahead, acc);
   }
 
   constexpr int groups = M / Fold;

@@ -73,17 +73,18 @@ constexpr int sum_vectors(Index rows) {
 }
 
 /// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
-/// are rows of a scratch matrix, or of the result.
+/// are rows of a scratch matrix, or of the result. (Not initialised: an array of them is filled for
+/// every panel and block.)
 template <class T, class E>
 struct SumRows {
-  Index rows = 0;
-  const T* weights = nullptr;        ///< (keys, panel's width), from the first key that a row sees
-  const E* const* values = nullptr;  ///< per key, widened in registers
-  Index count = 0;                   ///< keys
-  T* carried = nullptr;              ///< (rows, padded head_dim): sums so far
-  const T* rescale = nullptr;        ///< per row, applied to what is carried; null: begin from zero
-  T* const* result = nullptr;        ///< per row, head_dim values; null: carry on
-  const T* factor = nullptr;         ///< per row, applied to the result
+  Index rows;
+  const T* weights;        ///< (keys, panel's width), from the first key that a row sees
+  const E* const* values;  ///< per key, widened in registers
+  Index count;             ///< keys
+  T* carried;              ///< (rows, padded head_dim): sums so far
+  const T* rescale;        ///< per row, applied to what is carried; null: begin from zero
+  T* const* result;        ///< per row, head_dim values; null: carry on
+  const T* factor;         ///< per row, applied to the result
 };
 
 /// What the tiles of a panel share.
@@ -119,7 +120,9 @@ void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
                       : V{};
   }
   if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
-  const FetchCursor ahead = prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
+  FetchCursor ahead;
+  if constexpr (M > kNearRows)
+    ahead = prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
   weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
   if constexpr (kSumsPairs<N, E>) {
     if (rows.result) {

@@ -76,6 +76,23 @@ CASA_INLINE Half16 float_to_half(VecF x) {
   return narrow_bits(r | sign);
 #endif
 }
+// The Group values at p, again and again.
+template <int Group>
+CASA_INLINE Half16 repeat(const half* p) {
+  constexpr std::size_t bytes = Group * sizeof(half), times = sizeof(Half16) / bytes;
+  if constexpr (times == 1) {
+    return load_as<Half16>(p);
+#if CASA_SIMD_AVX512
+  } else if constexpr (bytes == 16) {
+    return (Half16)_mm256_broadcastsi128_si256(load_as<__m128i>(p));
+#endif
+  } else {
+    using Small = std::conditional_t<bytes == 2, std::int16_t, std::int32_t>;
+    using Word = std::conditional_t<bytes == 8, std::int64_t, Small>;
+    typedef Word Words __attribute__((vector_size(kBytes / 2)));
+    return (Half16)splat<Words>(load_as<Word>(p), std::make_index_sequence<times>{});
+  }
+}
 CASA_INLINE Half16 float_to_bfloat16(VecF x) {
   const Bits u = (Bits)x;
   const Bits nan = (u >> 16) | 0x40u, rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -134,27 +151,7 @@ CASA_INLINE VecF broadcast_step(const bfloat16* row, Index i) {
 }
 template <int Group, int Parity>
 CASA_INLINE VecF broadcast_step(const half* row, Index i) {
-  using detail::Half16;
-  const half* p = row + i * Group;
-#if CASA_SIMD_AVX512
-  if constexpr (Group == 1)
-    return detail::half_to_float((Half16)_mm256_set1_epi16(detail::load_as<std::int16_t>(p)));
-  if constexpr (Group == 2)
-    return detail::half_to_float((Half16)_mm256_set1_epi32(detail::load_as<std::int32_t>(p)));
-  if constexpr (Group == 4)
-    return detail::half_to_float((Half16)_mm256_set1_epi64x(detail::load_as<std::int64_t>(p)));
-  if constexpr (Group == 8)
-    return detail::half_to_float((Half16)_mm256_broadcastsi128_si256(detail::load_as<__m128i>(p)));
-#elif CASA_SIMD_AVX2
-  if constexpr (Group == 1)
-    return detail::half_to_float((Half16)_mm_set1_epi16(detail::load_as<std::int16_t>(p)));
-  if constexpr (Group == 2)
-    return detail::half_to_float((Half16)_mm_set1_epi32(detail::load_as<std::int32_t>(p)));
-  if constexpr (Group == 4)
-    return detail::half_to_float((Half16)_mm_set1_epi64x(detail::load_as<std::int64_t>(p)));
-#endif
-  static_cast<void>(p);
-  return VecF{};
+  return detail::half_to_float(detail::repeat<Group>(row + i * Group));
 }
 
 /// Whether vectors of S come in pairs: load_pair gives the even ones of the next 2 lanes values,
