@@ -151,7 +151,7 @@ void run_part(benchmark::State& state, const std::string& shape_name, const std:
   const auto x = random_rows(kText, c.hidden_size), y = random_rows(kImage, c.hidden_size);
   const WeightSource source{
       [&](const TensorSpec& s) -> StoredView { return weight(shape_name, s); }};
-  const WeightReader<float> read(source, WeightType::native);
+  WeightReader<float> read(source, WeightType::native);
   const BlockSpec spec = block_spec(c, 0, "model.layers.0");
   BlockWeights<float> w;
   if (part == "mlp") {

@@ -2,6 +2,7 @@
 // a reference to compare with and dear to compile: include those by name.
 #pragma once
 
+#include "casa/core/arena.hpp"
 #include "casa/core/build_info.hpp"
 #include "casa/core/config.hpp"
 #include "casa/core/context.hpp"

@@ -157,6 +157,40 @@ TEST_CASE("pieces stand side by side, and some of them can be computed alone") {
   }
 }
 
+TEST_CASE("alternating pieces give the bits of stacked ones") {
+  std::mt19937_64 rng(12);
+  const Matrix<float> a = random_matrix<float>(rng, 75, 40), b = random_matrix<float>(rng, 75, 40);
+  const Matrix<float> c = random_matrix<float>(rng, 75, 40),
+                      bias = random_matrix<float>(rng, 1, 75);
+  const std::array<LinearPiece, 3> pieces = {LinearPiece{a}, {b, bias}, {c}};
+  const Context context;
+  for (const WeightType type : kTypes) {
+    Arena arena;
+    const Linear<float> stacked(pieces, type);
+    const Linear<float> alternating(pieces, type, &arena, PieceOrder::alternating);
+    for (Index r = 0; r < 225; ++r) {
+      Matrix<float> row(2, 40);
+      stacked.unpack_row(r, row.row(0));
+      alternating.unpack_row(r, row.row(1));
+      REQUIRE(same_bits(row.row(0), row.row(1), 40));
+    }
+    for (const Index rows : {1, 2, 13}) {
+      const Matrix<float> x = random_matrix<float>(rng, rows, 40);
+      Matrix<float> y(rows, 225), z(rows, 225), one(rows, 75);
+      stacked.forward(x, y, context);
+      alternating.forward(x, z, context);
+      REQUIRE(same_bits(y.data(), z.data(), y.size()));
+      alternating.forward_pieces(x, one, 1, 2, context);
+      for (Index r = 0; r < rows; ++r) REQUIRE(same_bits(one.row(r), y.row(r) + 75, 75));
+    }
+    Matrix<float> x(1, 40), two(1, 150);
+    CHECK_THROWS_AS(alternating.forward_pieces(x, two, 0, 2, context), error);
+  }
+  const std::array<LinearPiece, 2> uneven = {LinearPiece{a}, {random_matrix<float>(rng, 74, 40)}};
+  CHECK_THROWS_WITH_AS(Linear<float>(uneven, WeightType::native, nullptr, PieceOrder::alternating),
+                       "Linear: outputs of a piece that alternates: expected 75, got 74", error);
+}
+
 TEST_CASE("rows with a stride: nothing between them is touched, and NaN beside x is not read") {
   std::mt19937_64 rng(10);
   const Index in = 37, out = 45, stride = 64;

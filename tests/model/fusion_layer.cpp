@@ -24,7 +24,7 @@ FusionLayer<T> layer(const golden::Case& c) {
 
   io::CheckpointWeights source(c.file);
   const WeightSource weights = source.weights();
-  const WeightReader<T> read(weights, WeightType::native);
+  WeightReader<T> read(weights, WeightType::native);
   FusionLayerWeights<T> w;
   w.norm = read.vector({"weight.norm.weight", config.hidden_size, 0});
   w.attention = read.attention(attention_spec("weight.attn", config.hidden_size, config.shape,

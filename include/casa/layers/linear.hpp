@@ -17,7 +17,8 @@ struct LinearPiece {
 };
 
 /// One linear map, or several with the same input stacked along their outputs (q, k and v in one
-/// product). The weights are packed when it is made; what they were made from is not needed after.
+/// product). The weights are packed when it is made (into `arena`, where one is given); what they
+/// were made from is not needed after. Copies share them.
 ///
 /// Each output is the sum over k in order, one fused multiply-add each (where the machine has it),
 /// then the bias, then what is accumulated to: the same bits for any number of rows and threads.
@@ -26,33 +27,37 @@ class Linear {
  public:
   Linear() = default;
   /// Throws casa::error when pieces disagree in in_features, a bias has not `out` values, a type
-  /// other than native is asked for with T = double, or a value does not fit the type.
-  explicit Linear(std::span<const LinearPiece> pieces, WeightType type = WeightType::native) {
+  /// other than native is asked for with T = double, alternating pieces differ in size, or a value
+  /// does not fit the type.
+  explicit Linear(std::span<const LinearPiece> pieces, WeightType type = WeightType::native,
+                  Arena* arena = nullptr, PieceOrder order = PieceOrder::stacked) {
     require(!pieces.empty(), "Linear: no weight was given");
     require(type == WeightType::native || std::same_as<T, float>,
             "Linear: 16-bit and 8-bit weights are computed in float, not in double");
     require(pieces[0].weight.cols() > 0, "Linear: in_features must be positive");
     std::vector<StoredView> weights;
     begin_.push_back(0);
-    first_panel_.push_back(0);
     for (const LinearPiece& p : pieces) {
       require_equal("Linear: in_features of a piece", p.weight.cols(), pieces[0].weight.cols());
       if (!p.bias.empty()) {
         require_equal("Linear: rows of a bias", p.bias.rows(), 1);
         require_equal("Linear: values of a bias", p.bias.cols(), p.weight.rows());
       }
+      if (order == PieceOrder::alternating)
+        require_equal("Linear: outputs of a piece that alternates", p.weight.rows(),
+                      pieces[0].weight.rows());
       begin_.push_back(begin_.back() + p.weight.rows());
-      first_panel_.push_back(first_panel_.back() + (p.weight.rows() + kWidth - 1) / kWidth);
       weights.push_back(p.weight);
     }
-    weight_ = PackedWeight<T>(weights, pieces[0].weight.cols(), type);
+    weight_ = PackedWeight<T>(weights, pieces[0].weight.cols(), type, order, arena);
     bias_ = Matrix<T>(1, out_features());
     bias_.fill(T{0});
     for (std::size_t i = 0; i < pieces.size(); ++i)
       if (!pieces[i].bias.empty()) pieces[i].bias.copy_row(0, bias_.data() + begin_[i]);
   }
-  explicit Linear(const LinearPiece& piece, WeightType type = WeightType::native)
-      : Linear(std::span<const LinearPiece>(&piece, 1), type) {}
+  explicit Linear(const LinearPiece& piece, WeightType type = WeightType::native,
+                  Arena* arena = nullptr)
+      : Linear(std::span<const LinearPiece>(&piece, 1), type, arena) {}
 
   Index in_features() const { return weight_.depth(); }
   Index out_features() const { return begin_.empty() ? 0 : begin_.back(); }
@@ -70,6 +75,7 @@ class Linear {
   }
 
   /// The outputs of pieces [first, last) only: y (rows x piece_begin(last) - piece_begin(first)).
+  /// Of alternating pieces, one or all.
   void forward_pieces(MatrixView<const T> x, MatrixView<T> y, Index first, Index last,
                       const Context& context) const {
     require(0 <= first && first <= last && last <= num_pieces(), "Linear: pieces [", first, ", ",
@@ -81,10 +87,10 @@ class Linear {
   void unpack_row(Index out_row, T* dst) const {
     require(0 <= out_row && out_row < out_features(), "Linear: row ", out_row, " of ",
             out_features());
-    std::size_t piece = 0;
-    while (out_row >= begin_[piece + 1]) ++piece;
-    const Index row = out_row - begin_[piece];
-    weight_.unpack_row(first_panel_[piece] + row / kWidth, row % kWidth, dst);
+    Index piece = 0;
+    while (out_row >= piece_begin(piece + 1)) ++piece;
+    const Index row = out_row - piece_begin(piece);
+    weight_.unpack_row(weight_.piece(piece)(row / kWidth), row % kWidth, dst);
   }
   /// The whole weight (out_features x in_features), as it is computed with.
   Matrix<T> unpacked() const {
@@ -100,6 +106,15 @@ class Linear {
  private:
   static constexpr Index kWidth = PackedWeight<T>::kWidth;
 
+  PanelRun panels(Index first, Index last) const {
+    if (first == 0 && last == num_pieces()) return {0, weight_.num_panels(), 1};
+    PanelRun run = weight_.piece(first);
+    require(run.step == 1 || last == first + 1, "Linear: pieces [", first, ", ", last, ") of ",
+            num_pieces(), " that alternate");
+    for (Index p = first + 1; p < last; ++p) run.count += weight_.piece(p).count;
+    return run;
+  }
+
   void run(MatrixView<const T> x, MatrixView<T> y, Index first, Index last, const Context& context,
            Accumulate accumulate) const {
     const bool made = !begin_.empty();
@@ -110,9 +125,7 @@ class Linear {
     if (x.rows() == 0 || begin == end) return;
     if (context.path == Path::naive) return run_naive(x, y, begin, accumulate);
 
-    const Index first_panel = first_panel_[static_cast<std::size_t>(first)];
-    const Index last_panel = first_panel_[static_cast<std::size_t>(last)];
-    const detail::Product<T> product(weight_, {first_panel, last_panel - first_panel}, context);
+    const detail::Product<T> product(weight_, panels(first, last), context);
     product.run(x, [&](Index p, Index row, Index rows, const T* tile, Index) {
       const auto& panel = weight_.panel(p);
       const T* bias = bias_.data() + panel.begin;
@@ -148,7 +161,6 @@ class Linear {
   }
 
   std::vector<Index> begin_;
-  std::vector<Index> first_panel_;
   PackedWeight<T> weight_;
   Matrix<T> bias_;
 };

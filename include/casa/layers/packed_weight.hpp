@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "casa/core/arena.hpp"
 #include "casa/core/simd.hpp"
 #include "casa/layers/quantize.hpp"
 #include "casa/layers/stored_view.hpp"
@@ -131,8 +132,21 @@ struct PanelFormat {
   }
 };
 
+/// How the panels of several pieces follow one another: all of a piece before the next, or one of
+/// each piece in turn.
+enum class PieceOrder { stacked, alternating };
+
+/// Some panels of a weight: first, first + step, ...
+struct PanelRun {
+  Index first = 0;
+  Index count = 0;
+  Index step = 1;
+
+  Index operator()(Index i) const { return first + i * step; }
+};
+
 /// A whole packed weight. Each piece it was made from begins a new panel, whose unused outputs are
-/// zero.
+/// zero. Copies share the values, which never change.
 template <Scalar T>
 class PackedWeight {
  public:
@@ -144,25 +158,39 @@ class PackedWeight {
   };
 
   PackedWeight() = default;
-  /// `weights`: matrices (out x depth), one below the other.
-  PackedWeight(std::span<const StoredView> weights, Index depth, WeightType type)
+  /// `pieces`: matrices (out x depth), whose outputs follow one another; as many of each where they
+  /// alternate. They are packed into `arena`, or into memory of their own.
+  PackedWeight(std::span<const StoredView> pieces, Index depth, WeightType type,
+               PieceOrder order = PieceOrder::stacked, Arena* arena = nullptr)
       : depth_(depth), type_(type) {
-    Index out = 0;
-    for (const StoredView& w : weights) {
-      for (Index r = 0; r < w.rows(); r += kWidth)
-        panels_.push_back({out + r, std::min(kWidth, w.rows() - r)});
-      out += w.rows();
+    Index total = 0, out = 0;
+    for (const StoredView& w : pieces) {
+      const Index count = (w.rows() + kWidth - 1) / kWidth;
+      if (order == PieceOrder::stacked) {
+        pieces_.push_back({total, count, 1});
+      } else {
+        pieces_.push_back({static_cast<Index>(pieces_.size()), count, std::ssize(pieces)});
+      }
+      total += count;
     }
-    with_stored_type<T>(type, [&]<class S>() { pack<S>(weights); });
+    panels_.resize(static_cast<std::size_t>(total));
+    for (std::size_t i = 0; i < pieces.size(); out += pieces[i++].rows())
+      for (Index p = 0; p < pieces_[i].count; ++p)
+        panels_[static_cast<std::size_t>(pieces_[i](p))] = {
+            out + p * kWidth, std::min(kWidth, pieces[i].rows() - p * kWidth)};
+    Arena own;
+    with_stored_type<T>(type, [&]<class S>() { pack<S>(pieces, arena ? *arena : own); });
   }
 
   Index depth() const { return depth_; }
   Index num_panels() const { return static_cast<Index>(panels_.size()); }
+  /// The panels of a piece, in the order of its outputs.
+  const PanelRun& piece(Index i) const { return pieces_[static_cast<std::size_t>(i)]; }
   const Panel& panel(Index p) const { return panels_[static_cast<std::size_t>(p)]; }
   WeightType type() const { return type_; }
-  Index bytes() const { return data_.size(); }
+  Index bytes() const { return num_panels() * panel_bytes_; }
   Index panel_bytes() const { return panel_bytes_; }
-  const std::byte* data(Index p) const { return data_.data() + p * panel_bytes_; }
+  const std::byte* data(Index p) const { return data_.get() + p * panel_bytes_; }
 
   /// Output `lane` of panel p, depth() values.
   void unpack_row(Index p, Index lane, T* dst) const {
@@ -172,16 +200,17 @@ class PackedWeight {
 
  private:
   template <class S>
-  void pack(std::span<const StoredView> weights) {
+  void pack(std::span<const StoredView> pieces, Arena& arena) {
     using Format = PanelFormat<T, S>;
     panel_bytes_ = (Format::bytes(depth_) + 63) / 64 * 64;
-    data_ = Buffer<std::byte>(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
+    data_ = arena.take(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
     constexpr Index step = 4 * kQuantGroup;
     Buffer<T> rows(kWidth * step), columns(step * kWidth);
-    std::byte* panel = data_.data();
-    for (const StoredView& w : weights)
-      for (Index r0 = 0; r0 < w.rows(); r0 += kWidth, panel += panel_bytes_) {
-        const Index width = std::min(kWidth, w.rows() - r0);
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+      for (Index p = 0; p < pieces_[i].count; ++p) {
+        const StoredView& w = pieces[i];
+        std::byte* panel = data_.get() + pieces_[i](p) * panel_bytes_;
+        const Index r0 = p * kWidth, width = std::min(kWidth, w.rows() - r0);
         std::fill_n(rows.data(), rows.size(), T{0});
         for (Index k0 = 0; k0 < depth_; k0 += step) {
           const Index count = std::min(step, depth_ - k0);
@@ -224,8 +253,9 @@ class PackedWeight {
   Index depth_ = 0;
   WeightType type_ = WeightType::native;
   Index panel_bytes_ = 0;
+  std::vector<PanelRun> pieces_;
   std::vector<Panel> panels_;
-  Buffer<std::byte> data_;
+  std::shared_ptr<std::byte> data_;
 };
 
 CASA_NAMESPACE_END

@@ -12,18 +12,6 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Which panels a product computes, in which order: first, first + 1, ... or, where `apart` is not
-/// 0, pairs (first, first + apart), (first + 1, first + apart + 1), ...
-struct PanelOrder {
-  Index first = 0;
-  Index count = 0;
-  Index apart = 0;
-
-  Index operator()(Index i) const {
-    return apart == 0 ? first + i : first + i / 2 + (i % 2) * apart;
-  }
-};
-
 /// Rows [0, rows) cut into tiles of at most kTileRows, as even as can be.
 struct TileSplit {
   Index rows = 0;
@@ -82,7 +70,7 @@ inline Index block_depth_for(Index depth, Index tiles) {
   return ((depth + blocks - 1) / blocks + kQuantGroup - 1) / kQuantGroup * kQuantGroup;
 }
 
-/// x W^T for the panels of `order`. Calls finish(panel, row, rows, tile, worker) once for each
+/// x W^T for the panels of a run. Calls finish(panel, row, rows, tile, worker) once for each
 /// panel and each tile of rows: tile (rows x width) holds the outputs of rows [row, row + rows). A
 /// worker gets the panels of a job in order; jobs hold an even number of panels.
 template <Scalar T>
@@ -90,8 +78,8 @@ class Product {
  public:
   static constexpr Index kWidth = PackedWeight<T>::kWidth;
 
-  Product(const PackedWeight<T>& weight, PanelOrder order, const Context& context)
-      : weight_(weight), order_(order), context_(context) {}
+  Product(const PackedWeight<T>& weight, PanelRun panels, const Context& context)
+      : weight_(weight), panels_(panels), context_(context) {}
 
   template <class Finish>
   void run(MatrixView<const T> x, Finish&& finish) const {
@@ -114,7 +102,7 @@ class Product {
 
  private:
   Index job_panels(Index shares, Index multiple) const {
-    const Index share = (order_.count + shares - 1) / shares;
+    const Index share = (panels_.count + shares - 1) / shares;
     return (share + multiple - 1) / multiple * multiple;
   }
 
@@ -130,25 +118,24 @@ class Product {
       a = packed;
     }
     using Format = PanelFormat<T, S>;
-    const Index group = std::min(tile_panels(rows), order_.apart == 0 ? Index{4} : Index{2});
-    const Index apart = weight_.panel_bytes() * std::max<Index>(1, order_.apart);
+    const Index group = tile_panels(rows), apart = weight_.panel_bytes() * panels_.step;
     const std::array functions = {tile_function<T, S, kMax>(rows, 1),
                                   tile_function<T, S, kMax>(rows, std::min(group, Index{2})),
                                   tile_function<T, S, kMax>(rows, group)};
     const Index workers = context_.executor.concurrency;
-    const Index share = workers == 1 ? order_.count : job_panels(workers * 8, 2);
-    context_.executor.for_each((order_.count + share - 1) / share, [&](Index job, Index worker) {
+    const Index share = workers == 1 ? panels_.count : job_panels(workers * 8, 2);
+    context_.executor.for_each((panels_.count + share - 1) / share, [&](Index job, Index worker) {
       alignas(64) T tile[std::size_t{std::max(kMax, tile_panels(1)) * kWidth}];
-      const Index end = std::min(order_.count, (job + 1) * share);
+      const Index end = std::min(panels_.count, (job + 1) * share);
       for (Index i = job * share; i < end;) {
         Index panels = group;
         while (i + panels > end) panels /= 2;
-        const std::byte* w = weight_.data(order_(i));
+        const std::byte* w = weight_.data(panels_(i));
         functions[static_cast<std::size_t>(panels / 2)](
             a, w, apart, depth, tile, false,
-            {w + (Format::kScaled ? 4096 : 2048), Format::kRowBytes});
+            {w + (Format::kScaled ? 4096 : 1024), Format::kRowBytes});
         for (Index p = 0; p < panels; ++p)
-          finish(order_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
+          finish(panels_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
         i += panels;
       }
     });
@@ -171,7 +158,7 @@ class Product {
     const Index block_rows = block_tiles * split.size(0);
     const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
     const Index share = std::min(kJobPanels, job_panels(shares, 4));
-    const Index jobs_per_block = (order_.count + share - 1) / share;
+    const Index jobs_per_block = (panels_.count + share - 1) / share;
     // Where the rows of x stay in cache whole, panels are read as they lie in memory; else a block
     // of k of the rows meets all panels of the job before the next block.
     const bool panels_outer = block_rows * depth * Index{sizeof(T)} <= kRowBlockBytes;
@@ -188,7 +175,7 @@ class Product {
       const Index first_tile = job / jobs_per_block * block_tiles;
       const Index tiles = std::min(block_tiles, split.tiles - first_tile);
       const Index begin = job % jobs_per_block * share;
-      const Index panels = std::min(order_.count - begin, share);
+      const Index panels = std::min(panels_.count - begin, share);
       struct Step {
         Index panel, k;
       };
@@ -197,7 +184,7 @@ class Product {
                             : Step{s % panels, s / panels * block_depth};
       };
       const auto weights_of = [&](Step s) {
-        return weight_.data(order_(begin + s.panel)) + Format::group(s.k);
+        return weight_.data(panels_(begin + s.panel)) + Format::group(s.k);
       };
       const Index steps = panels * depth_blocks;
       for (Index s = 0; s < steps; ++s) {
@@ -218,14 +205,14 @@ class Product {
           multiply(packed + row * depth + step.k * rows, w, 0, count, tile, step.k > 0,
                    {next + t * count * next_step, next_step});
           if (step.k + count == depth)
-            finish(order_(begin + step.panel), first_row + row, rows, tile, worker);
+            finish(panels_(begin + step.panel), first_row + row, rows, tile, worker);
         }
       }
     });
   }
 
   const PackedWeight<T>& weight_;
-  PanelOrder order_;
+  PanelRun panels_;
   const Context& context_;
 };
 

@@ -55,9 +55,9 @@ class Mlp {
  public:
   Mlp() = default;
   Mlp(const LinearPiece& gate, const LinearPiece& up, const LinearPiece& down,
-      WeightType type = WeightType::native)
-      : gate_up_(std::array{gate, up}, type), down_(down, type) {
-    require_equal("Mlp: outputs of up", up.weight.rows(), gate.weight.rows());
+      WeightType type = WeightType::native, Arena* arena = nullptr)
+      : gate_up_(of_one_size(gate, up), type, arena, PieceOrder::alternating),
+        down_(down, type, arena) {
     require_equal("Mlp: inputs of down", down.weight.cols(), gate.weight.rows());
   }
 
@@ -89,6 +89,11 @@ class Mlp {
  private:
   static constexpr Index kWidth = PackedWeight<T>::kWidth;
 
+  static std::array<LinearPiece, 2> of_one_size(const LinearPiece& gate, const LinearPiece& up) {
+    require_equal("Mlp: outputs of up", up.weight.rows(), gate.weight.rows());
+    return {gate, up};
+  }
+
   void hidden_naive(MatrixView<const T> x, MatrixView<T> h, const Context& context) const {
     Matrix<T> both(x.rows(), 2 * h.cols());
     gate_up_.forward(x, both, context);
@@ -96,21 +101,20 @@ class Mlp {
               context);
   }
 
-  // Each panel of gate is followed by its panel of up, which meets it in cache: the two projections
+  // Each panel of gate is followed by its panel of up, which meets it in cache: the two products
   // never stand in memory.
   void hidden(MatrixView<const T> x, MatrixView<T> h, const Context& context) const {
     const PackedWeight<T>& weight = gate_up_.packed();
-    const Index pairs = weight.num_panels() / 2;
     const Index gate_size = std::min(x.rows(), detail::kPackRows) * kWidth;
     T* gates = context.workspace.template take<T>(context.executor.concurrency * gate_size);
-    const detail::Product<T> product(weight, {0, 2 * pairs, pairs}, context);
+    const detail::Product<T> product(weight, {0, weight.num_panels(), 1}, context);
     product.run(x, [&](Index p, Index row, Index rows, const T* tile, Index worker) {
       T* gate = gates + worker * gate_size + row * kWidth;
-      if (p < pairs) {
+      if (p % 2 == 0) {
         std::copy_n(tile, rows * kWidth, gate);
         return;
       }
-      const auto& panel = weight.panel(p - pairs);
+      const auto& panel = weight.panel(p - 1);
       const T* gate_bias = gate_up_.bias().data() + panel.begin;
       const T* up_bias = gate_bias + h.cols();
       for (Index r = 0; r < rows; ++r) {

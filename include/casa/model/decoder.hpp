@@ -38,9 +38,9 @@ class Decoder {
     rope_ = make_rope<T>(config_.rope, config_.head_dim);
     // An embedding that is only looked up gains nothing from int8: it is read a row at a time.
     const bool lookup_only = spec.lm_head.has_value();
-    const WeightReader<T> lookup{
-        source, lookup_only && type == WeightType::int8 ? WeightType::bfloat16 : type};
-    const WeightReader<T> read{source, type};
+    WeightReader<T> lookup{source,
+                           lookup_only && type == WeightType::int8 ? WeightType::bfloat16 : type};
+    WeightReader<T> read{source, type};
     weights_.embed = lookup.linear({spec.embed_tokens, {}});
     for (const BlockSpec& b : spec.blocks) weights_.blocks.push_back(read.block(b));
     weights_.norm = read.vector(spec.norm);

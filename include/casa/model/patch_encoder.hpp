@@ -100,7 +100,7 @@ class PatchEncoder {
   PatchEncoder(const PatchEncoderConfig& config, const WeightSource& source) : config_(config) {
     check(config_);
     const PatchEncoderSpec spec = patch_encoder_spec(config_);
-    const WeightReader<T> read(source, WeightType::native);
+    WeightReader<T> read(source, WeightType::native);
     patch_embed_ = read.linear(spec.patch_embed);
     pos_embed_ = read.matrix(spec.pos_embed);
     for (const BlockSpec& b : spec.blocks) blocks_.push_back(read.block(b));

@@ -51,7 +51,7 @@ class VisionTower {
       : config_(config) {
     check(config_);
     rope_ = make_vision_rope<T>(config_.head_dim(), config_.rope_theta);
-    const WeightReader<T> read(source, type);
+    WeightReader<T> read(source, type);
     patch_embed_ = read.linear(spec.patch_embed);
     for (const VisionBlockSpec& s : spec.blocks) {
       BlockWeights<T>& b = blocks_.emplace_back();

@@ -16,7 +16,8 @@ struct WeightSource {
   std::function<void(const TensorSpec&)> done = [](const TensorSpec&) {};
 };
 
-/// Builds the parts of a model from their specs.
+/// Builds the parts of a model from their specs, projections side by side in the order of the
+/// calls.
 template <Scalar T>
 class WeightReader {
  public:
@@ -35,23 +36,23 @@ class WeightReader {
     source_.done(spec);
     return m;
   }
-  Linear<T> linear(const LinearSpec& spec) const {
-    Linear<T> l(piece(spec), type_);
+  Linear<T> linear(const LinearSpec& spec) {
+    Linear<T> l(piece(spec), type_, &arena_);
     for_each_tensor(spec, source_.done);
     return l;
   }
-  AttentionWeights<T> attention(const AttentionSpec& spec) const {
+  AttentionWeights<T> attention(const AttentionSpec& spec) {
     const std::array qkv = {piece(spec.q), piece(spec.k), piece(spec.v)};
-    AttentionWeights<T> a{Linear<T>(qkv, type_), Linear<T>(piece(spec.o), type_)};
+    AttentionWeights<T> a{Linear<T>(qkv, type_, &arena_), Linear<T>(piece(spec.o), type_, &arena_)};
     for_each_tensor(spec, source_.done);
     return a;
   }
-  Mlp<T> mlp(const MlpSpec& spec) const {
-    Mlp<T> m(piece(spec.gate), piece(spec.up), piece(spec.down), type_);
+  Mlp<T> mlp(const MlpSpec& spec) {
+    Mlp<T> m(piece(spec.gate), piece(spec.up), piece(spec.down), type_, &arena_);
     for_each_tensor(spec, source_.done);
     return m;
   }
-  BlockWeights<T> block(const BlockSpec& spec) const {
+  BlockWeights<T> block(const BlockSpec& spec) {
     BlockWeights<T> b;
     if (spec.input_norm) b.input_norm = vector(*spec.input_norm);
     if (spec.self_attention) b.self_attention = attention(*spec.self_attention);
@@ -70,6 +71,7 @@ class WeightReader {
 
   const WeightSource& source_;
   WeightType type_;
+  Arena arena_;
 };
 
 CASA_NAMESPACE_END

@@ -1,0 +1,42 @@
+// Memory of values that are made together and read together, side by side.
+#pragma once
+
+#include <memory>
+
+#include "casa/core/memory.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Hands out parts of a few large blocks. One by one, the weights of a small model are shorter than
+/// a page of 2 MiB, and each would lie on small pages (memory.hpp): 10 to 20 % of the read rate.
+/// Not thread-safe.
+class Arena {
+ public:
+  /// `bytes` of uninitialised memory, 64-byte aligned. They stay valid as long as the pointer or a
+  /// copy of it, whatever becomes of the arena; a block is given back with the last of its parts.
+  std::shared_ptr<std::byte> take(Index bytes) {
+    constexpr Index align = static_cast<Index>(kAlignment);
+    const Index size = checked_add(bytes, align - 1, "Arena::take") / align * align;
+    if (size > kLargestBlock) return part(std::make_shared<Buffer<std::byte>>(size), 0);
+    if (!block_ || size > block_->size() - used_) {
+      const Index doubled = block_ ? std::min(2 * block_->size(), kLargestBlock) : 0;
+      block_ = std::make_shared<Buffer<std::byte>>(std::max(size, doubled));
+      used_ = 0;
+    }
+    used_ += size;
+    return part(block_, used_ - size);
+  }
+
+ private:
+  using Block = std::shared_ptr<Buffer<std::byte>>;
+  static constexpr Index kLargestBlock = Index{1} << 26;
+
+  static std::shared_ptr<std::byte> part(const Block& block, Index begin) {
+    return {block, block->data() + begin};
+  }
+
+  Block block_;
+  Index used_ = 0;
+};
+
+CASA_NAMESPACE_END
