@@ -50,10 +50,10 @@ class JobRunner {
         group_(in.shape.group()),
         key_rows_(in, piece_begin, (std::min)(kBlockKeys, plan.max_job_keys), kMaxTileKeys,
                   workspace) {
-    const Index d = in.shape.head_dim, rows = plan.max_job_rows;
+    const Index rows = plan.max_job_rows;
     const Index lane_rows = (rows + lanes - 1) / lanes * lanes + lanes;
     const Index keys = (std::min)(kBlockKeys, plan.max_job_keys) + kMaxTileKeys;
-    q_ = workspace.take<T>(lane_rows * d);
+    q_ = workspace.take<T>(lane_rows * key_rows_.padded_dim());
     carried_ = workspace.take<T>(lane_rows * key_rows_.padded_dim());
     scores_ = workspace.take<T>(keys * kMaxVectors * lanes);
     lane_values_ = workspace.take<T>(lane_rows * 3);
@@ -71,7 +71,7 @@ class JobRunner {
     job_ = &job;
     rows_ = job.rows(group_);
     set_limits();
-    if (in_place(kKeysInPlace<S>))
+    if (in_place(kNarrowRows<T>))
       run_as<S, S>(next);
     else if (in_place(kValuesInPlace<S>))
       run_as<T, S>(next);
@@ -83,14 +83,21 @@ class JobRunner {
   /// Whether the tiles read where it lies what up to `most` rows share.
   bool in_place(Index most) const {
     if constexpr (std::is_same_v<S, T>) return true;
-    return simd::kWidensSteps<S> && rows_ <= most &&
-           in_.shape.head_dim % (std::max<Index>)(2 * kMaxTileKeys, lanes) == 0;
+    return simd::kWidensFast<S> && rows_ <= most && in_.shape.head_dim % lanes == 0;
+  }
+
+  /// Whether no row shares a vector with another: memory is what such a job waits for.
+  bool narrow_job() const { return rows_ <= kNarrowRows<T>; }
+
+  /// Whether its values are read as they lie, too: where tiles of half the rows take whole values.
+  bool near_sums() const {
+    return narrow_job() && sum_vectors((rows_ + 1) / 2) * lanes >= key_rows_.padded_dim();
   }
 
   /// The job with keys read as K and values as V.
   template <class K, class V>
   void run_as(const Job* next) {
-    make_panels<K>();
+    make_panels();
     const Job& job = *job_;
     const Index n = job.key_end - job.key_begin, blocks = (n + kBlockKeys - 1) / kBlockKeys;
     for (Index b = 0; b < blocks; ++b) {
@@ -119,16 +126,15 @@ class JobRunner {
     return all;
   }
 
-  template <class K>
   void make_panels() {
-    const Index d = in_.shape.head_dim;
+    const Index d = in_.shape.head_dim, padded = key_rows_.padded_dim();
     num_panels_ = 0;
     Index lane = 0;
     for (Index r = 0; r < rows_; ++r) q_rows_[r] = in_.q.row(token_of(r)) + head_of(r) * d;
-    for_each_panel<K, T>(rows_, d, [&](Index first, Index rows, int vectors, int fold) {
+    for_each_panel<T>(rows_, [&](Index first, Index rows, int vectors, int narrow) {
       Panel<T>& p = panels_[num_panels_++];
-      p = {vectors, fold, first, rows, seen_by_rows(first, first + rows)};
-      p.q = q_ + lane * d;
+      p = {vectors, narrow, first, rows, seen_by_rows(first, first + rows)};
+      p.q = q_ + lane * padded;
       const Index width = vectors * lanes;
       p.max = lane_values_ + lane * 3;
       p.sum = p.max + width;
@@ -137,17 +143,22 @@ class JobRunner {
       p.begin = lane_limits_;
       p.end = lane_limits_ + width;
       lane += width;
-      pack<K>(p, q_rows_ + first, d, scaling_);
+      pack(p, q_rows_ + first, d, scaling_);
     });
   }
 
-  /// Asks the prefetcher for the keys and values of rows that lie side by side.
+  /// Asks the prefetcher for the keys and values of rows that lie side by side (a narrow job's keys
+  /// come otherwise).
   void fetch_ahead(Interval places, Index kv_head) {
     key_rows_.for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
       if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
       const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
-      prefetcher_.add(piece.k + from, piece.v + from,
-                      (end - begin) * piece.token_stride * static_cast<Index>(sizeof(S)));
+      const Index size = (end - begin) * piece.token_stride;
+      const S *k = piece.k + from, *v = piece.v + from;
+      if (narrow_job())
+        prefetcher_.add(v, v + size / 2, size / 2 * static_cast<Index>(sizeof(S)));
+      else
+        prefetcher_.add(k, v, size * static_cast<Index>(sizeof(S)));
     });
   }
 
@@ -176,14 +187,15 @@ class JobRunner {
   void plan_fetches(Interval block, const Interval* after, const Job* next) {
     prefetcher_.clear();
     const Index d = in_.shape.head_dim;
-    Index work = 0, tiles = 0;  // of the panels that do not fetch for themselves
+    Index work = 0, tiles = 0;  // where it is fetched: not in scores of narrow panels
     for (Index p = 0; p < num_panels_; ++p) {
-      if (folded_near<T>(panels_[p].fold)) continue;
       const Interval seen = meet(panels_[p].seen, block);
-      work += 2 * seen.size() * panels_[p].vectors * d / panels_[p].fold;
+      work += seen.size() * panels_[p].width() * d / lanes;
+      if (panels_[p].narrow > 0) continue;
+      work += seen.size() * panels_[p].width() * d / lanes;
       tiles += seen.size() / score_tile_keys(panels_[p]);
     }
-    if (work == 0) return;
+    if (near_sums()) return;
     if (after != nullptr) {
       fetch_ahead(*after, job_->kv_head);
     } else if (next != nullptr) {
@@ -247,31 +259,51 @@ class JobRunner {
     return simd::reduce_add(nan) == T(0);
   }
 
-  /// The weighted sums of the panel's rows over the block: tiles as even as can be, each over what
-  /// its rows see.
+  /// The weighted sums of the panel's rows over the block.
   template <class V>
   void sum_values(const Panel<T>& panel, Interval block, Interval seen, bool first, bool last,
                   bool tiles_mix) {
-    const Index most = tiles_mix ? kSumRows : 1;
-    const Index tiles = (panel.rows + most - 1) / most, padded = key_rows_.padded_dim();
     const V* const* values = key_rows_.template values<V>() + (seen.begin - block.begin);
+    const Index d = in_.shape.head_dim;
+    SumShape shape{panel.width(), d, key_rows_.padded_dim()};
+    Index most = tiles_mix ? kSumRows : 1, part = seen.size();
+    if (near_sums()) {
+      // Two tiles ask for each line, as the first request is often dropped: for parts of the keys
+      // that stay in the first-level cache in between.
+      most = (std::min)(most, (panel.rows + 1) / 2);
+      if (panel.rows > 1) part = kNearKeys;
+      shape.near = near_distance(
+          values, seen.size(), d,
+          panel.rows > 1 ? kNearKeys * d * static_cast<Index>(sizeof(V)) : kNearValueBytes);
+    }
+    for (Index begin = seen.begin; begin < seen.end; begin += part) {
+      const Index end = (std::min)(begin + part, seen.end);
+      sum_part<V>(panel, seen, {begin, end}, first && begin == seen.begin, last && end == seen.end,
+                  most, values, shape);
+      if (end < seen.end) std::fill_n(panel.rescale, panel.width(), T(1));
+    }
+  }
+  /// Of some keys: tiles of at most so many rows, as even as can be, each over what its rows see.
+  template <class V>
+  void sum_part(const Panel<T>& panel, Interval seen, Interval part, bool first, bool last,
+                Index most, const V* const* values, const SumShape& shape) {
+    const Index tiles = (panel.rows + most - 1) / most;
     Row<SumRows<T, V>, kMaxVectors* static_cast<int>(lanes)> rows;
     for (Index t = 0; t < tiles; ++t) {
       const Index r = panel.rows * t / tiles, end = panel.rows * (t + 1) / tiles;
       const Index row = panel.first + r;
-      const Interval keys = meet(seen_by_rows(row, panel.first + end), seen);
+      const Interval keys = meet(seen_by_rows(row, panel.first + end), part);
       const Index skipped = keys.size() > 0 ? keys.begin - seen.begin : 0;
       rows[t] = {end - r,
                  panel.scores + skipped * panel.width() + r,
                  values + skipped,
                  keys.size(),
-                 carried_ + row * padded,
+                 carried_ + row * shape.padded_dim,
                  first ? nullptr : panel.rescale + r,
                  last ? result_ + row : nullptr,
                  factor_ + row};
     }
-    sum_panel<T, V>({rows, static_cast<std::size_t>(tiles)},
-                    {panel.width(), in_.shape.head_dim, padded}, prefetcher_);
+    sum_panel<T, V>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
   }
 
   /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.

@@ -13,10 +13,8 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// 16-bit keys and values are widened where they lie, in every panel's loops, where up to so many
-/// rows share them; more rows share a copy, made once.
-template <class S>
-inline constexpr Index kKeysInPlace = std::is_same_v<S, bfloat16> ? 16 : 8;
+/// 16-bit values are widened where they lie, in every panel's loops, where up to so many rows share
+/// them; more rows share a copy, made once.
 template <class S>
 inline constexpr Index kValuesInPlace = std::is_same_v<S, bfloat16> ? 64 : 8;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "casa/core/simd.hpp"
@@ -83,25 +84,42 @@ struct Prefetcher {
   }
 };
 
-/// Lines of a stream fetched per turn of a tile's loop: the fewer rows share a key, the faster
-/// memory must come.
-template <int Fold>
-inline constexpr int kScoreLines = Fold;
+/// Lines of a stream fetched per turn of a tile's loop, at most: the fewer rows share a value, the
+/// faster memory must come.
+inline constexpr int kScoreLines = 1;
 template <int M>
-inline constexpr int kSumLines = M <= 4   ? 4
+inline constexpr int kSumLines = M <= 2   ? 8
+                                 : M <= 4 ? 4
                                  : M <= 8 ? 2
                                           : 1;
 
-/// Tiles of so few rows read memory as fast as it comes. They follow its order and fetch but a
-/// little ahead of themselves, which the hardware's own prefetchers go along with; streams far away
-/// would take their places.
-inline constexpr int kNearRows = 2;
-inline constexpr Index kNearBytes = 8192;
+/// Few rows read memory as fast as it comes. Their tiles follow its order and fetch but a little
+/// ahead of themselves, which the hardware's own prefetchers go along with; streams far away would
+/// take their places. How far, where keys meet R rows, and where values meet one:
+template <int R, class E>
+inline constexpr Index kNearKeyBytes = R <= 2 && sizeof(E) > 2 ? 2048 : 8192;
+inline constexpr Index kNearValueBytes = 8192;
+/// Values that meet one row after another are taken so many at a time, and the next so many
+/// fetched.
+inline constexpr Index kNearKeys = 32;
 
-/// Asks for the lines of Count values that lie kNearBytes behind p.
+/// Bytes from one row of memory to another, perhaps of another array.
+template <class E>
+Index bytes_between(const E* from, const E* to) {
+  return std::bit_cast<Index>(to) - std::bit_cast<Index>(from);
+}
+
+/// Bytes from the first of some rows in memory to the row that lies about `bytes` behind it.
+template <class E>
+Index near_distance(const E* const* rows, Index count, Index row_size, Index bytes) {
+  const Index ahead = bytes / (row_size * static_cast<Index>(sizeof(E)));
+  return count > 1 ? bytes_between(rows[0], rows[1]) * (std::max<Index>)(1, ahead) : 0;
+}
+
+/// Asks for the lines of Count values that lie `distance` bytes behind p.
 template <int Count, class E>
-CASA_INLINE void fetch_near(const E* p) {
-  const char* at = static_cast<const char*>(static_cast<const void*>(p)) + kNearBytes;
+CASA_INLINE void fetch_near(const E* p, Index distance) {
+  const char* at = static_cast<const char*>(static_cast<const void*>(p)) + distance;
   CASA_UNROLL
   for (int i = 0; i < Count * static_cast<int>(sizeof(E)); i += 64) simd::prefetch(at + i);
 }
@@ -110,10 +128,9 @@ CASA_INLINE void fetch_near(const E* p) {
 template <int Lines>
 CASA_INLINE void fetch_turn(FetchCursor& cursor) {
   CASA_UNROLL
-  for (int i = 0; i < Lines; ++i) {
-    simd::prefetch(cursor.at + i * 64);
-    simd::prefetch(cursor.at + cursor.gap + i * 64);
-  }
+  for (int i = 0; i < Lines; ++i) simd::prefetch(cursor.at + i * 64);
+  CASA_UNROLL
+  for (int i = 0; i < Lines; ++i) simd::prefetch(cursor.at + cursor.gap + i * 64);
   cursor.at = std::exchange(cursor.other, cursor.at + cursor.step);
 }
 

@@ -1,11 +1,10 @@
 // The inner loops of the attention kernel, first half: scores of a block and softmax weights.
 //
 // Queries are packed into panels. A wide panel is N vectors wide: its rows are lanes, and one value
-// of a key is broadcast to all of them. A folded panel (N = 1, Fold > 1) has lanes / Fold rows: its
-// lanes are Fold neighbouring dimensions of each row, a key is broadcast Fold values at a time, and
-// the partial dot products of neighbouring lanes are added at the end. So few rows (decode,
-// remainders) also fill vectors. Scores lie as (key, row): a vector holds the rows of one key, or
-// the rows of Fold keys.
+// of a key is broadcast to all of them. A narrow panel holds few rows (decode, remainders): its
+// lanes are dimensions, a vector of a key meets that of each row, and each dot product is the sum
+// of a vector's lanes in the end. Scores lie as (key, row): a vector holds the rows of one key, or
+// of several.
 #pragma once
 
 #include <algorithm>
@@ -35,24 +34,19 @@ template <int N>
 inline constexpr int kTileKeys = N == 1   ? 8
                                  : N == 2 ? 6
                                           : 4;
-inline constexpr int kMaxTileKeys = 8;
-/// Steps in a turn of a tile's loop.
+inline constexpr int kMaxTileKeys = 16;
+/// Steps in a turn of a tile's loop; a narrow panel's step is a vector of dimensions.
 inline constexpr int kScoreSteps = 4;
+template <int R>
+inline constexpr int kNarrowSteps = R <= 2 ? 4 : 2;
 
-/// Keys of type E are widened from where they lie, in steps that come in pairs.
-template <class E, class T>
-inline constexpr bool kInPairs = !std::is_same_v<E, T>;
-/// The most that a panel is folded: a vector holds a step, or two.
-template <class E, class T>
-inline constexpr int kMaxFold =
-    static_cast<int>((std::min<Index>)(8, simd::kLanes<T> / (kInPairs<E, T> ? 2 : 1)));
-
-/// acc[m][n] = sum over `steps` of key m's values times the panel's vector n.
-template <int M, int N, int Fold, class E, class T>
-CASA_INLINE void dot_tile(const E* const* keys, Index begin, const T* q, Index steps,
+/// acc[m][n] = sum over dimensions [begin, begin + count) of key m's values times the panel's
+/// vector n.
+template <int M, int N, class T>
+CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index count,
                           FetchCursor& ahead, Tile<simd::Vec<T>, M, N>& acc) {
   constexpr Index lanes = simd::kLanes<T>;
-  Row<const E*, M> k;
+  Row<const T*, M> k;
   constexpr int sums = kSums;
   Row<Tile<simd::Vec<T>, M, N>, sums> sum;
   CASA_UNROLL
@@ -67,42 +61,34 @@ CASA_INLINE void dot_tile(const E* const* keys, Index begin, const T* q, Index s
       }
     }
   }
-  const auto step = [&]<int Parity>(Index i) __attribute__((always_inline)) {
+  const auto step = [&]<int Sum>(Index i) __attribute__((always_inline)) {
     Row<simd::Vec<T>, N> b;
     CASA_UNROLL
     for (int n = 0; n < N; ++n) b[n] = simd::load(q + n * lanes);
     q += N * lanes;
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
-      const auto a = simd::broadcast_step<Fold, Parity>(k[m], i);
+      const auto a = simd::broadcast(k[m][i]);
       CASA_UNROLL
-      for (int n = 0; n < N; ++n) simd::accumulate(sum[Parity % sums][m][n], a, b[n]);
+      for (int n = 0; n < N; ++n) simd::accumulate(sum[Sum][m][n], a, b[n]);
     }
   };
   Index i = 0;
-  if (steps >= kScoreSteps) {
+  if (count >= kScoreSteps) {
     simd::align_loop(i);
     CASA_NO_UNROLL
     do {
       CASA_UNROLL
       for (int u = 0; u < kScoreSteps; u += 2) {
         step.template operator()<0>(i + u);
-        step.template operator()<1>(i + u + 1);
+        step.template operator()<sums - 1>(i + u + 1);
       }
-      fetch_turn<kScoreLines<Fold>>(ahead);
+      fetch_turn<kScoreLines>(ahead);
       i += kScoreSteps;
-    } while (i + kScoreSteps <= steps);
+    } while (i + kScoreSteps <= count);
   }
-  if constexpr (kInPairs<E, T>) {
-    CASA_NO_UNROLL
-    for (; i < steps; i += 2) {
-      step.template operator()<0>(i);
-      step.template operator()<1>(i + 1);
-    }
-  } else {
-    CASA_NO_UNROLL
-    for (; i < steps; ++i) step.template operator()<0>(i);
-  }
+  CASA_NO_UNROLL
+  for (; i < count; ++i) step.template operator()<0>(i);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
@@ -114,18 +100,18 @@ CASA_INLINE void dot_tile(const E* const* keys, Index begin, const T* q, Index s
 }
 
 /// The same in two halves, the first parked on the stack meanwhile.
-template <int M, int N, int Fold, class E, class T>
-CASA_INLINE void dot_halves(const E* const* keys, const T* q, Index steps, FetchCursor& ahead,
+template <int M, int N, class T>
+CASA_INLINE void dot_halves(const T* const* keys, const T* q, Index count, FetchCursor& ahead,
                             Tile<simd::Vec<T>, M, N>& acc) {
-  const Index half = steps / 4 * 2;
-  dot_tile<M, N, Fold>(keys, 0, q, half, ahead, acc);
+  const Index half = count / 4 * 2;
+  dot_tile<M, N>(keys, 0, q, half, ahead, acc);
   Tile<simd::Vec<T>, M, N> parked;
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
   }
-  dot_tile<M, N, Fold>(keys, half * Fold, q + half * N * simd::kLanes<T>, steps - half, ahead, acc);
+  dot_tile<M, N>(keys, half, q + half * N * simd::kLanes<T>, count - half, ahead, acc);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
@@ -133,42 +119,52 @@ CASA_INLINE void dot_halves(const E* const* keys, const T* q, Index steps, Fetch
   }
 }
 
-/// Whether a panel is folded so much that few rows are left.
-template <class T>
-constexpr bool folded_near(int fold) {
-  return fold > 1 && simd::kLanes<T> / fold <= kNearRows;
-}
-
-/// The same for a panel of few rows, which waits for memory more than it computes: key after key,
-/// as they lie, so that the hardware's prefetchers see one stream.
-template <int M, int Fold, class E, class T>
-CASA_INLINE void dot_keys(const E* const* keys, const T* q, Index steps,
-                          Tile<simd::Vec<T>, M, 1>& acc) {
+/// The scores of a vector of (key, row) for a narrow panel of R rows: lanes / R keys. Few rows wait
+/// for memory more than they compute, so it is read as it lies, key after key; `near`: what is
+/// fetched lies so many bytes ahead.
+template <int R, class E, class T>
+CASA_INLINE simd::Vec<T> narrow_scores(const E* const* keys, const T* q, Index head_dim,
+                                       Index near) {
+  constexpr int lanes = static_cast<int>(simd::kLanes<T>);
+  constexpr int sums = R <= 4 ? 2 : 1;  // enough of them to hide the latency
+  constexpr int steps = kNarrowSteps<R>;
+  Row<simd::Vec<T>, lanes> part;
   CASA_UNROLL
-  for (int m = 0; m < M; ++m) {
-    const E* key = keys[m];
-    simd::Vec<T> sum[2] = {};
-    const auto step = [&]<int Parity>(Index i) __attribute__((always_inline)) {
-      simd::accumulate(sum[Parity], simd::broadcast_step<Fold, Parity>(key, i),
-                       simd::load(q + i * simd::kLanes<T>));
+  for (int k = 0; k < lanes / R; ++k) {
+    const E* key = keys[k];
+    const T* at = q;
+    Tile<simd::Vec<T>, sums, R> sum;
+    CASA_UNROLL
+    for (int s = 0; s < sums; ++s) {
+      CASA_UNROLL
+      for (int r = 0; r < R; ++r) sum[s][r] = simd::Vec<T>{};
+    }
+    const auto step = [&]<int Sum>(simd::Vec<T> x) __attribute__((always_inline)) {
+      CASA_UNROLL
+      for (int r = 0; r < R; ++r)
+        sum[Sum % sums][r] = simd::fma(x, simd::load(at + r * lanes), sum[Sum % sums][r]);
+      at += R * lanes;
     };
     Index i = 0;
     CASA_NO_UNROLL
-    for (; i + kScoreSteps <= steps; i += kScoreSteps) {
-      fetch_near<kScoreSteps * Fold>(key + i * Fold);
+    for (; i + steps * lanes <= head_dim; i += steps * lanes) {
+      fetch_near<steps * lanes>(key + i, near);
       CASA_UNROLL
-      for (int u = 0; u < kScoreSteps; u += 2) {
-        step.template operator()<0>(i + u);
-        step.template operator()<1>(i + u + 1);
+      for (int u = 0; u < steps; u += 2) {
+        step.template operator()<0>(simd::load(key + i + u * lanes));
+        step.template operator()<1>(simd::load(key + i + (u + 1) * lanes));
       }
     }
-    for (; i + 2 <= steps; i += 2) {
-      step.template operator()<0>(i);
-      step.template operator()<1>(i + 1);
+    CASA_NO_UNROLL
+    for (; i + lanes <= head_dim; i += lanes) step.template operator()<0>(simd::load(key + i));
+    if (i < head_dim) step.template operator()<1>(simd::load_partial(key + i, head_dim - i));
+    CASA_UNROLL
+    for (int r = 0; r < R; ++r) {
+      part[k * R + r] = sum[0][r];
+      if constexpr (sums == 2) part[k * R + r] += sum[1][r];
     }
-    if (i < steps) step.template operator()<0>(i);
-    acc[m][0] = sum[0] + sum[1];
   }
+  return simd::add_groups(part);
 }
 
 /// The keys that the rows of a panel see, relative to the first key of the panel's part of a block.
@@ -176,41 +172,28 @@ template <class T>
 struct Visible {
   Index unmasked_begin = 0;  ///< seen by every row: [unmasked_begin, unmasked_end)
   Index unmasked_end = 0;
-  const Lane<T>* begin = nullptr;  ///< per lane (a folded panel's later keys already subtracted)
+  const Lane<T>* begin = nullptr;  ///< per lane (a narrow panel's later keys already subtracted)
   const Lane<T>* end = nullptr;
 };
 
 /// One tile of scores: stored, masked where a row must not see, folded into the running maximum.
-template <int M, int N, int Fold, class E, class T>
-CASA_INLINE void score_tile(const E* const* keys, const T* q, Index steps, Index key, T* scores,
+/// R: rows of a narrow panel, whose M keys fill one vector; 0: a wide one.
+template <int M, int N, int R, class E, class T>
+CASA_INLINE void score_tile(const E* const* keys, const T* q, Index head_dim, Index key, T* scores,
                             const Visible<T>& visible, Prefetcher& prefetcher,
-                            Row<simd::Vec<T>, N>& max) {
+                            [[maybe_unused]] Index near, Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
-  Tile<V, M, N> acc;
-  if constexpr (folded_near<T>(Fold)) {
-    dot_keys<M, Fold>(keys, q, steps, acc);
+  constexpr int groups = R > 0 ? 1 : M;
+  Tile<V, groups, N> row;
+  if constexpr (R > 0) {
+    row[0][0] = narrow_scores<R>(keys, q, head_dim, near);
   } else {
     FetchCursor ahead =
-        prefetcher.take(steps / kScoreSteps, kScoreSteps * M * N, kScoreLines<Fold>, q);
+        prefetcher.take(head_dim / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
     if constexpr (kSums == 2)
-      dot_tile<M, N, Fold>(keys, 0, q, steps, ahead, acc);
+      dot_tile<M, N>(keys, 0, q, head_dim, ahead, row);
     else
-      dot_halves<M, N, Fold>(keys, q, steps, ahead, acc);
-  }
-
-  constexpr int groups = M / Fold;
-  Tile<V, groups, N> row;
-  CASA_UNROLL
-  for (int g = 0; g < groups; ++g) {
-    if constexpr (Fold == 1) {
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n) row[g][n] = acc[g][n];
-    } else {
-      Row<V, Fold> part;
-      CASA_UNROLL
-      for (int f = 0; f < Fold; ++f) part[f] = acc[g * Fold + f][0];
-      row[g][0] = simd::add_groups(part);
-    }
+      dot_halves<M, N>(keys, q, head_dim, ahead, row);
   }
   if (key < visible.unmasked_begin || key + M > visible.unmasked_end) {
     const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
@@ -221,7 +204,7 @@ CASA_INLINE void score_tile(const E* const* keys, const T* q, Index steps, Index
       const auto end = simd::detail::load_as<simd::IntVec<T>>(visible.end + n * simd::kLanes<T>);
       CASA_UNROLL
       for (int g = 0; g < groups; ++g) {
-        const auto at = simd::broadcast(static_cast<Lane<T>>(key + g * Fold));
+        const auto at = simd::broadcast(static_cast<Lane<T>>(key + g));
         row[g][n] = simd::select((at >= begin) & (at < end), row[g][n], none);
       }
     }
@@ -244,11 +227,11 @@ inline constexpr int kMaxVectors = 3;
 template <class T>
 struct Panel {
   int vectors = 1;  ///< N
-  int fold = 1;     ///< Fold
+  int narrow = 0;   ///< rows of a narrow panel, a power of two; 0: a wide one
   Index first = 0;  ///< its first row among the job's rows
   Index rows = 0;   ///< rows that exist (the others repeat the last one)
   Interval seen;    ///< the keys that one of them sees
-  T* q = nullptr;   ///< (head_dim / fold, vectors * lanes)
+  T* q = nullptr;   ///< (head_dim, vectors * lanes), or (head_dim / lanes, narrow, lanes)
   T* max = nullptr;
   T* sum = nullptr;
   T* rescale = nullptr;      ///< factor of this block for what was summed before
@@ -256,40 +239,40 @@ struct Panel {
   Lane<T>* begin = nullptr;  ///< Visible::begin, end
   Lane<T>* end = nullptr;
 
-  Index width() const { return vectors * simd::kLanes<T> / fold; }
+  Index width() const { return narrow > 0 ? narrow : vectors * simd::kLanes<T>; }
 };
 
 /// Scores of `count` keys in base 2, then weights 2^(score - max) in their place; updates max, sum
 /// and rescale. keys[count ..] repeats the last key up to a whole tile. Weights of masked keys are
 /// 0.
-template <int N, int Fold, class E, class T>
+template <int N, int R, class E, class T>
 void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
-  constexpr int M = kTileKeys<N>;
   constexpr Index lanes = simd::kLanes<T>;
+  constexpr int M = R > 0 ? static_cast<int>(lanes) / R : kTileKeys<N>;
+  constexpr int width = R > 0 ? R : N * static_cast<int>(lanes);
   const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
-  const Index width = N * lanes / Fold, steps = head_dim / Fold;
   Row<V, N> max;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) max[n] = none;
+  const Index near = R > 0 ? near_distance(keys, count, head_dim, (kNearKeyBytes<R, E>)) : 0;
   for (Index j = 0; j < count; j += M) {
-    if constexpr (M > 4 && M / 2 % Fold == 0) {
+    if constexpr (M > 4 && R == 0) {
       if (count - j <= M / 2) {
-        score_tile<M / 2, N, Fold>(keys + j, panel.q, steps, j, panel.scores + j * width, visible,
-                                   prefetcher, max);
+        score_tile<M / 2, N, R>(keys + j, panel.q, head_dim, j, panel.scores + j * width, visible,
+                                prefetcher, near, max);
         continue;
       }
     }
-    score_tile<M, N, Fold>(keys + j, panel.q, steps, j, panel.scores + j * width, visible,
-                           prefetcher, max);
+    score_tile<M, N, R>(keys + j, panel.q, head_dim, j, panel.scores + j * width, visible,
+                        prefetcher, near, max);
   }
 
   Row<V, N> base, sum;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) {
-    V m = simd::reduce_strided<static_cast<int>(lanes) / Fold>(
-        max[n], [](V a, V b) { return simd::max(a, b); });
+    V m = simd::reduce_strided<width>(max[n], [](V a, V b) { return simd::max(a, b); });
     const V old = first ? none : simd::load(panel.max + n * lanes);
     m = simd::max(old, m);
     base[n] =
@@ -300,7 +283,7 @@ void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Ind
   }
   T* s = panel.scores;
   CASA_NO_UNROLL
-  for (Index j = 0; j < count; j += Fold) {
+  for (Index j = 0; j < count; j += N * lanes / width) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) {
       const V w = simd::exp2_nonpositive(simd::load(s + n * lanes) - base[n]);
@@ -311,8 +294,7 @@ void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Ind
   }
   CASA_UNROLL
   for (int n = 0; n < N; ++n) {
-    const V block = simd::reduce_strided<static_cast<int>(lanes) / Fold>(
-        sum[n], [](V a, V b) { return a + b; });
+    const V block = simd::reduce_strided<width>(sum[n], [](V a, V b) { return a + b; });
     T* total = panel.sum + n * lanes;
     simd::store(
         total,
@@ -323,23 +305,21 @@ void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Ind
 template <class E, class T>
 void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
-  const auto run = [&]<int N, int Fold>() {
-    softmax_block<N, Fold>(panel, keys, count, head_dim, visible, first, prefetcher);
+  const auto run = [&]<int N, int R>() {
+    softmax_block<N, R>(panel, keys, count, head_dim, visible, first, prefetcher);
   };
-  switch (panel.fold) {
-    case 2:
-      if constexpr (kMaxFold<E, T> >= 2) return run.template operator()<1, 2>();
-      break;
-    case 4:
-      if constexpr (kMaxFold<E, T> >= 4) return run.template operator()<1, 4>();
-      break;
-    case 8:
-      if constexpr (kMaxFold<E, T> >= 8) return run.template operator()<1, 8>();
-      break;
-    default:
-      if (panel.vectors == 3) return run.template operator()<3, 1>();
-      if (panel.vectors == 2) return run.template operator()<2, 1>();
-      return run.template operator()<1, 1>();
+  constexpr Index lanes = simd::kLanes<T>;
+  if (panel.narrow == 1) return run.template operator()<1, 1>();
+  if constexpr (lanes >= 4)
+    if (panel.narrow == 2) return run.template operator()<1, 2>();
+  if constexpr (lanes >= 8)
+    if (panel.narrow == 4) return run.template operator()<1, 4>();
+  if constexpr (lanes >= 16)
+    if (panel.narrow == 8) return run.template operator()<1, 8>();
+  if constexpr (std::is_same_v<E, T>) {
+    if (panel.vectors == 3) return run.template operator()<3, 0>();
+    if (panel.vectors == 2) return run.template operator()<2, 0>();
+    return run.template operator()<1, 0>();
   }
 }
 

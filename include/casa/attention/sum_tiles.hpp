@@ -52,12 +52,7 @@ CASA_INLINE void weighted_tile(const T* weights, Index width, const E* const* va
       step(j + 1, odd);
       weights += 2 * width;
       odd += 2 * width;
-      if constexpr (M <= kNearRows) {
-        fetch_near<N * simd::kLanes<T>>(values[j] + column);
-        fetch_near<N * simd::kLanes<T>>(values[j + 1] + column);
-      } else {
-        fetch_turn<kSumLines<M>>(ahead);
-      }
+      fetch_turn<kSumLines<M>>(ahead);
       j += 2;
     } while (j + 2 <= count);
   }
@@ -92,6 +87,7 @@ struct SumShape {
   Index width = 0;  ///< of the panel
   Index head_dim = 0;
   Index padded_dim = 0;  ///< whole vectors
+  Index near = 0;        ///< tiles fetch what lies so many bytes ahead; 0: what was planned
 };
 
 /// Asks for the lines of N vectors from at(m) on, for each row m, to be written.
@@ -101,6 +97,14 @@ CASA_INLINE void fetch_rows(Index rows, At at) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) __builtin_prefetch(at(m) + n * simd::kLanes<T>, 1, 3);
   }
+}
+
+/// Goes with a tile, two keys a turn, `distance` bytes ahead of it.
+template <class E>
+FetchCursor near_cursor(const E* first, const E* second, Index distance) {
+  const char* at = static_cast<const char*>(static_cast<const void*>(first)) + distance;
+  const Index stride = bytes_between(first, second);
+  return {at, at + 2 * stride, 4 * stride, stride};
 }
 
 /// The sums of M rows in N vectors from `column` on.
@@ -120,9 +124,10 @@ void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
                       : V{};
   }
   if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
-  FetchCursor ahead;
-  if constexpr (M > kNearRows)
-    ahead = prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
+  const FetchCursor ahead =
+      shape.near != 0 && rows.count > 1
+          ? near_cursor(rows.values[0] + column, rows.values[1] + column, shape.near)
+          : prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
   weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
   if constexpr (kSumsPairs<N, E>) {
     if (rows.result) {

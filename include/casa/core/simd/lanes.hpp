@@ -49,16 +49,6 @@ CASA_INLINE V add_neighbours(V a, V b, std::index_sequence<I...>) {
          __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...);
 }
 
-// Lane i of a group of 2 Fold is its lane 2 i, or 2 (i - Fold) + 1 in the second half.
-template <int Fold, class V, std::size_t... I>
-CASA_INLINE V split_pairs(V v, std::index_sequence<I...>) {
-  constexpr auto from = [](int i) {
-    const int lane = i % (2 * Fold), group = i - lane;
-    return group + (lane < Fold ? 2 * lane : 2 * (lane - Fold) + 1);
-  };
-  return __builtin_shufflevector(v, v, from(static_cast<int>(I))...);
-}
-
 template <class V, std::size_t... I>
 CASA_INLINE void merge_pair(V& a, V& b, std::index_sequence<I...>) {
   constexpr int n = static_cast<int>(sizeof...(I));
@@ -103,14 +93,6 @@ CASA_INLINE V reduce_strided(V v, Op op) {
         op(v, detail::swapped<Stride>(v, detail::LaneSequence<Element<V>>{})), op);
   else
     return v;
-}
-
-/// The even lanes of each group of 2 Fold neighbours, then its odd ones: the order of
-/// broadcast_step.
-template <int Fold, class V>
-CASA_INLINE V split_pairs(V v) {
-  static_assert(2 * Fold <= kLanes<Element<V>>);
-  return detail::split_pairs<Fold>(v, detail::LaneSequence<Element<V>>{});
 }
 
 /// The lanes of a and b in turn: a[0], b[0], a[1], ... in a, then b.

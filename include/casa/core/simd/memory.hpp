@@ -76,23 +76,6 @@ CASA_INLINE Half16 float_to_half(VecF x) {
   return narrow_bits(r | sign);
 #endif
 }
-// The Group values at p, again and again.
-template <int Group>
-CASA_INLINE Half16 repeat(const half* p) {
-  constexpr std::size_t bytes = Group * sizeof(half), times = sizeof(Half16) / bytes;
-  if constexpr (times == 1) {
-    return load_as<Half16>(p);
-#if CASA_SIMD_AVX512
-  } else if constexpr (bytes == 16) {
-    return (Half16)_mm256_broadcastsi128_si256(load_as<__m128i>(p));
-#endif
-  } else {
-    using Small = std::conditional_t<bytes == 2, std::int16_t, std::int32_t>;
-    using Word = std::conditional_t<bytes == 8, std::int64_t, Small>;
-    typedef Word Words __attribute__((vector_size(kBytes / 2)));
-    return (Half16)splat<Words>(load_as<Word>(p), std::make_index_sequence<times>{});
-  }
-}
 CASA_INLINE Half16 float_to_bfloat16(VecF x) {
   const Bits u = (Bits)x;
   const Bits nan = (u >> 16) | 0x40u, rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -129,30 +112,11 @@ CASA_INLINE void store(half* p, VecF v) {
   std::memcpy(static_cast<void*>(p), &h, sizeof h);
 }
 
-/// Whether broadcast_step widens S as it loads, at the price of one instruction.
+/// Whether S is widened by an instruction or two.
 template <class S>
-inline constexpr bool kWidensSteps = std::is_same_v<S, bfloat16> ||
-                                     (std::is_same_v<S, half> &&
-                                      (CASA_SIMD_AVX512 || (CASA_SIMD_AVX2 && CASA_SIMD_F16C)));
-
-/// Steps through a row of values, Group at a time: the vector that repeats the Group values of step
-/// i, Parity = i % 2. What a step holds is as it lies in memory but for bfloat16, whose steps 2 i
-/// and 2 i + 1 hold the even and the odd ones of 2 Group values (split_pairs orders like this): one
-/// shift or mask widens them where they are.
-template <int Group, int Parity, Scalar T>
-CASA_INLINE auto broadcast_step(const T* row, Index i) {
-  return broadcast_group<Group>(row + i * Group);
-}
-template <int Group, int Parity>
-CASA_INLINE VecF broadcast_step(const bfloat16* row, Index i) {
-  const void* pair = row + (i - Parity) * Group;
-  const auto both = (detail::Bits)broadcast_group<Group>(static_cast<const float*>(pair));
-  return (VecF)(Parity == 0 ? both << 16 : both & 0xffff0000u);
-}
-template <int Group, int Parity>
-CASA_INLINE VecF broadcast_step(const half* row, Index i) {
-  return detail::half_to_float(detail::repeat<Group>(row + i * Group));
-}
+inline constexpr bool kWidensFast = std::is_same_v<S, bfloat16> ||
+                                    (std::is_same_v<S, half> &&
+                                     (CASA_SIMD_AVX512 || (CASA_SIMD_AVX2 && CASA_SIMD_F16C)));
 
 /// Whether vectors of S come in pairs: load_pair gives the even ones of the next 2 lanes values,
 /// then the odd ones, widened by one instruction each. What was computed of such pairs goes back

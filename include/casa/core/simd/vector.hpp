@@ -128,29 +128,6 @@ CASA_INLINE Vec<T> iota() {
   return detail::count_up<Vec<T>>(detail::LaneSequence<T>{});
 }
 
-/// The Group values at p, again and again: p[0], .., p[Group - 1], p[0], ...
-template <int Group, class T>
-CASA_INLINE Vec<T> broadcast_group(const T* p) {
-  constexpr Index bytes = Group * static_cast<Index>(sizeof(T));
-  if constexpr (Group == 1) {
-    return broadcast(detail::load_as<T>(p));
-  } else if constexpr (bytes == kBytes) {
-    return detail::load_as<Vec<T>>(p);
-  } else if constexpr (bytes == 8) {
-    return (Vec<T>)broadcast(detail::load_as<double>(p));
-#if CASA_SIMD_AVX512
-  } else if constexpr (bytes == 16) {
-    return (Vec<T>)_mm512_maskz_broadcast_f32x4(0xffff, detail::load_as<__m128>(p));
-  } else if constexpr (bytes == 32) {
-    return (Vec<T>)_mm512_maskz_broadcast_f32x8(0xffff, detail::load_as<__m256>(p));
-#elif CASA_SIMD_AVX2
-  } else if constexpr (bytes == 16) {
-    const __m128 v = detail::load_as<__m128>(p);
-    return (Vec<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(v), v, 1);
-#endif
-  }
-}
-
 /// The bits of v as another vector type.
 template <class To, class From>
 CASA_INLINE To bits_as(From v) {
