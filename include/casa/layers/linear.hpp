@@ -20,8 +20,9 @@ struct LinearPiece {
 /// product). The weights are packed when it is made (into `arena`, where one is given); what they
 /// were made from is not needed after. Copies share them.
 ///
-/// Each output is the sum over k in order, one fused multiply-add each (where the machine has it),
-/// then the bias, then what is accumulated to: the same bits for any number of rows and threads.
+/// Each output is the sum over k in order, one fused multiply-add each (where the machine has it;
+/// of int8 weights, each group's sum times its scale), then the bias, then what is accumulated to:
+/// the same bits for any number of rows and threads.
 template <Scalar T>
 class Linear {
  public:

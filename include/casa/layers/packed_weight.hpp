@@ -25,13 +25,24 @@ decltype(auto) with_stored_type(WeightType type, F&& f) {
   return f.template operator()<T>();
 }
 
-/// A panel of S: for each k, kWidth outputs side by side. int8 comes in groups of kQuantGroup k,
-/// each led by its kWidth scales (bfloat16).
-template <Scalar T, class S>
+/// Stands for int8 panels that were widened: steps and scales as T.
+template <Scalar T>
+struct Steps {};
+
+/// A panel of S: for each k, kWidth outputs side by side. int8 and Steps come in groups of
+/// kQuantGroup k, each led by its kWidth scales.
+template <Scalar T, class Stored>
 struct PanelFormat {
   static constexpr Index kWidth = 2 * simd::kLanes<T>;
-  static constexpr bool kScaled = std::same_as<S, std::int8_t>;
-  static constexpr Index kScaleBytes = kScaled ? kWidth * Index{sizeof(bfloat16)} : 0;
+  static constexpr bool kSteps = std::same_as<Stored, Steps<T>>;
+  static constexpr bool kScaled = std::same_as<Stored, std::int8_t> || kSteps;
+  using S = std::conditional_t<kSteps, T, Stored>;
+  using Scale = std::conditional_t<kSteps, T, bfloat16>;
+  /// What its values are widened to.
+  using WideStored = std::conditional_t<kScaled, Steps<T>, T>;
+  using Wide = PanelFormat<T, WideStored>;
+
+  static constexpr Index kScaleBytes = kScaled ? kWidth * Index{sizeof(Scale)} : 0;
   static constexpr Index kRowBytes = kWidth * Index{sizeof(S)};
   static constexpr Index kGroupBytes = kScaleBytes + kQuantGroup * kRowBytes;
 
@@ -50,11 +61,11 @@ struct PanelFormat {
     return static_cast<const S*>(static_cast<const void*>(p));
   }
   static S* stored(std::byte* p) { return static_cast<S*>(static_cast<void*>(p)); }
-  static const bfloat16* scales(const std::byte* group_begin) {
-    return static_cast<const bfloat16*>(static_cast<const void*>(group_begin));
+  static const Scale* scales(const std::byte* group_begin) {
+    return static_cast<const Scale*>(static_cast<const void*>(group_begin));
   }
-  static bfloat16* scales(std::byte* group_begin) {
-    return static_cast<bfloat16*>(static_cast<void*>(group_begin));
+  static Scale* scales(std::byte* group_begin) {
+    return static_cast<Scale*>(static_cast<void*>(group_begin));
   }
 
   /// Rows [k, k + count) of a panel, k at a group's start, from values (count x kWidth).
@@ -85,30 +96,25 @@ struct PanelFormat {
     }
   }
 
-  /// Rows [0, depth) of a panel (from a group's start) as T: dst (depth x kWidth).
-  static void widen_rows(const std::byte* panel, Index depth, T* dst) {
-    constexpr Index lanes = simd::kLanes<T>;
+  /// Rows [0, depth) of a panel (from a group's start) as Wide.
+  static void widen_rows(const std::byte* panel, Index depth, std::byte* wide) {
     constexpr Index step = kScaled ? kQuantGroup : 1;
     for (Index g = 0; g < depth; g += step) {
-      simd::Vec<T> scale[2] = {};
-      if constexpr (kScaled) {
-        scale[0] = simd::load(scales(panel + group(g)));
-        scale[1] = simd::load(scales(panel + group(g)) + lanes);
-      }
-      for (Index k = g; k < std::min(depth, g + step); ++k) {
-        const S* s = stored(panel + row(k));
-        simd::Vec<T> a = simd::load(s), b = simd::load(s + lanes);
-        if constexpr (kScaled) {
-          a *= scale[0];
-          b *= scale[1];
-        }
-        simd::store(dst + k * kWidth, a);
-        simd::store(dst + k * kWidth + lanes, b);
-      }
+      if constexpr (kScaled)
+        widen_row(scales(panel + group(g)), Wide::scales(wide + Wide::group(g)));
+      for (Index k = g; k < std::min(depth, g + step); ++k)
+        widen_row(stored(panel + row(k)), Wide::stored(wide + Wide::row(k)));
     }
   }
 
  private:
+  template <class E>
+  static void widen_row(const E* from, T* to) {
+    constexpr Index lanes = simd::kLanes<T>;
+    simd::store(to, simd::load(from));
+    simd::store(to + lanes, simd::load(from + lanes));
+  }
+
   // quant_scale() and quantize() for a whole group.
   static void pack_group(const T* values, Index count, std::byte* to) {
     constexpr Index lanes = simd::kLanes<T>;

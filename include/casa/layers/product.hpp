@@ -144,6 +144,7 @@ class Product {
   template <class S, class Finish>
   void run_many(MatrixView<const T> x, Index first_row, Finish& finish) const {
     using Format = PanelFormat<T, S>;
+    using Wide = typename Format::Wide;
     constexpr bool widens = !std::same_as<S, T>;
     const Workspace::Frame frame(context_.workspace);
     const Index depth = weight_.depth(), workers = context_.executor.concurrency;
@@ -166,12 +167,12 @@ class Product {
     const Index depth_blocks = (depth + block_depth - 1) / block_depth;
     const Index sum_panels = panels_outer || depth_blocks == 1 ? 1 : share;
     const Index sum_size = sum_panels * block_rows * kWidth;
-    const Index wide_size = widens ? block_depth * kWidth : 0;
+    const Index wide_size = widens ? Wide::bytes(block_depth) / Index{sizeof(T)} : 0;
     T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
 
     context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
       T* sums = scratch + worker * (sum_size + wide_size);
-      T* wide = sums + sum_size;
+      auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
       const Index first_tile = job / jobs_per_block * block_tiles;
       const Index tiles = std::min(block_tiles, split.tiles - first_tile);
       const Index begin = job % jobs_per_block * share;
@@ -194,14 +195,14 @@ class Product {
         const std::byte* next = weights_of(step_at(std::min(s + 1, steps - 1)));
         if constexpr (widens) {
           Format::widen_rows(w, count, wide);
-          w = static_cast<const std::byte*>(static_cast<const void*>(wide));
+          w = wide;
         }
         const Index next_step = Format::bytes(count) / (count * tiles) + 1;
         for (Index t = 0; t < tiles; ++t) {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          const auto multiply = tile_function<T, T, kTileRows>(rows, 1);
+          const auto multiply = tile_function<T, typename Format::WideStored, kTileRows>(rows, 1);
           multiply(packed + row * depth + step.k * rows, w, 0, count, tile, step.k > 0,
                    {next + t * count * next_step, next_step});
           if (step.k + count == depth)

@@ -1,8 +1,9 @@
 // The micro-kernel of every product: a few rows times a few panels, accumulated in registers.
 //
 // Each output has one accumulator and takes its terms in order of k, by one fused multiply-add
-// each. So its bits depend on nothing but its row and its weights: not on the rows beside it, on
-// threads, or on how k was cut into blocks (a block goes on from what the one before stored).
+// each; for int8 those of a group are summed by themselves, and the sum times the group's scale is
+// added likewise. So its bits depend on nothing but its row and its weights: not on the rows beside
+// it, on threads, or on how k was cut into blocks (a block goes on from what the one before stored).
 #pragma once
 
 #include <array>
@@ -37,31 +38,22 @@ void multiply_tile(const T* a, const std::byte* weights, Index apart, Index dept
   constexpr Index lanes = simd::kLanes<T>, width = Format::kWidth;
   constexpr Index rows = Rows, panels = Panels;
   constexpr bool scaled = Format::kScaled;
-
-  V sum[std::size_t{Panels}][std::size_t{Rows}][2];
-CASA_UNROLL
-  for (Index p = 0; p < panels; ++p)
-CASA_UNROLL
-    for (Index r = 0; r < rows; ++r) {
-      const T* from = c + (p * rows + r) * width;
-      sum[p][r][0] = go_on ? simd::load(from) : V{};
-      sum[p][r][1] = go_on ? simd::load(from + lanes) : V{};
-    }
+  const auto at = [&](Index p, Index r) { return c + (p * rows + r) * width; };
 
   const Index step = scaled ? kQuantGroup : depth;
   for (Index begin = 0; begin < depth; begin += step) {
-    [[maybe_unused]] V scale[std::size_t{Panels}][2];
-    if constexpr (scaled) {
+    V sum[std::size_t{Panels}][std::size_t{Rows}][2];
 CASA_UNROLL
-      for (Index p = 0; p < panels; ++p) {
-        const bfloat16* s = Format::scales(weights + p * apart + Format::group(begin));
-        scale[p][0] = simd::load(s);
-        scale[p][1] = simd::load(s + lanes);
+    for (Index p = 0; p < panels; ++p)
+CASA_UNROLL
+      for (Index r = 0; r < rows; ++r) {
+        const bool zero = scaled || !go_on;
+        sum[p][r][0] = zero ? V{} : simd::load(at(p, r));
+        sum[p][r][1] = zero ? V{} : simd::load(at(p, r) + lanes);
       }
-    }
     const Index count = std::min(step, depth - begin);
-    const S* w = Format::stored(weights + Format::row(begin));
-    const Index w_apart = apart / Index{sizeof(S)};
+    const auto* w = Format::stored(weights + Format::row(begin));
+    const Index w_apart = apart / Index{sizeof(*w)};
 CASA_NO_UNROLL
     for (Index k = 0; k < count; ++k) {
       V x[std::size_t{Panels}][2];
@@ -69,10 +61,6 @@ CASA_UNROLL
       for (Index p = 0; p < panels; ++p) {
         x[p][0] = simd::load(w + p * w_apart);
         x[p][1] = simd::load(w + p * w_apart + lanes);
-        if constexpr (scaled) {
-          x[p][0] *= scale[p][0];
-          x[p][1] *= scale[p][1];
-        }
         if constexpr (Rows > 1) {
           simd::keep(x[p][0]);
           simd::keep(x[p][1]);
@@ -93,16 +81,25 @@ CASA_UNROLL
       w += width;
       a += Rows;
     }
-  }
-
 CASA_UNROLL
-  for (Index p = 0; p < panels; ++p)
+    for (Index p = 0; p < panels; ++p) {
+      [[maybe_unused]] const auto* scale = Format::scales(weights + p * apart + Format::group(begin));
 CASA_UNROLL
-    for (Index r = 0; r < rows; ++r) {
-      T* to = c + (p * rows + r) * width;
-      simd::store(to, sum[p][r][0]);
-      simd::store(to + lanes, sum[p][r][1]);
+      for (Index half = 0; half < 2; ++half) {
+        V factor;
+        if constexpr (scaled) factor = simd::load(scale + half * lanes);
+CASA_UNROLL
+        for (Index r = 0; r < rows; ++r) {
+          T* to = at(p, r) + half * lanes;
+          V result = sum[p][r][half];
+          if constexpr (scaled)
+            result = simd::fma(result, factor, go_on ? simd::load(to) : V{});
+          simd::store(to, result);
+        }
+      }
     }
+    go_on = true;
+  }
 }
 
 template <Scalar T>
