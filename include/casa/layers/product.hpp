@@ -122,6 +122,10 @@ class Product {
     const std::array functions = {tile_function<T, S, kMax>(rows, 1),
                                   tile_function<T, S, kMax>(rows, std::min(group, Index{2})),
                                   tile_function<T, S, kMax>(rows, group)};
+    // What is fetched lies so far ahead; the last rows fetch the first ones of the next panels.
+    constexpr Index ahead = Format::kScaled ? 4096 : 1024;
+    constexpr Index step = Format::kScaled ? kQuantGroup : 1;
+    const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
     const Index workers = context_.executor.concurrency;
     const Index share = workers == 1 ? panels_.count : job_panels(workers * 8, 2);
     context_.executor.for_each((panels_.count + share - 1) / share, [&](Index job, Index worker) {
@@ -131,9 +135,11 @@ class Product {
         Index panels = group;
         while (i + panels > end) panels /= 2;
         const std::byte* w = weight_.data(panels_(i));
-        functions[static_cast<std::size_t>(panels / 2)](
-            a, w, apart, depth, tile, false,
-            {w + (Format::kScaled ? 4096 : 1024), Format::kRowBytes});
+        const auto multiply = functions[static_cast<std::size_t>(panels / 2)];
+        const std::byte* next = weight_.data(panels_(std::min(i + panels, panels_.count - 1)));
+        multiply(a, w, apart, body, tile, false, {w + ahead, Format::kRowBytes});
+        multiply(a + body * rows, w + Format::group(body), apart, depth - body, tile, body > 0,
+                 {next, Format::kRowBytes});
         for (Index p = 0; p < panels; ++p)
           finish(panels_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
         i += panels;
