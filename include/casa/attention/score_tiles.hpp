@@ -34,7 +34,7 @@ template <int N>
 inline constexpr int kTileKeys = N == 1   ? 8
                                  : N == 2 ? 6
                                           : 4;
-inline constexpr int kMaxTileKeys = 16;
+inline constexpr int kMaxTileKeys = 16;  ///< those of a narrow panel of one row
 /// Steps in a turn of a tile's loop; a narrow panel's step is a vector of dimensions.
 inline constexpr int kScoreSteps = 4;
 template <int R>

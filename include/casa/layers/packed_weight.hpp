@@ -29,7 +29,7 @@ decltype(auto) with_stored_type(WeightType type, F&& f) {
 template <Scalar T>
 struct Steps {};
 
-/// A panel of S: for each k, kWidth outputs side by side. int8 and Steps come in groups of
+/// A panel: for each k, kWidth outputs side by side, as `Stored`. int8 and Steps come in groups of
 /// kQuantGroup k, each led by its kWidth scales.
 template <Scalar T, class Stored>
 struct PanelFormat {
