@@ -268,8 +268,8 @@ class JobRunner {
     SumShape shape{panel.width(), d, key_rows_.padded_dim()};
     Index most = tiles_mix ? kSumRows : 1, part = seen.size();
     if (near_sums()) {
-      // Two tiles ask for each line, as the first request is often dropped: for parts of the keys
-      // that stay in the first-level cache in between.
+      // Two tiles ask for each line, of keys that stay in the first-level cache in between: lines
+      // that are asked for once come a third slower.
       most = (std::min)(most, (panel.rows + 1) / 2);
       if (panel.rows > 1) part = kNearKeys;
       shape.near = near_distance(
