@@ -186,16 +186,8 @@ class JobRunner {
   /// comes.)
   void plan_fetches(Interval block, const Interval* after, const Job* next) {
     prefetcher_.clear();
-    const Index d = in_.shape.head_dim;
-    Index work = 0, tiles = 0;  // where it is fetched: not in scores of narrow panels
-    for (Index p = 0; p < num_panels_; ++p) {
-      const Interval seen = meet(panels_[p].seen, block);
-      work += seen.size() * panels_[p].width() * d / lanes;
-      if (panels_[p].narrow > 0) continue;
-      work += seen.size() * panels_[p].width() * d / lanes;
-      tiles += seen.size() / score_tile_keys(panels_[p]);
-    }
     if (near_sums()) return;
+    const Index d = in_.shape.head_dim;
     if (after != nullptr) {
       fetch_ahead(*after, job_->kv_head);
     } else if (next != nullptr) {
@@ -207,6 +199,13 @@ class JobRunner {
       fetch_ahead({next->key_begin, end}, next->kv_head);
     } else {
       return;
+    }
+    Index work = 0, tiles = 0;  // where it is fetched: not in scores of narrow panels
+    for (Index p = 0; p < num_panels_; ++p) {
+      const Panel<T>& panel = panels_[p];
+      const Index keys = meet(panel.seen, block).size(), sums = keys * panel.width() * d / lanes;
+      work += panel.narrow > 0 ? sums : 2 * sums;
+      tiles += panel.narrow > 0 ? 0 : keys / score_tile_keys(panel);
     }
     prefetcher_.spread(work * 7 / 8, tiles);
   }

@@ -50,7 +50,7 @@ class Linear {
       begin_.push_back(begin_.back() + p.weight.rows());
       weights.push_back(p.weight);
     }
-    weight_ = PackedWeight<T>(weights, pieces[0].weight.cols(), type, order, arena);
+    weight_ = PackedWeight<T>(weights, pieces[0].weight.cols(), type, arena, order);
     bias_ = Matrix<T>(1, out_features());
     bias_.fill(T{0});
     for (std::size_t i = 0; i < pieces.size(); ++i)

@@ -167,7 +167,7 @@ class PackedWeight {
   /// `pieces`: matrices (out x depth), whose outputs follow one another; as many of each where they
   /// alternate. They are packed into `arena`, or into memory of their own.
   PackedWeight(std::span<const StoredView> pieces, Index depth, WeightType type,
-               PieceOrder order = PieceOrder::stacked, Arena* arena = nullptr)
+               Arena* arena = nullptr, PieceOrder order = PieceOrder::stacked)
       : depth_(depth), type_(type) {
     Index total = 0, out = 0;
     for (const StoredView& w : pieces) {
