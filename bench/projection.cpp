@@ -48,9 +48,8 @@ double peak_flops() {
   static double best = 0;
   return best = std::max(best, bench::fma_peak<T>());
 }
-// As weights lie: several panels side by side. (bench::read_bandwidth reads one stream, which some
-// machines do more slowly.)
-double packed_read_rate() {
+// Four streams side by side: some machines read one (bench::read_bandwidth) more slowly, some four.
+double four_streams_read_rate() {
   constexpr Index count = Index{48} << 20, stream = count / 4, lanes = simd::kLanes<float>;
   static const Buffer<float>& data = *[] {
     auto* b = new Buffer<float>(count);
@@ -67,7 +66,7 @@ double packed_read_rate() {
 }
 double read_rate() {
   static double best = 0;
-  return best = std::max({best, bench::read_bandwidth(), packed_read_rate()});
+  return best = std::max({best, bench::read_bandwidth(), four_streams_read_rate()});
 }
 
 // Runs f(i) for i = 0, 1, ...; the processor time of one thread, the wall time of several.

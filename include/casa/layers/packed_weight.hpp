@@ -31,9 +31,13 @@ struct Steps {};
 
 /// A panel: for each k, kWidth outputs side by side, as `Stored`. int8 and Steps come in groups of
 /// kQuantGroup k, each led by its kWidth scales.
+///
+/// So wide that one row of x has enough sums under way while it reads a panel from end to end:
+/// memory read in one run comes up to a third faster than several runs in turn.
 template <Scalar T, class Stored>
 struct PanelFormat {
-  static constexpr Index kWidth = 2 * simd::kLanes<T>;
+  static constexpr Index kVectors = 4;
+  static constexpr Index kWidth = kVectors * simd::kLanes<T>;
   static constexpr bool kSteps = std::same_as<Stored, Steps<T>>;
   static constexpr bool kScaled = std::same_as<Stored, std::int8_t> || kSteps;
   using S = std::conditional_t<kSteps, T, Stored>;
@@ -70,16 +74,13 @@ struct PanelFormat {
 
   /// Rows [k, k + count) of a panel, k at a group's start, from values (count x kWidth).
   static void pack_rows(const T* values, Index k, Index count, std::byte* panel) {
-    constexpr Index lanes = simd::kLanes<T>;
     constexpr Index step = kScaled ? kQuantGroup : 1;
     for (Index g = 0; g < count; g += step) {
       const T* from = values + g * kWidth;
       if constexpr (kScaled) {
         pack_group(from, std::min(step, count - g), panel + group(k + g));
       } else {
-        S* to = stored(panel + row(k + g));
-        simd::store(to, simd::load(from));
-        simd::store(to + lanes, simd::load(from + lanes));
+        copy_row(from, stored(panel + row(k + g)));
       }
     }
   }
@@ -101,18 +102,18 @@ struct PanelFormat {
     constexpr Index step = kScaled ? kQuantGroup : 1;
     for (Index g = 0; g < depth; g += step) {
       if constexpr (kScaled)
-        widen_row(scales(panel + group(g)), Wide::scales(wide + Wide::group(g)));
+        copy_row(scales(panel + group(g)), Wide::scales(wide + Wide::group(g)));
       for (Index k = g; k < std::min(depth, g + step); ++k)
-        widen_row(stored(panel + row(k)), Wide::stored(wide + Wide::row(k)));
+        copy_row(stored(panel + row(k)), Wide::stored(wide + Wide::row(k)));
     }
   }
 
  private:
-  template <class E>
-  static void widen_row(const E* from, T* to) {
+  template <class From, class To>
+  static void copy_row(const From* from, To* to) {
     constexpr Index lanes = simd::kLanes<T>;
-    simd::store(to, simd::load(from));
-    simd::store(to + lanes, simd::load(from + lanes));
+    CASA_UNROLL
+    for (Index v = 0; v < kVectors; ++v) simd::store(to + v * lanes, simd::load(from + v * lanes));
   }
 
   // quant_scale() and quantize() for a whole group.

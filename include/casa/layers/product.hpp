@@ -1,8 +1,8 @@
 // The loops around the micro-kernel: x W^T for packed weights, any number of rows, on all threads.
 //
-// Few rows (decode): panels stream from memory once and are widened in registers. Many rows
-// (prefill): x is packed into tiles, a block of k of one panel is widened once and meets every tile
-// of a row block while both stay in cache, and the next block is fetched meanwhile.
+// Few rows (decode): panels stream from memory once, from end to end, and are widened in registers.
+// Many rows (prefill): x is packed into tiles, a block of k of one panel is widened once and meets
+// every tile of a row block while both stay in cache, and the next block is fetched meanwhile.
 #pragma once
 
 #include "casa/core/context.hpp"
@@ -57,7 +57,7 @@ void pack_tile(MatrixView<const T> x, T* to) {
 /// Rows packed at a time, tiles that share a block of weights, panels of a job.
 inline constexpr Index kPackRows = 960;
 inline constexpr Index kBlockTiles = 16;
-inline constexpr Index kJobPanels = 32;
+inline constexpr Index kJobPanels = 16;
 /// Rows of x up to this size stay in a core's second-level cache beside the weights that pass
 /// through.
 inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
@@ -83,21 +83,11 @@ class Product {
 
   template <class Finish>
   void run(MatrixView<const T> x, Finish&& finish) const {
-    if (x.rows() <= kTileRows) {
-      with_stored_type<T>(weight_.type(), [&]<class S>() {
-        constexpr Index most = std::same_as<S, T> ? kTileRows : 4;
-        if (x.rows() <= most) {
-          run_few<S, most>(x, finish);
-        } else {
-          run_many<S>(x, 0, finish);
-        }
-      });
-      return;
-    }
-    for (Index row = 0; row < x.rows(); row += kPackRows)
-      with_stored_type<T>(weight_.type(), [&]<class S>() {
+    with_stored_type<T>(weight_.type(), [&]<class S>() {
+      if (x.rows() <= kWholePanelRows) return run_few<S>(x, finish);
+      for (Index row = 0; row < x.rows(); row += kPackRows)
         run_many<S>(x.middle_rows(row, std::min(kPackRows, x.rows() - row)), row, finish);
-      });
+    });
   }
 
  private:
@@ -106,8 +96,8 @@ class Product {
     return (share + multiple - 1) / multiple * multiple;
   }
 
-  // One tile of rows: every panel is read once.
-  template <class S, Index kMax, class Finish>
+  // One tile of rows: the panels are read once, from end to end.
+  template <class S, class Finish>
   void run_few(MatrixView<const T> x, Finish& finish) const {
     const Workspace::Frame frame(context_.workspace);
     const Index rows = x.rows(), depth = weight_.depth();
@@ -118,31 +108,23 @@ class Product {
       a = packed;
     }
     using Format = PanelFormat<T, S>;
-    const Index group = tile_panels(rows), apart = weight_.panel_bytes() * panels_.step;
-    const std::array functions = {tile_function<T, S, kMax>(rows, 1),
-                                  tile_function<T, S, kMax>(rows, std::min(group, Index{2})),
-                                  tile_function<T, S, kMax>(rows, group)};
-    // What is fetched lies so far ahead; the last rows fetch the first ones of the next panels.
-    constexpr Index ahead = Format::kScaled ? 4096 : 1024;
+    const auto multiply = tile_function<T, S, kWholePanelRows>(rows);
+    // What is fetched lies so far ahead; the last rows fetch the first ones of the next panel.
+    constexpr Index ahead = 1024;
     constexpr Index step = Format::kScaled ? kQuantGroup : 1;
     const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
     const Index workers = context_.executor.concurrency;
     const Index share = workers == 1 ? panels_.count : job_panels(workers * 8, 2);
     context_.executor.for_each((panels_.count + share - 1) / share, [&](Index job, Index worker) {
-      alignas(64) T tile[std::size_t{std::max(kMax, tile_panels(1)) * kWidth}];
+      alignas(64) T tile[std::size_t{kWholePanelRows * kWidth}];
       const Index end = std::min(panels_.count, (job + 1) * share);
-      for (Index i = job * share; i < end;) {
-        Index panels = group;
-        while (i + panels > end) panels /= 2;
+      for (Index i = job * share; i < end; ++i) {
         const std::byte* w = weight_.data(panels_(i));
-        const auto multiply = functions[static_cast<std::size_t>(panels / 2)];
-        const std::byte* next = weight_.data(panels_(std::min(i + panels, panels_.count - 1)));
-        multiply(a, w, apart, body, tile, false, {w + ahead, Format::kRowBytes});
-        multiply(a + body * rows, w + Format::group(body), apart, depth - body, tile, body > 0,
+        const std::byte* next = weight_.data(panels_(std::min(i + 1, panels_.count - 1)));
+        multiply(a, w, 0, body, tile, false, {w + ahead, Format::kRowBytes});
+        multiply(a + body * rows, w + Format::group(body), 0, depth - body, tile, body > 0,
                  {next, Format::kRowBytes});
-        for (Index p = 0; p < panels; ++p)
-          finish(panels_(i + p), Index{0}, rows, tile + p * rows * kWidth, worker);
-        i += panels;
+        finish(panels_(i), Index{0}, rows, tile, worker);
       }
     });
   }
@@ -164,7 +146,7 @@ class Product {
     const Index block_tiles = (split.tiles + row_blocks - 1) / row_blocks;
     const Index block_rows = block_tiles * split.size(0);
     const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
-    const Index share = std::min(kJobPanels, job_panels(shares, 4));
+    const Index share = std::min(kJobPanels, job_panels(shares, 2));
     const Index jobs_per_block = (panels_.count + share - 1) / share;
     // Where the rows of x stay in cache whole, panels are read as they lie in memory; else a block
     // of k of the rows meets all panels of the job before the next block.
@@ -203,14 +185,20 @@ class Product {
           Format::widen_rows(w, count, wide);
           w = wide;
         }
-        const Index next_step = Format::bytes(count) / (count * tiles) + 1;
+        const Index parts = Format::kVectors / tile_vectors<T>(split.size(0));
+        const Index next_step = Format::bytes(count) / (count * tiles * parts) + 1;
+        const std::byte* ahead = next;
         for (Index t = 0; t < tiles; ++t) {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          const auto multiply = tile_function<T, typename Format::WideStored, kTileRows>(rows, 1);
-          multiply(packed + row * depth + step.k * rows, w, 0, count, tile, step.k > 0,
-                   {next + t * count * next_step, next_step});
+          const auto multiply = tile_function<T, typename Format::WideStored, kTileRows>(rows);
+          const Index part_width = tile_vectors<T>(rows) * simd::kLanes<T>;
+          for (Index lane = 0; lane < kWidth; lane += part_width) {
+            multiply(packed + row * depth + step.k * rows, w, lane, count, tile, step.k > 0,
+                     {ahead, next_step});
+            ahead += count * next_step;
+          }
           if (step.k + count == depth)
             finish(panels_(begin + step.panel), first_row + row, rows, tile, worker);
         }
