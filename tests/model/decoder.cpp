@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
+
 #include "random_model.hpp"
 #include "support/allocations.hpp"
 
@@ -124,6 +127,48 @@ TEST_CASE("a stream is the same however it is cut") {
       CAPTURE(cuts);
       REQUIRE(distance(in_chunks(model, ids, images, cuts), whole) <= bound);
     }
+  }
+}
+
+TEST_CASE("rows without logits are left out of the last block and change nothing else") {
+  unsigned seed = 0;
+  for (const FusionConfig& fusion : design_space(2)) {
+    CAPTURE(++seed);
+    auto config = model_test::small_config();
+    config.fusion = fusion;
+    const auto model = random_decoder<double>(config, seed);
+    const auto ids = model_test::random_ids(kText, config.vocab_size, seed);
+    const auto images = model_test::random_matrix<double>(kImages, config.hidden_size, seed);
+    const auto whole = model.logits(ids, kInsertions, images);
+    const double bound = 1e-11 * whole.eigen().cwiseAbs().maxCoeff();
+    const Context context;
+
+    // Three streams of the same ids, of which 12, 1 and 0 rows are asked for, in every order.
+    std::array asked{LogitRows::none, LogitRows::last, LogitRows::all};
+    do {
+      std::vector<DecoderState<double>> states(3, model.new_state());
+      std::vector<StreamInput<double>> inputs;
+      for (std::size_t s = 0; s < 3; ++s)
+        inputs.push_back({&states[s], ids, kInsertions, images, {}, asked[s]});
+      Matrix<double> logits(kText + 1, config.vocab_size);
+      model.forward(inputs, logits, context);
+      Index row = 0;
+      for (const auto& in : inputs) {
+        const Index rows = in.logit_rows();
+        if (rows > 0)
+          CHECK(distance(rows_of(logits, row, row + rows), rows_of(whole, kText - rows, kText)) <=
+                bound);
+        row += rows;
+      }
+      // And all three go on alike.
+      const std::vector<int> next{3, 1};
+      Matrix<double> on(6, config.vocab_size);
+      for (std::size_t s = 0; s < 3; ++s)
+        inputs[s] = {&states[s], next, {}, {}, {}, LogitRows::all};
+      model.forward(inputs, on, context);
+      CHECK(distance(rows_of(on, 0, 2), rows_of(on, 2, 4)) <= bound);
+      CHECK(distance(rows_of(on, 0, 2), rows_of(on, 4, 6)) <= bound);
+    } while (std::ranges::next_permutation(asked).found);
   }
 }
 

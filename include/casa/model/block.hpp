@@ -62,6 +62,7 @@ struct StreamPass {
   std::span<const Interval> text_intervals;   // of the text rows, in the fusion cache
   std::span<const Interval> image_intervals;  // of the image rows, in the fusion cache
   std::span<const KeyRun> runs;               // how the rows are appended to the fusion cache
+  Index asked = 0;                            // its last text rows, for which the pass is made
 };
 
 /// Called with the hidden state (rows x hidden_size) of the text rows after every sublayer: "embed"
@@ -81,7 +82,19 @@ struct BlockPass {
   const RopeTable<T>* image_rope = nullptr;  // image rows in fusion; null: not rotated
   std::span<const StreamPass> streams;
   const Trace<T>* trace = nullptr;
+  bool text_ends = false;   // no block follows: rows that were not asked for give keys only
+  bool images_end = false;  // no fusion follows: images give keys only
 };
+
+/// The rows of x that were asked for, in order, at its top now.
+template <Scalar T>
+MatrixView<T> keep_asked(std::span<const StreamPass> streams, MatrixView<T> x) {
+  Index kept = 0;
+  for (const StreamPass& s : streams)
+    for (Index r = s.text.end - s.asked; r < s.text.end; ++r, ++kept)
+      if (r != kept) std::copy_n(x.row(r), x.cols(), x.row(kept));
+  return x.middle_rows(0, kept);
+}
 
 /// Rows of queries of one stream against one of its caches.
 template <Scalar T>
@@ -140,7 +153,7 @@ class BlockForward {
           fusion();
           break;
       }
-      if (fusion_->update != ImageUpdate::none) mlp(y_);
+      if (fusion_->update != ImageUpdate::none && !pass_.images_end) mlp(y_);
     }
     mlp(x_);
     observe("mlp");
@@ -181,12 +194,28 @@ class BlockForward {
     return fusion_->parameters == Sharing::own ? w_.fusion_attention : w_.self_attention;
   }
   bool text_gives_keys() const { return fusion_->keys == Keys::image_text; }
-  bool images_ask() const { return fusion_->update == ImageUpdate::attention_ffn; }
+  bool images_ask() const {
+    return fusion_->update == ImageUpdate::attention_ffn && !pass_.images_end;
+  }
+
+  // Before the block's last attention, when its keys have been projected: from here on x_ holds
+  // only the rows that go on.
+  void end_text() {
+    if (!pass_.text_ends) return;
+    x_ = keep_asked(pass_.streams, x_);
+    text_ended_ = true;
+  }
+  // The text rows of a stream that ask.
+  Interval asking(const StreamPass& s) const {
+    return text_ended_ ? Interval{s.text.end - s.asked, s.text.end} : s.text;
+  }
 
   void self_attention() {
     Workspace::Frame frame(workspace_);
     if (x_.rows() == 0) return;
-    self_attention(split(projected(w_.self_attention.qkv, normed(x_, w_.input_norm))));
+    const Qkv text = split(projected(w_.self_attention.qkv, normed(x_, w_.input_norm)));
+    end_text();
+    self_attention(text);
   }
 
   void self_attention(const Qkv& text) {
@@ -198,14 +227,13 @@ class BlockForward {
     rotate(text.q, pass_.self_rope);
     rotate(text.k, pass_.self_rope);
     MatrixView<T> out = workspace_.template matrix<T>(x_.rows(), q_width_);
+    Index row = 0;
     for (std::size_t s = 0; s < pass_.streams.size(); ++s) {
-      const auto [begin, end] = pass_.streams[s].text;
+      const StreamPass& stream = pass_.streams[s];
       AnyKvCache<T>& cache = caches_[s]->self;
-      append<T>(cache, text.k.middle_rows(begin, end - begin),
-                text.v.middle_rows(begin, end - begin));
-      attend_cache<T>(pass_.shape, pass_.scale, text.q.middle_rows(begin, end - begin), cache,
-                      pass_.streams[s].self_intervals, out.middle_rows(begin, end - begin),
-                      context_);
+      append<T>(cache, text.k.middle_rows(stream.text.begin, stream.text.size()),
+                text.v.middle_rows(stream.text.begin, stream.text.size()));
+      row += attend_text(text.q, stream, stream.self_intervals, cache, out, row);
     }
     w_.self_attention.o.forward(out, x_, context_, Accumulate::yes);
     observe("self_attention");
@@ -213,7 +241,9 @@ class BlockForward {
 
   void fusion() {
     Workspace::Frame frame(workspace_);
-    fusion(fusion_projection(normed(x_, fusion_norm())), x_, Accumulate::yes);
+    const Qkv text = fusion_projection(normed(x_, fusion_norm()));
+    if (fusion_->placement == Placement::replace) end_text();
+    fusion(text, x_, Accumulate::yes);
   }
 
   // Both sublayers start from the same hidden state, so both are projected before either adds to
@@ -231,7 +261,8 @@ class BlockForward {
       if (fusion_->norm == Sharing::own) normed_text = normed(x_, w_.fusion_norm);
       fused = fusion_projection(normed_text);
     }
-    if (x_.rows() > 0) self_attention(split(self));
+    end_text();
+    if (self.rows() > 0) self_attention(split(self));
     fusion(fused, x_, Accumulate::yes);
   }
 
@@ -262,6 +293,7 @@ class BlockForward {
 
     MatrixView<T> text_out = workspace_.template matrix<T>(x_.rows(), q_width_);
     MatrixView<T> image_out = workspace_.template matrix<T>(images_ask() ? y_.rows() : 0, q_width_);
+    Index row = 0;
     for (std::size_t s = 0; s < pass_.streams.size(); ++s) {
       const StreamPass& stream = pass_.streams[s];
       AnyKvCache<T>& cache = caches_[s]->fusion;
@@ -271,19 +303,29 @@ class BlockForward {
         append<T>(cache, from.k.middle_rows(run.rows.begin, run.rows.size()),
                   from.v.middle_rows(run.rows.begin, run.rows.size()));
       }
-      attend_rows(text.q, stream.text, stream.text_intervals, cache, text_out);
+      row += attend_text(text.q, stream, stream.text_intervals, cache, text_out, row);
       if (images_ask())
-        attend_rows(image.q, stream.image, stream.image_intervals, cache, image_out);
+        attend_rows(image.q, stream.image, stream.image_intervals, cache,
+                    image_out.middle_rows(stream.image.begin, stream.image.size()));
     }
     update(text_out, target, accumulate);
     if (images_ask()) update(image_out, y_, Accumulate::yes);
     observe("fusion");
   }
 
+  // The text rows of a stream that ask, into as many rows of out from `row`; how many there are.
+  Index attend_text(MatrixView<T> q, const StreamPass& stream, std::span<const Interval> intervals,
+                    const AnyKvCache<T>& cache, MatrixView<T> out, Index row) {
+    const Interval rows = asking(stream);
+    attend_rows(q, rows,
+                intervals.subspan(static_cast<std::size_t>(rows.begin - stream.text.begin)), cache,
+                out.middle_rows(row, rows.size()));
+    return rows.size();
+  }
   void attend_rows(MatrixView<T> q, Interval rows, std::span<const Interval> intervals,
                    const AnyKvCache<T>& cache, MatrixView<T> out) {
     attend_cache<T>(pass_.shape, pass_.scale, q.middle_rows(rows.begin, rows.size()), cache,
-                    intervals, out.middle_rows(rows.begin, rows.size()), context_);
+                    intervals, out, context_);
   }
 
   // h (+)= F, or h (+)= tanh(gate) F
@@ -320,12 +362,14 @@ class BlockForward {
   const Context& context_;
   Workspace& workspace_;
   Index q_width_, kv_width_;
+  bool text_ended_ = false;
 };
 
 }  // namespace detail
 
 /// The text rows x and image rows y (rows x hidden_size) through one block, in place. caches[s] are
-/// those of stream s. `has_fusion`: this block is one of pass.fusion->layers.
+/// those of stream s. `has_fusion`: this block is one of pass.fusion->layers. Where pass.text_ends,
+/// the rows asked for are at the top of x then, where keep_asked() puts them.
 template <Scalar T>
 void block_forward(const BlockWeights<T>& weights, bool has_fusion, Index layer,
                    const BlockPass<T>& pass, std::span<BlockCache<T>* const> caches,

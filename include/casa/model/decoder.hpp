@@ -254,7 +254,8 @@ class Decoder {
       if (f.image_rope == ImageRope::none)  // images stand at 0: distances are from the origin
         for (Position& p : sub(text_positions, text)) p = p.t - s.origin_;
     }
-    return {text, image, s.self_intervals_, s.text_intervals_, s.image_intervals_, s.runs_};
+    return {text,    image,          s.self_intervals_, s.text_intervals_, s.image_intervals_,
+            s.runs_, in.logit_rows()};
   }
 
   static void count_positions(const StreamInput<T>& in, PositionCounter& counter,
@@ -320,13 +321,19 @@ class Decoder {
       set_rope(pass, *inputs[0].state, self_positions, text_positions, image_positions, context);
 
     if (trace) (*trace)(-1, "embed", x);
-    for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    const Index last = config_.num_hidden_layers - 1;
+    const Index last_fusion =
+        config_.fusion && !config_.fusion->layers.empty() ? config_.fusion->layers.back() : -1;
+    for (Index layer = 0; layer <= last; ++layer) {
+      pass.text_ends = layer == last && !trace;  // a trace shows every row
+      pass.images_end = layer >= last_fusion;
       for (std::size_t s = 0; s < inputs.size(); ++s)
         caches[s] = &inputs[s].state->blocks_[static_cast<std::size_t>(layer)];
       block_forward<T>(weights_.blocks[static_cast<std::size_t>(layer)], has_fusion(layer), layer,
                        pass, {caches, inputs.size()}, x, y, context);
     }
-    head(inputs, x, logits, context, trace);
+    if (trace) show_norm(x, context, *trace);
+    head(trace ? keep_asked(pass.streams, x) : x.middle_rows(0, logits.rows()), logits, context);
   }
 
   // The tables are scratch of the leading stream, so that a warm step allocates nothing.
@@ -348,24 +355,17 @@ class Decoder {
     pass.image_rope = &scratch.image_rope_;
   }
 
-  void head(std::span<const StreamInput<T>> inputs, MatrixView<T> x, MatrixView<T> logits,
-            const Context& context, const Trace<T>* trace) const {
-    if (trace) {  // the last norm of every row, which the logits alone do not need
-      const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
-      rms_norm<T>(x, weights_.norm.span(), config_.rms_norm_eps, normed, context);
-      (*trace)(config_.num_hidden_layers, "norm", normed);
-    }
+  // The last norm of every row, which the logits alone do not need.
+  void show_norm(MatrixView<const T> x, const Context& context, const Trace<T>& trace) const {
+    const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
+    rms_norm<T>(x, weights_.norm.span(), config_.rms_norm_eps, normed, context);
+    trace(config_.num_hidden_layers, "norm", normed);
+  }
+
+  void head(MatrixView<T> x, MatrixView<T> logits, const Context& context) const {
     if (logits.rows() == 0) return;
-    const MatrixView<T> wanted = context.workspace.matrix<T>(logits.rows(), x.cols());
-    Index row = 0, end = 0;
-    for (const auto& in : inputs) {
-      end += static_cast<Index>(in.ids.size());
-      const Index count = in.logit_rows();
-      for (Index r = end - count; r < end; ++r) std::copy_n(x.row(r), x.cols(), wanted.row(row++));
-    }
-    rms_norm<T>(wanted, weights_.norm.span(), config_.rms_norm_eps, wanted, context);
-    (config_.tie_word_embeddings ? weights_.embed : weights_.lm_head)
-        .forward(wanted, logits, context);
+    rms_norm<T>(x, weights_.norm.span(), config_.rms_norm_eps, x, context);
+    (config_.tie_word_embeddings ? weights_.embed : weights_.lm_head).forward(x, logits, context);
   }
 
   DecoderConfig config_;
