@@ -89,6 +89,13 @@ class JobRunner {
   /// Whether no row shares a vector with another: memory is what such a job waits for.
   bool narrow_job() const { return rows_ <= kNarrowRows<T>; }
 
+  /// Whether its keys and values are read as runs of memory, piece by piece: where memory is all
+  /// that it waits for, and one tile takes whole values.
+  bool strided_job() const {
+    return narrow_job() && rows_ <= kFewQueries &&
+           sum_vectors(rows_) * lanes >= key_rows_.padded_dim();
+  }
+
   /// Whether its values are read as they lie, too: where tiles of half the rows take whole values.
   bool near_sums() const {
     return narrow_job() && sum_vectors((rows_ + 1) / 2) * lanes >= key_rows_.padded_dim();
@@ -98,16 +105,37 @@ class JobRunner {
   template <class K, class V>
   void run_as(const Job* next) {
     make_panels();
-    const Job& job = *job_;
-    const Index n = job.key_end - job.key_begin, blocks = (n + kBlockKeys - 1) / kBlockKeys;
-    for (Index b = 0; b < blocks; ++b) {
-      const Interval block{job.key_begin + n * b / blocks, job.key_begin + n * (b + 1) / blocks};
-      const Interval after{block.end, job.key_begin + n * (b + 2) / blocks};
-      key_rows_.template gather<K, V>(block, job.kv_head);
-      run_block<K, V>(block, b + 1 < blocks ? &after : nullptr, next);
+    const Index head = job_->kv_head;
+    const Interval all{job_->key_begin, job_->key_end};
+    if (!strided_job()) {
+      for_each_block(all, [&](Interval block, Interval after) {
+        key_rows_.template gather<K, V>(block, head);
+        plan_fetches(block, after, next);
+        run_block(block, key_rows_.template keys<K>(), key_rows_.template values<V>());
+      });
+    } else if constexpr (std::is_same_v<K, V>) {
+      key_rows_.for_each_piece(all, [&](const auto& piece, Index begin, Index end, Index place) {
+        for_each_block({place, place + end - begin}, [&](Interval block, Interval) {
+          const Index from = begin + block.begin - place;
+          const auto [k, v] =
+              key_rows_.template runs<K, V>(piece, from, from + block.size(), 0, head);
+          run_block(block, k, v);
+        });
+      });
     }
     for (Index p = 0; p < num_panels_; ++p)
       if (panels_[p].seen.size() == 0) write_empty(panels_[p]);
+  }
+
+  /// f(block, what follows it) for blocks of even sizes.
+  template <class F>
+  void for_each_block(Interval keys, F f) const {
+    const Index n = keys.size(), blocks = (n + kBlockKeys - 1) / kBlockKeys;
+    for (Index b = 0; b < blocks; ++b) {
+      const Index end = keys.begin + n * (b + 1) / blocks;
+      f(Interval{keys.begin + n * b / blocks, end},
+        Interval{end, b + 1 < blocks ? keys.begin + n * (b + 2) / blocks : end});
+    }
   }
 
   /// What the rows see of the job's keys.
@@ -162,34 +190,33 @@ class JobRunner {
     });
   }
 
-  template <class K, class V>
-  void run_block(Interval block, const Interval* after, const Job* next) {
+  template <class Keys, class Values>
+  void run_block(Interval block, Keys keys, Values values) {
     const Index d = in_.shape.head_dim;
     // Weights of keys that a row does not see are 0, which only a value that is not finite
     // survives.
-    const bool tiles_mix = all_finite_where_rows_differ<V>(block);
-    plan_fetches(block, after, next);
+    const bool tiles_mix = all_finite_where_rows_differ(block, values);
     for (Index p = 0; p < num_panels_; ++p) {
       const Panel<T>& panel = panels_[p];
       const Interval seen = meet(panel.seen, block);
       if (seen.size() == 0) continue;
       const bool first = seen.begin == panel.seen.begin, last = seen.end == panel.seen.end;
-      softmax_block(panel, key_rows_.template keys<K>() + (seen.begin - block.begin), seen.size(),
-                    d, visible_in(panel, seen), first, prefetcher_);
+      softmax_block(panel, keys + (seen.begin - block.begin), seen.size(), d,
+                    visible_in(panel, seen), first, prefetcher_);
       if (last) prepare_result(panel);
-      sum_values<V>(panel, block, seen, first, last, tiles_mix);
+      sum_values(panel, seen, values + (seen.begin - block.begin), first, last, tiles_mix);
     }
   }
 
   /// What will be read after this block, fetched evenly while it is computed: the next block's keys
   /// and values, or the next job's queries and first block. (A worker's first block comes as it
   /// comes.)
-  void plan_fetches(Interval block, const Interval* after, const Job* next) {
+  void plan_fetches(Interval block, Interval after, const Job* next) {
     prefetcher_.clear();
     if (near_sums()) return;
     const Index d = in_.shape.head_dim;
-    if (after != nullptr) {
-      fetch_ahead(*after, job_->kv_head);
+    if (after.size() > 0) {
+      fetch_ahead(after, job_->kv_head);
     } else if (next != nullptr) {
       const T* q = in_.q.row(next->row_begin) + next->kv_head * group_ * d;
       prefetcher_.add_rows(q, group_ * d * static_cast<Index>(sizeof(T)),
@@ -231,8 +258,8 @@ class JobRunner {
   }
 
   /// Whether every value is finite that some rows of the job see and others do not.
-  template <class V>
-  bool all_finite_where_rows_differ(Interval block) const {
+  template <class Values>
+  bool all_finite_where_rows_differ(Interval block, Values values) const {
     Interval all = block;
     bool some = false;
     for (Index r = 0; r < rows_; r += group_) {
@@ -242,7 +269,6 @@ class JobRunner {
       all = meet(all, i);
     }
     if (!some) return true;
-    const V* const* values = key_rows_.template values<V>();
     simd::Vec<T> nan{};
     const auto add = [&](Index begin, Index end) {
       for (Index j = begin - block.begin; j < end - block.begin; ++j)
@@ -258,36 +284,35 @@ class JobRunner {
     return simd::reduce_add(nan) == T(0);
   }
 
-  /// The weighted sums of the panel's rows over the block.
-  template <class V>
-  void sum_values(const Panel<T>& panel, Interval block, Interval seen, bool first, bool last,
+  /// The weighted sums of the panel's rows over what they see of the block.
+  template <class Values>
+  void sum_values(const Panel<T>& panel, Interval seen, Values values, bool first, bool last,
                   bool tiles_mix) {
-    const V* const* values = key_rows_.template values<V>() + (seen.begin - block.begin);
-    const Index d = in_.shape.head_dim;
-    SumShape shape{panel.width(), d, key_rows_.padded_dim()};
+    SumShape shape{panel.width(), in_.shape.head_dim, key_rows_.padded_dim()};
     Index most = tiles_mix ? kSumRows : 1, part = seen.size();
-    if (near_sums()) {
+    if constexpr (kIsStrided<Values>) {
+      if (panel.rows > most) part = kNearKeys;
+      shape.near = near_distance(values, seen.size(), kNearStridedKeys);
+    } else if (near_sums()) {
       // Two tiles ask for each line, of keys that stay in the first-level cache in between: lines
       // that are asked for once come a third slower.
       most = (std::min)(most, (panel.rows + 1) / 2);
-      if (panel.rows > 1) part = kNearKeys;
-      shape.near = near_distance(
-          values, seen.size(), d,
-          panel.rows > 1 ? kNearKeys * d * static_cast<Index>(sizeof(V)) : kNearValueBytes);
+      part = kNearKeys;
+      shape.near = near_distance(values, seen.size(), kNearKeys);
     }
     for (Index begin = seen.begin; begin < seen.end; begin += part) {
       const Index end = (std::min)(begin + part, seen.end);
-      sum_part<V>(panel, seen, {begin, end}, first && begin == seen.begin, last && end == seen.end,
-                  most, values, shape);
+      sum_part(panel, seen, {begin, end}, first && begin == seen.begin, last && end == seen.end,
+               most, values, shape);
       if (end < seen.end) std::fill_n(panel.rescale, panel.width(), T(1));
     }
   }
   /// Of some keys: tiles of at most so many rows, as even as can be, each over what its rows see.
-  template <class V>
+  template <class Values>
   void sum_part(const Panel<T>& panel, Interval seen, Interval part, bool first, bool last,
-                Index most, const V* const* values, const SumShape& shape) {
+                Index most, Values values, const SumShape& shape) {
     const Index tiles = (panel.rows + most - 1) / most;
-    Row<SumRows<T, V>, kMaxVectors* static_cast<int>(lanes)> rows;
+    Row<SumRows<T, Values>, kMaxVectors* static_cast<int>(lanes)> rows;
     for (Index t = 0; t < tiles; ++t) {
       const Index r = panel.rows * t / tiles, end = panel.rows * (t + 1) / tiles;
       const Index row = panel.first + r;
@@ -302,7 +327,7 @@ class JobRunner {
                  last ? result_ + row : nullptr,
                  factor_ + row};
     }
-    sum_panel<T, V>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
+    sum_panel<T, Values>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
   }
 
   /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.

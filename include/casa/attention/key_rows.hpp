@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "casa/attention/input.hpp"
+#include "casa/attention/strided_rows.hpp"
 #include "casa/core/simd.hpp"
 #include "casa/core/workspace.hpp"
 
@@ -40,6 +42,20 @@ class KeyRows {
 
   Index padded_dim() const { return padded_dim_; }
 
+  /// Keys [begin, end) of a piece and their values: as S they are where they lie (but values of a
+  /// head_dim that is no whole vectors are padded), as another T they are widened, in memory for
+  /// keys from `at` on.
+  template <class K, class V>
+  std::pair<StridedRows<K>, StridedRows<V>> runs(const KeyPiece<S>& piece, Index begin, Index end,
+                                                 Index at, Index kv_head) const {
+    const Index d = in_.shape.head_dim, count = end - begin;
+    const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
+    const bool pads = std::is_same_v<S, T> && padded_dim_ != d;
+    return {run<K>({piece.k + from, piece.token_stride, count}, false, k_copy_ + at * d, d),
+            run<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_ + at * padded_dim_,
+                   padded_dim_)};
+  }
+
   /// What gather<K, V> found, per key.
   template <class K>
   const K* const* keys() const {
@@ -50,27 +66,17 @@ class KeyRows {
     return pointers<V>().values;
   }
 
-  /// Points at the rows of a block, keys as K and values as V: as S they are where they lie (but
-  /// values of a head_dim that is no whole vectors are padded), as another T they are widened.
+  /// Points at the rows of a block, whatever pieces it lies in.
   template <class K, class V>
   void gather(Interval block, Index kv_head) {
-    const Index d = in_.shape.head_dim;
     const K** keys = pointers<K>().keys;
     const V** values = pointers<V>().values;
     for_each_piece(block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
-      const S* k = piece.k + kv_head * piece.head_stride + begin * piece.token_stride;
-      const S* v = piece.v + kv_head * piece.head_stride + begin * piece.token_stride;
-      Index at = place - block.begin;
-      for (Index j = begin; j < end; ++j, ++at, k += piece.token_stride, v += piece.token_stride) {
-        if constexpr (std::is_same_v<K, S>)
-          keys[at] = k;
-        else
-          keys[at] = copy_row(k, k_copy_ + at * d, d, d);
-        if constexpr (std::is_same_v<V, S>) values[at] = v;
-        if constexpr (std::is_same_v<V, T>) {
-          if (!std::is_same_v<S, T> || padded_dim_ != d)
-            values[at] = copy_row(v, v_copy_ + at * padded_dim_, d, padded_dim_);
-        }
+      const Index at = place - block.begin;
+      const auto [k, v] = runs<K, V>(piece, begin, end, at, kv_head);
+      for (Index j = 0; j < end - begin; ++j) {
+        keys[at + j] = k.first + j * k.stride;
+        values[at + j] = v.first + j * v.stride;
       }
     });
     std::fill_n(keys + block.size(), behind_, keys[block.size() - 1]);
@@ -109,7 +115,21 @@ class KeyRows {
       return stored_;
   }
 
-  static const T* copy_row(const S* from, T* to, Index d, Index padded) {
+  /// Rows as E: where they lie, or copied to rows of `size` values.
+  template <class E>
+  StridedRows<E> run(StridedRows<S> rows, [[maybe_unused]] bool copies, [[maybe_unused]] T* to,
+                     [[maybe_unused]] Index size) const {
+    if constexpr (std::is_same_v<E, S>) {
+      if (!std::is_same_v<S, T> || !copies) return rows;
+    }
+    if constexpr (std::is_same_v<E, T>) {
+      for (Index j = 0; j < rows.count; ++j)
+        copy_row(rows.first + j * rows.stride, to + j * size, in_.shape.head_dim, size);
+    }
+    return {static_cast<const E*>(static_cast<const void*>(to)), size, rows.count};
+  }
+
+  static void copy_row(const S* from, T* to, Index d, Index padded) {
     Index i = 0;
     for (; i + lanes <= d; i += lanes) simd::store(to + i, simd::load(from + i));
     if (i < d) {
@@ -119,7 +139,6 @@ class KeyRows {
       else
         simd::store_partial(to + i, rest, d - i);
     }
-    return to;
   }
 
   const AttentionInput<T, S>& in_;

@@ -95,11 +95,11 @@ inline constexpr int kSumLines = M <= 2   ? 8
 
 /// Few rows read memory as fast as it comes. Their tiles follow its order and fetch but a little
 /// ahead of themselves, which the hardware's own prefetchers go along with; streams far away would
-/// take their places. How far, where keys meet R rows, and where values meet one:
-template <int R, class E>
-inline constexpr Index kNearKeyBytes = R <= 2 && sizeof(E) > 2 ? 2048 : 8192;
-inline constexpr Index kNearValueBytes = 8192;
-/// Values that meet one row after another are taken so many at a time, and the next so many
+/// take their places. Scores fetch what lies so many bytes behind,
+inline constexpr Index kNearBytes = 8192;
+/// tiles that read each key once and in one run, fetch so many keys ahead,
+inline constexpr Index kNearStridedKeys = 2;
+/// and what meets one row after another is taken so many keys at a time, and the next so many
 /// fetched.
 inline constexpr Index kNearKeys = 32;
 
@@ -109,11 +109,10 @@ Index bytes_between(const E* from, const E* to) {
   return std::bit_cast<Index>(to) - std::bit_cast<Index>(from);
 }
 
-/// Bytes from the first of some rows in memory to the row that lies about `bytes` behind it.
-template <class E>
-Index near_distance(const E* const* rows, Index count, Index row_size, Index bytes) {
-  const Index ahead = bytes / (row_size * static_cast<Index>(sizeof(E)));
-  return count > 1 ? bytes_between(rows[0], rows[1]) * (std::max<Index>)(1, ahead) : 0;
+/// Bytes from the first of some rows in memory to where the row `ahead` would lie.
+template <class Rows>
+Index near_distance(Rows rows, Index count, Index ahead) {
+  return count > 1 ? bytes_between(rows[0], rows[1]) * ahead : 0;
 }
 
 /// Asks for the lines of Count values that lie `distance` bytes behind p.

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "casa/attention/prefetcher.hpp"
+#include "casa/attention/strided_rows.hpp"
 #include "casa/core/interval.hpp"
 #include "casa/core/simd.hpp"
 
@@ -119,50 +120,60 @@ CASA_INLINE void dot_halves(const T* const* keys, const T* q, Index count, Fetch
   }
 }
 
-/// The scores of a vector of (key, row) for a narrow panel of R rows: lanes / R keys. Few rows wait
-/// for memory more than they compute, so it is read as it lies, key after key; `near`: what is
+/// The dot products of a key and the R rows of a narrow panel, a vector of parts each. Few rows
+/// wait for memory more than they compute, so it is read as it lies, key after key; `near`: what is
 /// fetched lies so many bytes ahead.
 template <int R, class E, class T>
-CASA_INLINE simd::Vec<T> narrow_scores(const E* const* keys, const T* q, Index head_dim,
-                                       Index near) {
-  constexpr int lanes = static_cast<int>(simd::kLanes<T>);
+CASA_INLINE void narrow_dots(const E* key, const T* q, Index head_dim, Index near,
+                             simd::Vec<T>* dots) {
+  constexpr Index lanes = simd::kLanes<T>;
   constexpr int sums = R <= 4 ? 2 : 1;  // enough of them to hide the latency
   constexpr int steps = kNarrowSteps<R>;
-  Row<simd::Vec<T>, lanes> part;
+  Tile<simd::Vec<T>, sums, R> sum;
   CASA_UNROLL
-  for (int k = 0; k < lanes / R; ++k) {
-    const E* key = keys[k];
-    const T* at = q;
-    Tile<simd::Vec<T>, sums, R> sum;
+  for (int s = 0; s < sums; ++s) {
     CASA_UNROLL
-    for (int s = 0; s < sums; ++s) {
-      CASA_UNROLL
-      for (int r = 0; r < R; ++r) sum[s][r] = simd::Vec<T>{};
-    }
-    const auto step = [&]<int Sum>(simd::Vec<T> x) __attribute__((always_inline)) {
-      CASA_UNROLL
-      for (int r = 0; r < R; ++r)
-        sum[Sum % sums][r] = simd::fma(x, simd::load(at + r * lanes), sum[Sum % sums][r]);
-      at += R * lanes;
-    };
-    Index i = 0;
-    CASA_NO_UNROLL
-    for (; i + steps * lanes <= head_dim; i += steps * lanes) {
-      fetch_near<steps * lanes>(key + i, near);
-      CASA_UNROLL
-      for (int u = 0; u < steps; u += 2) {
-        step.template operator()<0>(simd::load(key + i + u * lanes));
-        step.template operator()<1>(simd::load(key + i + (u + 1) * lanes));
-      }
-    }
-    CASA_NO_UNROLL
-    for (; i + lanes <= head_dim; i += lanes) step.template operator()<0>(simd::load(key + i));
-    if (i < head_dim) step.template operator()<1>(simd::load_partial(key + i, head_dim - i));
+    for (int r = 0; r < R; ++r) sum[s][r] = simd::Vec<T>{};
+  }
+  const auto step = [&]<int Sum>(simd::Vec<T> x) __attribute__((always_inline)) {
     CASA_UNROLL
-    for (int r = 0; r < R; ++r) {
-      part[k * R + r] = sum[0][r];
-      if constexpr (sums == 2) part[k * R + r] += sum[1][r];
+    for (int r = 0; r < R; ++r)
+      sum[Sum % sums][r] = simd::fma(x, simd::load(q + r * lanes), sum[Sum % sums][r]);
+    q += R * lanes;
+  };
+  Index i = 0;
+  CASA_NO_UNROLL
+  for (; i + steps * lanes <= head_dim; i += steps * lanes) {
+    fetch_near<steps * lanes>(key + i, near);
+    CASA_UNROLL
+    for (int u = 0; u < steps; u += 2) {
+      step.template operator()<0>(simd::load(key + i + u * lanes));
+      step.template operator()<1>(simd::load(key + i + (u + 1) * lanes));
     }
+  }
+  CASA_NO_UNROLL
+  for (; i + lanes <= head_dim; i += lanes) step.template operator()<0>(simd::load(key + i));
+  if (i < head_dim) step.template operator()<1>(simd::load_partial(key + i, head_dim - i));
+  CASA_UNROLL
+  for (int r = 0; r < R; ++r) {
+    dots[r] = sum[0][r];
+    if constexpr (sums == 2) dots[r] += sum[1][r];
+  }
+}
+
+/// The scores of a vector of (key, row) for a narrow panel of R rows: keys [j, j + lanes / R).
+template <int R, class Rows, class T>
+CASA_INLINE simd::Vec<T> narrow_scores(Rows keys, Index j, const T* q, Index head_dim, Index near) {
+  constexpr int lanes = static_cast<int>(simd::kLanes<T>);
+  Row<simd::Vec<T>, lanes> part;
+  if constexpr (R == 1 &&
+                std::is_same_v<Rows, StridedRows<T>>) {  // whose loads all step by one key
+    CASA_NO_UNROLL
+    for (int k = 0; k < lanes; ++k) narrow_dots<R>(keys[j + k], q, head_dim, near, part + k);
+  } else {
+    CASA_UNROLL
+    for (int k = 0; k < lanes / R; ++k)
+      narrow_dots<R>(keys[j + k], q, head_dim, near, part + k * R);
   }
   return simd::add_groups(part);
 }
@@ -176,24 +187,25 @@ struct Visible {
   const Lane<T>* end = nullptr;
 };
 
-/// One tile of scores: stored, masked where a row must not see, folded into the running maximum.
-/// R: rows of a narrow panel, whose M keys fill one vector; 0: a wide one.
-template <int M, int N, int R, class E, class T>
-CASA_INLINE void score_tile(const E* const* keys, const T* q, Index head_dim, Index key, T* scores,
+/// One tile of scores, of the keys from `key` on: stored, masked where a row must not see, folded
+/// into the running maximum. R: rows of a narrow panel, whose M keys fill one vector; 0: a wide
+/// one.
+template <int M, int N, int R, class Rows, class T>
+CASA_INLINE void score_tile(Rows keys, const T* q, Index head_dim, Index key, T* scores,
                             const Visible<T>& visible, Prefetcher& prefetcher,
                             [[maybe_unused]] Index near, Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   constexpr int groups = R > 0 ? 1 : M;
   Tile<V, groups, N> row;
   if constexpr (R > 0) {
-    row[0][0] = narrow_scores<R>(keys, q, head_dim, near);
+    row[0][0] = narrow_scores<R>(keys, key, q, head_dim, near);
   } else {
     FetchCursor ahead =
         prefetcher.take(head_dim / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
     if constexpr (kSums == 2)
-      dot_tile<M, N>(keys, 0, q, head_dim, ahead, row);
+      dot_tile<M, N>(keys + key, 0, q, head_dim, ahead, row);
     else
-      dot_halves<M, N>(keys, q, head_dim, ahead, row);
+      dot_halves<M, N>(keys + key, q, head_dim, ahead, row);
   }
   if (key < visible.unmasked_begin || key + M > visible.unmasked_end) {
     const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
@@ -245,8 +257,8 @@ struct Panel {
 /// Scores of `count` keys in base 2, then weights 2^(score - max) in their place; updates max, sum
 /// and rescale. keys[count ..] repeats the last key up to a whole tile. Weights of masked keys are
 /// 0.
-template <int N, int R, class E, class T>
-void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Index head_dim,
+template <int N, int R, class Rows, class T>
+void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
   constexpr Index lanes = simd::kLanes<T>;
@@ -256,17 +268,20 @@ void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Ind
   Row<V, N> max;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) max[n] = none;
-  const Index near = R > 0 ? near_distance(keys, count, head_dim, (kNearKeyBytes<R, E>)) : 0;
+  const Index row_bytes = head_dim * static_cast<Index>(sizeof(*keys[0]));
+  const Index ahead =
+      kIsStrided<Rows> && R == 1 ? kNearStridedKeys : (std::max<Index>)(1, kNearBytes / row_bytes);
+  const Index near = R > 0 ? near_distance(keys, count, ahead) : 0;
   for (Index j = 0; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {
       if (count - j <= M / 2) {
-        score_tile<M / 2, N, R>(keys + j, panel.q, head_dim, j, panel.scores + j * width, visible,
+        score_tile<M / 2, N, R>(keys, panel.q, head_dim, j, panel.scores + j * width, visible,
                                 prefetcher, near, max);
         continue;
       }
     }
-    score_tile<M, N, R>(keys + j, panel.q, head_dim, j, panel.scores + j * width, visible,
-                        prefetcher, near, max);
+    score_tile<M, N, R>(keys, panel.q, head_dim, j, panel.scores + j * width, visible, prefetcher,
+                        near, max);
   }
 
   Row<V, N> base, sum;
@@ -302,8 +317,8 @@ void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Ind
   }
 }
 
-template <class E, class T>
-void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Index head_dim,
+template <class Rows, class T>
+void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
   const auto run = [&]<int N, int R>() {
     softmax_block<N, R>(panel, keys, count, head_dim, visible, first, prefetcher);
@@ -312,11 +327,11 @@ void softmax_block(const Panel<T>& panel, const E* const* keys, Index count, Ind
   if (panel.narrow == 1) return run.template operator()<1, 1>();
   if constexpr (lanes >= 4)
     if (panel.narrow == 2) return run.template operator()<1, 2>();
-  if constexpr (lanes >= 8)
+  if constexpr (lanes >= 8 && !kIsStrided<Rows>)
     if (panel.narrow == 4) return run.template operator()<1, 4>();
-  if constexpr (lanes >= 16)
+  if constexpr (lanes >= 16 && !kIsStrided<Rows>)
     if (panel.narrow == 8) return run.template operator()<1, 8>();
-  if constexpr (std::is_same_v<E, T>) {
+  if constexpr (std::is_same_v<Rows, const T* const*>) {
     if (panel.vectors == 3) return run.template operator()<3, 0>();
     if (panel.vectors == 2) return run.template operator()<2, 0>();
     return run.template operator()<1, 0>();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include "casa/attention/score_tiles.hpp"
@@ -15,32 +16,43 @@ namespace detail {
 template <int N, class E>
 inline constexpr bool kSumsPairs = simd::kLoadsPairs<E>&& N % 2 == 0;
 
-/// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
-template <int M, int N, class T, class E>
-CASA_INLINE void weighted_tile(const T* weights, Index width, const E* const* values, Index column,
-                               Index count, FetchCursor ahead, Tile<simd::Vec<T>, M, N>& acc) {
-  const auto step = [&](Index j, const T* w) __attribute__((always_inline)) {
-    const E* v = values[j] + column;
-    Row<simd::Vec<T>, N> b;
-    if constexpr (kSumsPairs<N, E>) {
-      CASA_UNROLL
-      for (int n = 0; n < N; n += 2) simd::load_pair(v + n * simd::kLanes<T>, b[n], b[n + 1]);
-    } else {
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n) b[n] = simd::load(v + n * simd::kLanes<T>);
-    }
-    CASA_UNROLL
-    for (int m = 0; m < M; ++m) {
-      const auto a = simd::broadcast(w[m]);
-      CASA_UNROLL
-      for (int n = 0; n < N; ++n) simd::accumulate(acc[m][n], a, b[n]);
-    }
-  };
+/// Before a loop: sums have their registers from here on.
+template <int M, int N, class V>
+CASA_INLINE void keep_sums(Tile<V, M, N>& acc) {
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) simd::keep(acc[m][n]);
   }
+}
+
+/// acc[m][n] += weights[m] * values[n vectors].
+template <int M, int N, class T, class E>
+CASA_INLINE void add_weighted(const T* weights, const E* values, Tile<simd::Vec<T>, M, N>& acc) {
+  Row<simd::Vec<T>, N> b;
+  if constexpr (kSumsPairs<N, E>) {
+    CASA_UNROLL
+    for (int n = 0; n < N; n += 2) simd::load_pair(values + n * simd::kLanes<T>, b[n], b[n + 1]);
+  } else {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) b[n] = simd::load(values + n * simd::kLanes<T>);
+  }
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    const auto a = simd::broadcast(weights[m]);
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) simd::accumulate(acc[m][n], a, b[n]);
+  }
+}
+
+/// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
+template <int M, int N, class T, class E>
+CASA_INLINE void weighted_tile(const T* weights, Index width, const E* const* values, Index column,
+                               Index count, FetchCursor ahead, Tile<simd::Vec<T>, M, N>& acc) {
+  const auto step = [&](Index j, const T* w) __attribute__((always_inline)) {
+    add_weighted<M, N>(w, values[j] + column, acc);
+  };
+  keep_sums<M, N, simd::Vec<T>>(acc);
   Index j = 0;
   if (count >= 2) {
     const T* odd = weights + width;
@@ -59,6 +71,22 @@ CASA_INLINE void weighted_tile(const T* weights, Index width, const E* const* va
   if (j < count) step(j, weights);
 }
 
+/// The same of values at equal distances, a key a turn, so that every load steps by one key; what
+/// lies `near` bytes ahead is fetched.
+template <int M, int N, class T, class E>
+CASA_INLINE void near_tile(const T* weights, Index width, StridedRows<E> values, Index column,
+                           Index count, Index near, Tile<simd::Vec<T>, M, N>& acc) {
+  const E* v = values.first + column;
+  keep_sums<M, N, simd::Vec<T>>(acc);
+  CASA_NO_UNROLL
+  for (Index j = 0; j < count; ++j) {
+    fetch_near<N* static_cast<int>(simd::kLanes<T>)>(v, near);
+    add_weighted<M, N>(weights, v, acc);
+    weights += width;
+    v += values.stride;
+  }
+}
+
 /// Rows of the largest tile of sums.
 inline constexpr int kSumRows = simd::kRegisters == 32 ? 12 : 6;
 /// Vectors of a tile of so many rows: a power of two, so that few tiles serve every head_dim.
@@ -70,16 +98,16 @@ constexpr int sum_vectors(Index rows) {
 /// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
 /// are rows of a scratch matrix, or of the result. (Not initialised: an array of them is filled for
 /// every panel and block.)
-template <class T, class E>
+template <class T, class Values>
 struct SumRows {
   Index rows;
-  const T* weights;        ///< (keys, panel's width), from the first key that a row sees
-  const E* const* values;  ///< per key, widened in registers
-  Index count;             ///< keys
-  T* carried;              ///< (rows, padded head_dim): sums so far
-  const T* rescale;        ///< per row, applied to what is carried; null: begin from zero
-  T* const* result;        ///< per row, head_dim values; null: carry on
-  const T* factor;         ///< per row, applied to the result
+  const T* weights;  ///< (keys, panel's width), from the first key that a row sees
+  Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
+  Index count;       ///< keys
+  T* carried;        ///< (rows, padded head_dim): sums so far
+  const T* rescale;  ///< per row, applied to what is carried; null: begin from zero
+  T* const* result;  ///< per row, head_dim values; null: carry on
+  const T* factor;   ///< per row, applied to the result
 };
 
 /// What the tiles of a panel share.
@@ -107,11 +135,13 @@ FetchCursor near_cursor(const E* first, const E* second, Index distance) {
   return {at, at + 2 * stride, 4 * stride, stride};
 }
 
-/// The sums of M rows in N vectors from `column` on.
-template <int M, int N, class T, class E>
-void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
-              Prefetcher& prefetcher) {
+/// The sums of M rows in N vectors from `column` on. (A function of its own: inside another, g++ 12
+/// keeps sums of pairs in memory.)
+template <int M, int N, class T, class Values>
+[[gnu::noinline]] void sum_tile(const SumRows<T, Values>& rows, const SumShape& shape, Index column,
+                                Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
+  using E = std::remove_cvref_t<decltype(*rows.values[0])>;
   constexpr Index lanes = simd::kLanes<T>;
   Tile<V, M, N> acc;
   CASA_UNROLL
@@ -124,11 +154,15 @@ void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
                       : V{};
   }
   if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
-  const FetchCursor ahead =
-      shape.near != 0 && rows.count > 1
-          ? near_cursor(rows.values[0] + column, rows.values[1] + column, shape.near)
-          : prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
-  weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
+  if constexpr (kIsStrided<Values>) {
+    near_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, shape.near, acc);
+  } else {
+    const FetchCursor ahead =
+        shape.near != 0 && rows.count > 1
+            ? near_cursor(rows.values[0] + column, rows.values[1] + column, shape.near)
+            : prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
+    weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
+  }
   if constexpr (kSumsPairs<N, E>) {
     if (rows.result) {
       CASA_UNROLL
@@ -157,12 +191,13 @@ void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
 }
 
 /// sum_tile with as many rows as there are.
-template <int N, class T, class E>
-void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
+template <int N, class T, class Values>
+void sum_tile(const SumRows<T, Values>& rows, const SumShape& shape, Index column,
               Prefetcher& prefetcher) {
   [&]<int... M>(std::integer_sequence<int, M...>) {
     const auto run = [&]<int Rows>() {
-      if constexpr (N <= sum_vectors(Rows)) sum_tile<Rows, N>(rows, shape, column, prefetcher);
+      if constexpr (N <= sum_vectors(Rows) && (Rows <= kFewQueries || !kIsStrided<Values>))
+        sum_tile<Rows, N>(rows, shape, column, prefetcher);
     };
     static_cast<void>(((rows.rows == M + 1 && (run.template operator()<M + 1>(), true)) || ...));
   }
@@ -171,8 +206,8 @@ void sum_tile(const SumRows<T, E>& rows, const SumShape& shape, Index column,
 
 /// The weighted sums of a panel over a block: all rows of some columns before the next columns, so
 /// that those columns' values are in the first-level cache but for the first rows.
-template <class T, class E>
-void sum_panel(std::span<const SumRows<T, E>> tiles, const SumShape& shape,
+template <class T, class Values>
+void sum_panel(std::span<const SumRows<T, Values>> tiles, const SumShape& shape,
                Prefetcher& prefetcher) {
   Index most = 1;
   for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
@@ -181,7 +216,7 @@ void sum_panel(std::span<const SumRows<T, E>> tiles, const SumShape& shape,
     for (; vectors >= N && sum_vectors(most) >= N; vectors -= N, column += N * simd::kLanes<T>)
       for (std::size_t t = 0; t < tiles.size(); ++t) {
         const bool ends = t + 1 == tiles.size();
-        const SumRows<T, E>& next = tiles[ends ? 0 : t + 1];
+        const SumRows<T, Values>& next = tiles[ends ? 0 : t + 1];
         const Index at = ends ? column + N * simd::kLanes<T> : column;
         if (next.rescale && at < shape.padded_dim)
           fetch_rows<N, T>(next.rows,
