@@ -218,7 +218,7 @@ class PackedWeight {
         const StoredView& w = pieces[i];
         std::byte* panel = data_.get() + pieces_[i](p) * panel_bytes_;
         const Index r0 = p * kWidth, width = std::min(kWidth, w.rows() - r0);
-        std::fill_n(rows.data(), rows.size(), T{0});
+        std::fill_n(rows.data() + width * step, (kWidth - width) * step, T{0});
         for (Index k0 = 0; k0 < depth_; k0 += step) {
           const Index count = std::min(step, depth_ - k0);
           for (Index r = 0; r < width; ++r) {
