@@ -50,7 +50,7 @@ class KeyRows {
                                                  Index at, Index kv_head) const {
     const Index d = in_.shape.head_dim, count = end - begin;
     const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
-    const bool pads = std::is_same_v<S, T> && padded_dim_ != d;
+    const bool pads = padded_dim_ != d;
     return {run<K>({piece.k + from, piece.token_stride, count}, false, k_copy_ + at * d, d),
             run<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_ + at * padded_dim_,
                    padded_dim_)};
@@ -119,14 +119,15 @@ class KeyRows {
   template <class E>
   StridedRows<E> run(StridedRows<S> rows, [[maybe_unused]] bool copies, [[maybe_unused]] T* to,
                      [[maybe_unused]] Index size) const {
-    if constexpr (std::is_same_v<E, S>) {
-      if (!std::is_same_v<S, T> || !copies) return rows;
-    }
-    if constexpr (std::is_same_v<E, T>) {
+    if constexpr (!std::is_same_v<E, T>) {
+      return rows;
+    } else {
+      if constexpr (std::is_same_v<S, T>)
+        if (!copies) return rows;
       for (Index j = 0; j < rows.count; ++j)
         copy_row(rows.first + j * rows.stride, to + j * size, in_.shape.head_dim, size);
+      return {to, size, rows.count};
     }
-    return {static_cast<const E*>(static_cast<const void*>(to)), size, rows.count};
   }
 
   static void copy_row(const S* from, T* to, Index d, Index padded) {

@@ -153,6 +153,7 @@ class Product {
     const bool panels_outer = block_rows * depth * Index{sizeof(T)} <= kRowBlockBytes;
     const Index block_depth = block_depth_for(depth, block_tiles);
     const Index depth_blocks = (depth + block_depth - 1) / block_depth;
+    const Index parts = Format::kVectors / tile_vectors<T>(split.size(0));  // of a panel
     const Index sum_panels = panels_outer || depth_blocks == 1 ? 1 : share;
     const Index sum_size = sum_panels * block_rows * kWidth;
     const Index wide_size = widens ? Wide::bytes(block_depth) / Index{sizeof(T)} : 0;
@@ -185,7 +186,6 @@ class Product {
           Format::widen_rows(w, count, wide);
           w = wide;
         }
-        const Index parts = Format::kVectors / tile_vectors<T>(split.size(0));
         const Index next_step = Format::bytes(count) / (count * tiles * parts) + 1;
         const std::byte* ahead = next;
         for (Index t = 0; t < tiles; ++t) {
