@@ -55,6 +55,25 @@ bool same_bits(const Matrix<T>& a, const Matrix<T>& b) {
          std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
 }
 
+// A point of the design space: a model, a stream, its logits, and how far from them others may be.
+struct Point {
+  Decoder<double> model;
+  std::vector<int> ids;
+  Matrix<double> images, whole;
+  double bound;
+};
+
+Point random_point(const FusionConfig& fusion, unsigned seed) {
+  auto config = model_test::small_config();
+  config.fusion = fusion;
+  Point p{
+      random_decoder<double>(config, seed), model_test::random_ids(kText, config.vocab_size, seed),
+      model_test::random_matrix<double>(kImages, config.hidden_size, seed), Matrix<double>(), 0};
+  p.whole = p.model.logits(p.ids, kInsertions, p.images);
+  p.bound = 1e-11 * p.whole.eigen().cwiseAbs().maxCoeff();
+  return p;
+}
+
 // Feeds the stream cut behind text tokens where bit i of `cuts` is set.
 Matrix<double> in_chunks(const Decoder<double>& model, const std::vector<int>& ids,
                          const Matrix<double>& images, unsigned cuts) {
@@ -115,13 +134,7 @@ TEST_CASE("a stream is the same however it is cut") {
   unsigned seed = 0;
   for (const FusionConfig& fusion : design_space(2)) {
     CAPTURE(++seed);
-    auto config = model_test::small_config();
-    config.fusion = fusion;
-    const auto model = random_decoder<double>(config, seed);
-    const auto ids = model_test::random_ids(kText, config.vocab_size, seed);
-    const auto images = model_test::random_matrix<double>(kImages, config.hidden_size, seed);
-    const auto whole = model.logits(ids, kInsertions, images);
-    const double bound = 1e-11 * whole.eigen().cwiseAbs().maxCoeff();
+    const auto [model, ids, images, whole, bound] = random_point(fusion, seed);
     // All 2^11 compositions of the text for the first two points, every 37th for the others.
     for (unsigned cuts = 0; cuts < (1u << (kText - 1)); cuts += seed <= 2 ? 1 : 37) {
       CAPTURE(cuts);
@@ -134,13 +147,7 @@ TEST_CASE("rows without logits are left out of the last block and change nothing
   unsigned seed = 0;
   for (const FusionConfig& fusion : design_space(2)) {
     CAPTURE(++seed);
-    auto config = model_test::small_config();
-    config.fusion = fusion;
-    const auto model = random_decoder<double>(config, seed);
-    const auto ids = model_test::random_ids(kText, config.vocab_size, seed);
-    const auto images = model_test::random_matrix<double>(kImages, config.hidden_size, seed);
-    const auto whole = model.logits(ids, kInsertions, images);
-    const double bound = 1e-11 * whole.eigen().cwiseAbs().maxCoeff();
+    const auto [model, ids, images, whole, bound] = random_point(fusion, seed);
     const Context context;
 
     // Three streams of the same ids, of which 12, 1 and 0 rows are asked for, in every order.
@@ -150,7 +157,7 @@ TEST_CASE("rows without logits are left out of the last block and change nothing
       std::vector<StreamInput<double>> inputs;
       for (std::size_t s = 0; s < 3; ++s)
         inputs.push_back({&states[s], ids, kInsertions, images, {}, asked[s]});
-      Matrix<double> logits(kText + 1, config.vocab_size);
+      Matrix<double> logits(kText + 1, whole.cols());
       model.forward(inputs, logits, context);
       Index row = 0;
       for (const auto& in : inputs) {
@@ -162,7 +169,7 @@ TEST_CASE("rows without logits are left out of the last block and change nothing
       }
       // And all three go on alike.
       const std::vector<int> next{3, 1};
-      Matrix<double> on(6, config.vocab_size);
+      Matrix<double> on(6, whole.cols());
       for (std::size_t s = 0; s < 3; ++s)
         inputs[s] = {&states[s], next, {}, {}, {}, LogitRows::all};
       model.forward(inputs, on, context);
