@@ -212,7 +212,7 @@ TEST_CASE("int8 is widened with its sign") {
   }
 }
 
-TEST_CASE_TEMPLATE("fma, max, select, reductions, transpose", T, float, double) {
+TEST_CASE_TEMPLATE("fma, max, select, reductions", T, float, double) {
   using V = simd::Vec<T>;
   constexpr Index n = simd::kLanes<T>;
   const V i = simd::iota<T>();
@@ -225,9 +225,39 @@ TEST_CASE_TEMPLATE("fma, max, select, reductions, transpose", T, float, double) 
   CHECK(T(picked[1]) == -1);
   CHECK(simd::max(i, simd::broadcast(T(1)))[0] == 1);
   CHECK(std::isnan(simd::max(i, simd::broadcast(std::numeric_limits<T>::quiet_NaN()))[0]));
-  V square[static_cast<std::size_t>(n)];
-  for (Index r = 0; r < n; ++r) square[r] = i + T(100 * r);
+}
+
+TEST_CASE_TEMPLATE("squares of lanes: their transpose, the sums of their vectors", T, float,
+                   double) {
+  constexpr Index n = simd::kLanes<T>;
+  simd::Vec<T> square[static_cast<std::size_t>(n)];
+  T sums[static_cast<std::size_t>(n)] = {};
+  for (Index r = 0; r < n; ++r)
+    for (Index c = 0; c < n; ++c) sums[r] += square[r][c] = T(r * r * n + (c * 7 + r) % n);
+  const auto v = simd::add_lanes(square);
+  for (Index r = 0; r < n; ++r) CHECK(T(v[r]) == sums[r]);
   simd::transpose(square);
   for (Index r = 0; r < n; ++r)
-    for (Index c = 0; c < n; ++c) CHECK(T(square[r][c]) == T(100 * c + r));
+    for (Index c = 0; c < n; ++c) CHECK(T(square[c][r]) == T(r * r * n + (c * 7 + r) % n));
+}
+
+TEST_CASE_TEMPLATE("two vectors at once, apart and back", S, float, double, bfloat16, half) {
+  using V = simd::Loaded<S>;
+  using T = simd::Element<V>;
+  constexpr Index n = simd::kLanes<T>;
+  S x[static_cast<std::size_t>(2 * n)];
+  for (Index i = 0; i < 2 * n; ++i) x[i] = narrow<S>(T(i + 1));
+  V first, second;
+  simd::load_two(x, first, second);
+  V a = simd::load(x), b = simd::load(x + n);
+  if (simd::kLoadsPairs<S>) simd::split_pair(a, b);
+  for (Index i = 0; i < n; ++i) {
+    CHECK(T(first[i]) == T(a[i]));
+    CHECK(T(second[i]) == T(b[i]));
+  }
+  if (simd::kLoadsPairs<S>) simd::merge_pair(a, b);
+  for (Index i = 0; i < n; ++i) {
+    CHECK(T(a[i]) == T(i + 1));
+    CHECK(T(b[i]) == T(n + i + 1));
+  }
 }

@@ -98,13 +98,14 @@ class JobRunner {
 
   /// Whether its values are read as they lie, too: where tiles of half the rows take whole values.
   bool near_sums() const {
-    return narrow_job() && sum_vectors((rows_ + 1) / 2) * lanes >= key_rows_.padded_dim();
+    return narrow_job() && waits_for_memory<S>(rows_) &&
+           sum_vectors((rows_ + 1) / 2) * lanes >= key_rows_.padded_dim();
   }
 
   /// The job with keys read as K and values as V.
   template <class K, class V>
   void run_as(const Job* next) {
-    make_panels();
+    make_panels<K>();
     const Index head = job_->kv_head;
     const Interval all{job_->key_begin, job_->key_end};
     if (!strided_job()) {
@@ -154,6 +155,8 @@ class JobRunner {
     return all;
   }
 
+  /// Packs the queries, for keys read as K.
+  template <class K>
   void make_panels() {
     const Index d = in_.shape.head_dim, padded = key_rows_.padded_dim();
     num_panels_ = 0;
@@ -171,7 +174,7 @@ class JobRunner {
       p.begin = lane_limits_;
       p.end = lane_limits_ + width;
       lane += width;
-      pack(p, q_rows_ + first, d, scaling_);
+      pack<K>(p, q_rows_ + first, d, scaling_);
     });
   }
 

@@ -72,14 +72,23 @@ void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scal
   }
 }
 
-/// Packs as (head_dim / lanes, row, lane), the last dimensions padded with zeros.
-template <class T>
+/// Packs as (head_dim / lanes, row, lane), the last dimensions padded with zeros; in the order in
+/// which load_two() gives keys of type K.
+template <class K, class T>
 void pack_narrow(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   constexpr Index lanes = simd::kLanes<T>;
+  const Index step = panel.narrow * lanes;
   for (Index r = 0; r < panel.narrow; ++r) {
     const T* source = rows[(std::min<Index>)(r, panel.rows - 1)];
     T* to = panel.q + r * lanes;
-    for (Index i = 0; i < head_dim; i += lanes, to += panel.narrow * lanes) {
+    Index i = 0;
+    for (; i + 2 * lanes <= head_dim; i += 2 * lanes, to += 2 * step) {
+      auto a = scaling(simd::load(source + i)), b = scaling(simd::load(source + i + lanes));
+      if constexpr (simd::kLoadsPairs<K>) simd::split_pair(a, b);
+      simd::store(to, a);
+      simd::store(to + step, b);
+    }
+    for (; i < head_dim; i += lanes, to += step) {
       const bool whole = i + lanes <= head_dim;
       simd::store(to, scaling(whole ? simd::load(source + i)
                                     : simd::load_partial(source + i, head_dim - i)));
@@ -87,10 +96,11 @@ void pack_narrow(const Panel<T>& panel, const T* const* rows, Index head_dim, Sc
   }
 }
 
-template <class T>
+/// K: what the panel's keys are read as.
+template <class K, class T>
 void pack(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   if (panel.narrow > 0)
-    pack_narrow(panel, rows, head_dim, scaling);
+    pack_narrow<K>(panel, rows, head_dim, scaling);
   else
     pack_wide(panel, rows, head_dim, scaling);
 }

@@ -96,7 +96,7 @@ inline constexpr int kSumLines = M <= 2   ? 8
 /// Few rows read memory as fast as it comes. Their tiles follow its order and fetch but a little
 /// ahead of themselves, which the hardware's own prefetchers go along with; streams far away would
 /// take their places. Scores fetch what lies so many bytes behind,
-inline constexpr Index kNearBytes = 8192;
+inline constexpr Index kNearBytes = 16384;
 /// tiles that read each key once and in one run, fetch so many keys ahead,
 inline constexpr Index kNearStridedKeys = 2;
 /// and what meets one row after another is taken so many keys at a time, and the next so many

@@ -36,10 +36,15 @@ inline constexpr int kTileKeys = N == 1   ? 8
                                  : N == 2 ? 6
                                           : 4;
 inline constexpr int kMaxTileKeys = 16;  ///< those of a narrow panel of one row
-/// Steps in a turn of a tile's loop; a narrow panel's step is a vector of dimensions.
+/// Steps in a turn of a tile's loop.
 inline constexpr int kScoreSteps = 4;
-template <int R>
-inline constexpr int kNarrowSteps = R <= 2 ? 4 : 2;
+
+/// Whether so many query rows wait for memory rather than for arithmetic: they make few
+/// multiply-adds of a byte of keys or values of type E.
+template <class E>
+constexpr bool waits_for_memory(Index rows) {
+  return rows < 2 * static_cast<Index>(sizeof(E));
+}
 
 /// acc[m][n] = sum over dimensions [begin, begin + count) of key m's values times the panel's
 /// vector n.
@@ -120,44 +125,72 @@ CASA_INLINE void dot_halves(const T* const* keys, const T* q, Index count, Fetch
   }
 }
 
-/// The dot products of a key and the R rows of a narrow panel, a vector of parts each. Few rows
-/// wait for memory more than they compute, so it is read as it lies, key after key; `near`: what is
-/// fetched lies so many bytes ahead.
-template <int R, class E, class T>
-CASA_INLINE void narrow_dots(const E* key, const T* q, Index head_dim, Index near,
+/// The dot products of K keys and the R rows of a narrow panel: of (key, row), a vector of parts
+/// each. Keys are read as they lie; `near`: what is fetched lies so many bytes ahead.
+template <int K, int R, class Rows, class T>
+CASA_INLINE void narrow_dots(Rows keys, Index j, const T* q, Index head_dim, Index near,
                              simd::Vec<T>* dots) {
+  using E = Value<Rows>;
+  using V = simd::Vec<T>;
   constexpr Index lanes = simd::kLanes<T>;
-  constexpr int sums = R <= 4 ? 2 : 1;  // enough of them to hide the latency
-  constexpr int steps = kNarrowSteps<R>;
-  Tile<simd::Vec<T>, sums, R> sum;
+  constexpr int sums = K * R <= 4 ? 2 : 1;  // enough of them to hide the latency
+  constexpr int steps = K * R <= 2 ? 4 : 2;
+  Row<const E*, K> key;
+  Row<Tile<V, K, R>, sums> sum;
   CASA_UNROLL
-  for (int s = 0; s < sums; ++s) {
+  for (int k = 0; k < K; ++k) {
+    key[k] = keys[j + k];
     CASA_UNROLL
-    for (int r = 0; r < R; ++r) sum[s][r] = simd::Vec<T>{};
+    for (int s = 0; s < sums; ++s) {
+      CASA_UNROLL
+      for (int r = 0; r < R; ++r) sum[s][k][r] = V{};
+    }
   }
-  const auto step = [&]<int Sum>(simd::Vec<T> x) __attribute__((always_inline)) {
+  const auto step = [&]<int Sum>(Row<V, K> & x) __attribute__((always_inline)) {
+    if constexpr (K > 1) {
+      CASA_UNROLL
+      for (int k = 0; k < K; ++k) simd::keep(x[k]);
+    }
     CASA_UNROLL
-    for (int r = 0; r < R; ++r)
-      sum[Sum % sums][r] = simd::fma(x, simd::load(q + r * lanes), sum[Sum % sums][r]);
+    for (int r = 0; r < R; ++r) {
+      V b = simd::load(q + r * lanes);
+      if constexpr (K > 1) simd::keep(b);
+      CASA_UNROLL
+      for (int k = 0; k < K; ++k) sum[Sum % sums][k][r] = simd::fma(x[k], b, sum[Sum % sums][k][r]);
+    }
     q += R * lanes;
+  };
+  const auto two_steps = [&](Index i) __attribute__((always_inline)) {
+    Row<V, K> even, odd;
+    CASA_UNROLL
+    for (int k = 0; k < K; ++k) simd::load_two(key[k] + i, even[k], odd[k]);
+    step.template operator()<0>(even);
+    step.template operator()<1>(odd);
+  };
+  const auto one_step = [&](auto load) __attribute__((always_inline)) {
+    Row<V, K> x;
+    CASA_UNROLL
+    for (int k = 0; k < K; ++k) x[k] = load(key[k]);
+    step.template operator()<0>(x);
   };
   Index i = 0;
   CASA_NO_UNROLL
   for (; i + steps * lanes <= head_dim; i += steps * lanes) {
-    fetch_near<steps * lanes>(key + i, near);
     CASA_UNROLL
-    for (int u = 0; u < steps; u += 2) {
-      step.template operator()<0>(simd::load(key + i + u * lanes));
-      step.template operator()<1>(simd::load(key + i + (u + 1) * lanes));
-    }
+    for (int k = 0; k < K; ++k) fetch_near<steps * lanes>(key[k] + i, near);
+    CASA_UNROLL
+    for (int u = 0; u < steps; u += 2) two_steps(i + u * lanes);
   }
-  CASA_NO_UNROLL
-  for (; i + lanes <= head_dim; i += lanes) step.template operator()<0>(simd::load(key + i));
-  if (i < head_dim) step.template operator()<1>(simd::load_partial(key + i, head_dim - i));
+  if (steps > 2 && i + 2 * lanes <= head_dim) two_steps(i), i += 2 * lanes;
+  if (i + lanes <= head_dim) one_step([&](const E* k) { return simd::load(k + i); }), i += lanes;
+  if (i < head_dim) one_step([&](const E* k) { return simd::load_partial(k + i, head_dim - i); });
   CASA_UNROLL
-  for (int r = 0; r < R; ++r) {
-    dots[r] = sum[0][r];
-    if constexpr (sums == 2) dots[r] += sum[1][r];
+  for (int k = 0; k < K; ++k) {
+    CASA_UNROLL
+    for (int r = 0; r < R; ++r) {
+      dots[k * R + r] = sum[0][k][r];
+      if constexpr (sums == 2) dots[k * R + r] += sum[1][k][r];
+    }
   }
 }
 
@@ -166,16 +199,17 @@ template <int R, class Rows, class T>
 CASA_INLINE simd::Vec<T> narrow_scores(Rows keys, Index j, const T* q, Index head_dim, Index near) {
   constexpr int lanes = static_cast<int>(simd::kLanes<T>);
   Row<simd::Vec<T>, lanes> part;
-  if constexpr (R == 1 &&
-                std::is_same_v<Rows, StridedRows<T>>) {  // whose loads all step by one key
+  if constexpr (std::is_same_v<Rows, StridedRows<T>>) {  // every load of the loop steps by one key
     CASA_NO_UNROLL
-    for (int k = 0; k < lanes; ++k) narrow_dots<R>(keys[j + k], q, head_dim, near, part + k);
-  } else {
-    CASA_UNROLL
     for (int k = 0; k < lanes / R; ++k)
-      narrow_dots<R>(keys[j + k], q, head_dim, near, part + k * R);
+      narrow_dots<1, R>(keys, j + k, q, head_dim, near, part + k * R);
+  } else {
+    constexpr int together = waits_for_memory<Value<Rows>>(R) ? 1 : 2;
+    CASA_UNROLL
+    for (int k = 0; k < lanes / R; k += together)
+      narrow_dots<together, R>(keys, j + k, q, head_dim, near, part + k * R);
   }
-  return simd::add_groups(part);
+  return simd::add_lanes(part);
 }
 
 /// The keys that the rows of a panel see, relative to the first key of the panel's part of a block.
@@ -268,9 +302,10 @@ void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim
   Row<V, N> max;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) max[n] = none;
-  const Index row_bytes = head_dim * static_cast<Index>(sizeof(*keys[0]));
-  const Index ahead =
-      kIsStrided<Rows> && R == 1 ? kNearStridedKeys : (std::max<Index>)(1, kNearBytes / row_bytes);
+  const Index row_bytes = head_dim * static_cast<Index>(sizeof(Value<Rows>));
+  constexpr bool streams =  // memory is all that they wait for
+      kIsStrided<Rows> && 2 * R <= static_cast<int>(sizeof(Value<Rows>));
+  const Index ahead = streams ? kNearStridedKeys : (std::max<Index>)(1, kNearBytes / row_bytes);
   const Index near = R > 0 ? near_distance(keys, count, ahead) : 0;
   for (Index j = 0; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
+#include <utility>
 
 #include "casa/core/config.hpp"
 
@@ -33,6 +35,10 @@ template <class Rows>
 inline constexpr bool kIsStrided = false;
 template <class E>
 inline constexpr bool kIsStrided<StridedRows<E>> = true;
+
+/// What rows consist of.
+template <class Rows>
+using Value = std::remove_cvref_t<decltype(*std::declval<Rows>()[0])>;
 
 }  // namespace detail
 

@@ -30,12 +30,11 @@ CASA_INLINE void keep_sums(Tile<V, M, N>& acc) {
 template <int M, int N, class T, class E>
 CASA_INLINE void add_weighted(const T* weights, const E* values, Tile<simd::Vec<T>, M, N>& acc) {
   Row<simd::Vec<T>, N> b;
-  if constexpr (kSumsPairs<N, E>) {
-    CASA_UNROLL
-    for (int n = 0; n < N; n += 2) simd::load_pair(values + n * simd::kLanes<T>, b[n], b[n + 1]);
+  if constexpr (N == 1) {
+    b[0] = simd::load(values);
   } else {
     CASA_UNROLL
-    for (int n = 0; n < N; ++n) b[n] = simd::load(values + n * simd::kLanes<T>);
+    for (int n = 0; n < N; n += 2) simd::load_two(values + n * simd::kLanes<T>, b[n], b[n + 1]);
   }
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
@@ -141,7 +140,7 @@ template <int M, int N, class T, class Values>
 [[gnu::noinline]] void sum_tile(const SumRows<T, Values>& rows, const SumShape& shape, Index column,
                                 Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
-  using E = std::remove_cvref_t<decltype(*rows.values[0])>;
+  using E = Value<Values>;
   constexpr Index lanes = simd::kLanes<T>;
   Tile<V, M, N> acc;
   CASA_UNROLL

@@ -42,11 +42,36 @@ CASA_INLINE void exchange_blocks(V& a, V& b, std::index_sequence<I...>) {
       ((static_cast<int>(I) & Step) ? n + static_cast<int>(I) : (static_cast<int>(I) ^ Step))...);
   a = low;
 }
-// The sums of neighbouring lanes of a, then those of b.
-template <class V, std::size_t... I>
+// Which lane of two vectors (the second one's counted from `lanes` on) is lane i of the left or
+// right summands when neighbours are added: every Group units of Unit lanes give the sums of the
+// first vector's pairs of units, then of the second one's.
+template <int Unit, int Group>
+constexpr int summand(int i, bool right, int lanes) {
+  const int begin = i / (Unit * Group) * (Unit * Group), unit = i / Unit % Group, pairs = Group / 2;
+  return begin + (unit % pairs * 2 + right) * Unit + i % Unit + (unit < pairs ? 0 : lanes);
+}
+template <int Unit, int Group, class V, std::size_t... I>
 CASA_INLINE V add_neighbours(V a, V b, std::index_sequence<I...>) {
-  return __builtin_shufflevector(a, b, (2 * static_cast<int>(I))...) +
-         __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...);
+  constexpr int lanes = static_cast<int>(sizeof...(I));
+  return __builtin_shufflevector(a, b, summand<Unit, Group>(static_cast<int>(I), false, lanes)...) +
+         __builtin_shufflevector(a, b, summand<Unit, Group>(static_cast<int>(I), true, lanes)...);
+}
+// Inside blocks of 128 bits first, while there are many vectors: such shuffles cost least.
+template <class V, std::size_t N>
+CASA_INLINE V add_lanes(const V (&v)[N]) {
+  if constexpr (N == 1) {
+    return v[0];
+  } else {
+    constexpr int lanes = static_cast<int>(kLanes<Element<V>>);
+    constexpr int block = 16 / static_cast<int>(sizeof(Element<V>));
+    constexpr bool inside = N > lanes / block;
+    V half[N / 2];
+    CASA_UNROLL
+    for (std::size_t i = 0; i < N / 2; ++i)
+      half[i] = add_neighbours < inside ? 1 : block,
+      inside ? block : lanes / block > (v[2 * i], v[2 * i + 1], LaneSequence<Element<V>>{});
+    return add_lanes(half);
+  }
 }
 
 template <class V, std::size_t... I>
@@ -57,6 +82,13 @@ CASA_INLINE void merge_pair(V& a, V& b, std::index_sequence<I...>) {
   b = __builtin_shufflevector(a, b,
                               (n / 2 + static_cast<int>(I) / 2 + static_cast<int>(I) % 2 * n)...);
   a = low;
+}
+
+template <class V, std::size_t... I>
+CASA_INLINE void split_pair(V& a, V& b, std::index_sequence<I...>) {
+  const V even = __builtin_shufflevector(a, b, (2 * static_cast<int>(I))...);
+  b = __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...);
+  a = even;
 }
 
 template <int Step, class V, std::size_t N>
@@ -71,19 +103,11 @@ CASA_INLINE void transpose_steps(V (&v)[N]) {
 
 }  // namespace detail
 
-/// Each vector's lanes summed in groups of N neighbours, the results of v[0], v[1], ... side by
-/// side.
+/// Lane i: the sum of the lanes of v[i].
 template <class V, std::size_t N>
-CASA_INLINE V add_groups(const V (&v)[N]) {
-  if constexpr (N == 1) {
-    return v[0];
-  } else {
-    V half[N / 2];
-    CASA_UNROLL
-    for (std::size_t i = 0; i < N / 2; ++i)
-      half[i] = detail::add_neighbours(v[2 * i], v[2 * i + 1], detail::LaneSequence<Element<V>>{});
-    return add_groups(half);
-  }
+CASA_INLINE V add_lanes(const V (&v)[N]) {
+  static_assert(N == static_cast<std::size_t>(kLanes<Element<V>>));
+  return detail::add_lanes(v);
 }
 /// op over the lanes i, i + Stride, i + 2 Stride, ..., in each of them.
 template <int Stride, class V, class Op>
@@ -99,6 +123,12 @@ CASA_INLINE V reduce_strided(V v, Op op) {
 template <class V>
 CASA_INLINE void merge_pair(V& a, V& b) {
   detail::merge_pair(a, b, detail::LaneSequence<Element<V>>{});
+}
+
+/// The even lanes of a, then b, in a; their odd ones in b.
+template <class V>
+CASA_INLINE void split_pair(V& a, V& b) {
+  detail::split_pair(a, b, detail::LaneSequence<Element<V>>{});
 }
 
 /// The square of N vectors of N lanes, transposed in registers.

@@ -118,15 +118,23 @@ inline constexpr bool kWidensFast = std::is_same_v<S, bfloat16> ||
                                     (std::is_same_v<S, half> &&
                                      (CASA_SIMD_AVX512 || (CASA_SIMD_AVX2 && CASA_SIMD_F16C)));
 
-/// Whether vectors of S come in pairs: load_pair gives the even ones of the next 2 lanes values,
-/// then the odd ones, widened by one instruction each. What was computed of such pairs goes back
-/// into its order with merge_pair.
+/// Whether load_two() of S takes values apart: even ones, then odd ones, for which one instruction
+/// each is enough. What was computed of them goes back into its order with merge_pair(), what will
+/// meet them comes into theirs with split_pair().
 template <class S>
 inline constexpr bool kLoadsPairs = std::is_same_v<S, bfloat16>;
-CASA_INLINE void load_pair(const bfloat16* p, VecF& even, VecF& odd) {
-  const auto both = detail::load_as<detail::Bits>(p);
-  even = (VecF)(both << 16);
-  odd = (VecF)(both & 0xffff0000u);
+/// The next 2 lanes values.
+template <class S, class V>
+CASA_INLINE void load_two(const S* p, V& first, V& second) {
+  if constexpr (kLoadsPairs<S>) {
+    auto both = detail::load_as<detail::Bits>(p);
+    keep(both);
+    first = (VecF)(both << 16);
+    second = (VecF)(both & 0xffff0000u);
+  } else {
+    first = load(p);
+    second = load(p + kLanes<Element<V>>);
+  }
 }
 
 /// What load() of S* gives.
