@@ -1,8 +1,8 @@
 // The loops around the micro-kernel: x W^T for packed weights, any number of rows, on all threads.
 //
-// Few rows (decode): panels stream from memory once, from end to end, and are widened in registers.
-// Many rows (prefill): x is packed into tiles, a block of k of one panel is widened once and meets
-// every tile of a row block while both stay in cache, and the next block is fetched meanwhile.
+// Few rows (decode): panels stream from memory once, from end to end. Many rows (prefill): x is
+// packed into tiles, a block of k of one panel meets every tile of a row block while both stay in
+// cache, and the next block is fetched meanwhile. Weights are widened in registers.
 #pragma once
 
 #include "casa/core/context.hpp"
@@ -22,41 +22,9 @@ struct TileSplit {
   Index size(Index t) const { return begin(t + 1) - begin(t); }
 };
 
-/// to (depth x x.rows()): x transposed, so that a tile reads the rows' values of one k side by
-/// side.
-template <Scalar T>
-void pack_tile(MatrixView<const T> x, T* to) {
-  constexpr Index lanes = simd::kLanes<T>;
-  const Index rows = x.rows(), depth = x.cols();
-  for (Index r0 = 0; r0 < rows; r0 += lanes) {
-    const Index height = std::min(lanes, rows - r0);
-    for (Index k0 = 0; k0 < depth; k0 += lanes) {
-      const Index n = std::min(lanes, depth - k0);
-      simd::Vec<T> block[std::size_t{lanes}];
-      CASA_UNROLL
-      for (Index i = 0; i < lanes; ++i) {
-        block[i] = simd::Vec<T>{};
-        if (i < height) {
-          const T* from = x.row(r0 + i) + k0;
-          block[i] = n == lanes ? simd::load(from) : simd::load_partial(from, n);
-        }
-      }
-      simd::transpose(block);
-      for (Index k = 0; k < n; ++k) {
-        T* at = to + (k0 + k) * rows + r0;
-        if (height == lanes) {
-          simd::store(at, block[k]);
-        } else {
-          simd::store_partial(at, block[k], height);
-        }
-      }
-    }
-  }
-}
-
 /// Rows packed at a time, tiles that share a block of weights, panels of a job.
 inline constexpr Index kPackRows = 960;
-inline constexpr Index kBlockTiles = 16;
+inline constexpr Index kBlockTiles = 24;
 inline constexpr Index kJobPanels = 16;
 /// Rows of x up to this size stay in a core's second-level cache beside the weights that pass
 /// through.
@@ -103,15 +71,15 @@ class Product {
     const Index rows = x.rows(), depth = weight_.depth();
     const T* a = x.data();
     if (rows > 1) {
-      T* packed = context_.workspace.take<T>(rows * depth);
+      T* packed = context_.workspace.take<T>(rows * packed_depth(depth));
       pack_tile(x, packed);
       a = packed;
     }
     using Format = PanelFormat<T, S>;
-    const auto multiply = tile_function<T, S, kWholePanelRows>(rows);
+    const auto multiply = tile_function<T, S>(rows);
     // What is fetched lies so far ahead; the last rows fetch the first ones of the next panel.
     constexpr Index ahead = 1024;
-    constexpr Index step = Format::kScaled ? kQuantGroup : 1;
+    const Index step = Format::kScaled ? kQuantGroup : rows > 1 ? kPackedBlock : 1;
     const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
     const Index workers = context_.executor.concurrency;
     const Index share = workers == 1 ? panels_.count : job_panels(workers * 8, 2);
@@ -132,14 +100,13 @@ class Product {
   template <class S, class Finish>
   void run_many(MatrixView<const T> x, Index first_row, Finish& finish) const {
     using Format = PanelFormat<T, S>;
-    using Wide = typename Format::Wide;
-    constexpr bool widens = !std::same_as<S, T>;
     const Workspace::Frame frame(context_.workspace);
     const Index depth = weight_.depth(), workers = context_.executor.concurrency;
     const TileSplit split(x.rows());
-    T* packed = context_.workspace.take<T>(x.rows() * depth);
+    const Index a_depth = packed_depth(depth);
+    T* packed = context_.workspace.take<T>(x.rows() * a_depth);
     context_.executor.for_each(split.tiles, [&](Index t, Index) {
-      pack_tile(x.middle_rows(split.begin(t), split.size(t)), packed + split.begin(t) * depth);
+      pack_tile(x.middle_rows(split.begin(t), split.size(t)), packed + split.begin(t) * a_depth);
     });
 
     const Index row_blocks = (split.tiles + kBlockTiles - 1) / kBlockTiles;
@@ -156,12 +123,10 @@ class Product {
     const Index parts = Format::kVectors / tile_vectors<T>(split.size(0));  // of a panel
     const Index sum_panels = panels_outer || depth_blocks == 1 ? 1 : share;
     const Index sum_size = sum_panels * block_rows * kWidth;
-    const Index wide_size = widens ? Wide::bytes(block_depth) / Index{sizeof(T)} : 0;
-    T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
+    T* scratch = context_.workspace.take<T>(workers * sum_size);
 
     context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
-      T* sums = scratch + worker * (sum_size + wide_size);
-      auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
+      T* sums = scratch + worker * sum_size;
       const Index first_tile = job / jobs_per_block * block_tiles;
       const Index tiles = std::min(block_tiles, split.tiles - first_tile);
       const Index begin = job % jobs_per_block * share;
@@ -182,20 +147,16 @@ class Product {
         const Index count = std::min(block_depth, depth - step.k);
         const std::byte* w = weights_of(step);
         const std::byte* next = weights_of(step_at(std::min(s + 1, steps - 1)));
-        if constexpr (widens) {
-          Format::widen_rows(w, count, wide);
-          w = wide;
-        }
         const Index next_step = Format::bytes(count) / (count * tiles * parts) + 1;
         const std::byte* ahead = next;
         for (Index t = 0; t < tiles; ++t) {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          const auto multiply = tile_function<T, typename Format::WideStored, kTileRows>(rows);
+          const auto multiply = tile_function<T, S>(rows);
           const Index part_width = tile_vectors<T>(rows) * simd::kLanes<T>;
           for (Index lane = 0; lane < kWidth; lane += part_width) {
-            multiply(packed + row * depth + step.k * rows, w, lane, count, tile, step.k > 0,
+            multiply(packed + row * a_depth + step.k * rows, w, lane, count, tile, step.k > 0,
                      {ahead, next_step});
             ahead += count * next_step;
           }

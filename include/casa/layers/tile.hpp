@@ -8,24 +8,42 @@
 
 #include <array>
 
+#include "casa/layers/elementwise.hpp"
 #include "casa/layers/packed_weight.hpp"
 
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Rows of the largest tile: its 2 * kTileRows accumulators, two vectors of weights and one of x
-/// fill the registers.
-inline constexpr Index kTileRows = simd::kRegisters >= 32 ? 12 : 6;
+/// Rows of the largest tile.
+inline constexpr Index kTileRows = 6;
 
 /// Rows up to this number meet a whole panel at once: enough accumulators to hide the latency of
-/// the multiply-add. More rows take it two vectors at a time.
-inline constexpr Index kWholePanelRows = simd::kRegisters >= 32 ? 6 : 2;
+/// the multiply-add, few enough for the registers. More rows take it two vectors at a time.
+inline constexpr Index kWholePanelRows = simd::kRegisters >= 32 ? kTileRows : 2;
 
 /// Vectors of a panel that a tile of so many rows takes at once.
 template <Scalar T>
 constexpr Index tile_vectors(Index rows) {
   return rows <= kWholePanelRows ? PanelFormat<T, T>::kVectors : 2;
+}
+
+/// k of a block of packed x: the rows' values lie row after row, as in x, but close together,
+/// however far apart the rows of x are.
+inline constexpr Index kPackedBlock = 16;
+/// Values of a packed row of x.
+constexpr Index packed_depth(Index depth) {
+  return (depth + kPackedBlock - 1) / kPackedBlock * kPackedBlock;
+}
+
+/// to (packed_depth / kPackedBlock x rows x kPackedBlock); what lies behind x is not defined.
+template <Scalar T>
+void pack_tile(MatrixView<const T> x, T* to) {
+  for (Index k = 0; k < x.cols(); k += kPackedBlock)
+    for (Index r = 0; r < x.rows(); ++r, to += kPackedBlock)
+      for_each_vector<T>(std::min(kPackedBlock, x.cols() - k), [&](Index i, Index n) {
+        simd::store(to + i, load_n(x.row(r) + k + i, n));
+      });
 }
 
 /// Memory to ask for while a tile computes: as much as it reads for each k, `step` bytes on.
@@ -34,8 +52,9 @@ struct Prefetch {
   Index step = 0;
 };
 
-/// c (+)= a^T w for tile_vectors(Rows) vectors of a panel, from output `lane`; a (depth x Rows), c
-/// (Rows x kWidth). `go_on`: add to what c holds; else c is only written.
+/// c (+)= a w for tile_vectors(Rows) vectors of a panel, from output `lane`; a (Rows x depth,
+/// packed; one row as it is), c (Rows x kWidth). `go_on`: add to what c holds; else c is only
+/// written.
 template <Scalar T, class S, Index Rows>
 void multiply_tile(const T* a, const std::byte* weights, Index lane, Index depth, T* c, bool go_on,
                    Prefetch ahead) {
@@ -56,26 +75,30 @@ CASA_UNROLL
         sum[r][v] = scaled || !go_on ? V{} : simd::load(at(r, v));
     const Index count = std::min(step, depth - begin);
     const auto* w = Format::stored(weights + Format::row(begin)) + lane;
+    const Index block = Rows == 1 ? count : kPackedBlock;
+    for (Index left = count; left > 0; left -= block) {
+      const T* const end = a + std::min(left, block);
 CASA_NO_UNROLL
-    for (Index k = 0; k < count; ++k) {
-      V x[std::size_t{vectors}];
+      for (; a < end; ++a) {
+        V x[std::size_t{vectors}];
 CASA_UNROLL
-      for (Index v = 0; v < vectors; ++v) {
-        x[v] = simd::load(w + v * lanes);
-        if constexpr (Rows > 1) simd::keep(x[v]);
+        for (Index v = 0; v < vectors; ++v) {
+          x[v] = simd::load(w + v * lanes);
+          if constexpr (Rows > 1) simd::keep(x[v]);
+        }
+CASA_UNROLL
+        for (Index line = 0; line < vectors * lanes * Index{sizeof(*w)}; line += 64)
+          simd::prefetch(ahead.at + line);
+CASA_UNROLL
+        for (Index r = 0; r < rows; ++r) {
+          const V y = simd::broadcast<T>(a[r * kPackedBlock]);
+CASA_UNROLL
+          for (Index v = 0; v < vectors; ++v) sum[r][v] = simd::fma(y, x[v], sum[r][v]);
+        }
+        ahead.at += ahead.step;
+        w += width;
       }
-CASA_UNROLL
-      for (Index line = 0; line < vectors * lanes * Index{sizeof(*w)}; line += 64)
-        simd::prefetch(ahead.at + line);
-CASA_UNROLL
-      for (Index r = 0; r < rows; ++r) {
-        const V y = simd::broadcast<T>(a[r]);
-CASA_UNROLL
-        for (Index v = 0; v < vectors; ++v) sum[r][v] = simd::fma(y, x[v], sum[r][v]);
-      }
-      ahead.at += ahead.step;
-      w += width;
-      a += Rows;
+      a += (Rows - 1) * kPackedBlock;
     }
     [[maybe_unused]] const auto* scale = Format::scales(weights + Format::group(begin)) + lane;
 CASA_UNROLL
@@ -97,13 +120,13 @@ CASA_UNROLL
 template <Scalar T>
 using TileFunction = void (*)(const T*, const std::byte*, Index, Index, T*, bool, Prefetch);
 
-/// multiply_tile for `rows` <= kMax rows.
-template <Scalar T, class S, Index kMax>
+/// multiply_tile for `rows` <= kTileRows rows.
+template <Scalar T, class S>
 TileFunction<T> tile_function(Index rows) {
   constexpr auto table = []<std::size_t... I>(std::index_sequence<I...>) {
     return std::array<TileFunction<T>, sizeof...(I)>{&multiply_tile<T, S, Index{I} + 1>...};
   }
-  (std::make_index_sequence<static_cast<std::size_t>(kMax)>{});
+  (std::make_index_sequence<static_cast<std::size_t>(kTileRows)>{});
   return table[static_cast<std::size_t>(rows - 1)];
 }
 
