@@ -96,7 +96,8 @@ class JobRunner {
            sum_vectors(rows_) * lanes >= key_rows_.padded_dim();
   }
 
-  /// Whether its values are read as they lie, too: where tiles of half the rows take whole values.
+  /// Whether its values are read as they lie, too: where memory is what it waits for, and tiles of
+  /// half the rows take whole values.
   bool near_sums() const {
     return narrow_job() && waits_for_memory<S>(rows_) &&
            sum_vectors((rows_ + 1) / 2) * lanes >= key_rows_.padded_dim();
