@@ -25,17 +25,26 @@ decltype(auto) with_stored_type(WeightType type, F&& f) {
   return f.template operator()<T>();
 }
 
-/// A panel: for each k, kWidth outputs side by side, as S. int8 comes in groups of kQuantGroup k,
-/// each led by its kWidth scales.
+/// Stands for int8 panels that were widened: steps and scales as T.
+template <Scalar T>
+struct Steps {};
+
+/// A panel: for each k, kWidth outputs side by side, as `Stored`. int8 and Steps come in groups of
+/// kQuantGroup k, each led by its kWidth scales.
 ///
 /// So wide that one row of x has enough sums under way while it reads a panel from end to end:
 /// memory read in one run comes up to a third faster than several runs in turn.
-template <Scalar T, class S>
+template <Scalar T, class Stored>
 struct PanelFormat {
   static constexpr Index kVectors = 4;
   static constexpr Index kWidth = kVectors * simd::kLanes<T>;
-  static constexpr bool kScaled = std::same_as<S, std::int8_t>;
-  using Scale = bfloat16;
+  static constexpr bool kSteps = std::same_as<Stored, Steps<T>>;
+  static constexpr bool kScaled = std::same_as<Stored, std::int8_t> || kSteps;
+  using S = std::conditional_t<kSteps, T, Stored>;
+  using Scale = std::conditional_t<kSteps, T, bfloat16>;
+  /// What its values are widened to.
+  using WideStored = std::conditional_t<kScaled, Steps<T>, T>;
+  using Wide = PanelFormat<T, WideStored>;
 
   static constexpr Index kScaleBytes = kScaled ? kWidth * Index{sizeof(Scale)} : 0;
   static constexpr Index kRowBytes = kWidth * Index{sizeof(S)};
@@ -85,6 +94,17 @@ struct PanelFormat {
       } else {
         dst[k] = widen(s);
       }
+    }
+  }
+
+  /// Rows [0, depth) of a panel (from a group's start) as Wide.
+  static void widen_rows(const std::byte* panel, Index depth, std::byte* wide) {
+    constexpr Index step = kScaled ? kQuantGroup : 1;
+    for (Index g = 0; g < depth; g += step) {
+      if constexpr (kScaled)
+        copy_row(scales(panel + group(g)), Wide::scales(wide + Wide::group(g)));
+      for (Index k = g; k < std::min(depth, g + step); ++k)
+        copy_row(stored(panel + row(k)), Wide::stored(wide + Wide::row(k)));
     }
   }
 

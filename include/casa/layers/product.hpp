@@ -2,7 +2,8 @@
 //
 // Few rows (decode): panels stream from memory once, from end to end. Many rows (prefill): x is
 // packed into tiles, a block of k of one panel meets every tile of a row block while both stay in
-// cache, and the next block is fetched meanwhile. Weights are widened in registers.
+// cache, and the next block is fetched meanwhile. Weights are widened in registers, but where that
+// takes many instructions, a block is widened once for many rows.
 #pragma once
 
 #include "casa/core/context.hpp"
@@ -29,6 +30,12 @@ inline constexpr Index kJobPanels = 16;
 /// Rows of x up to this size stay in a core's second-level cache beside the weights that pass
 /// through.
 inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
+
+/// Whether tiles of many rows are given weights of type S that were widened before.
+template <Scalar T, class S>
+inline constexpr bool kWidensBefore =
+    !std::same_as<S, T> &&
+    (simd::kBytes < 32 || (std::same_as<S, half> && !simd::kWidensFast<half>));
 
 /// k of a block: more for more tiles (they share its loads), about 512 at most, blocks as even as
 /// can be.
@@ -100,6 +107,8 @@ class Product {
   template <class S, class Finish>
   void run_many(MatrixView<const T> x, Index first_row, Finish& finish) const {
     using Format = PanelFormat<T, S>;
+    using Wide = typename Format::Wide;
+    constexpr bool widens = kWidensBefore<T, S>;
     const Workspace::Frame frame(context_.workspace);
     const Index depth = weight_.depth(), workers = context_.executor.concurrency;
     const TileSplit split(x.rows());
@@ -123,10 +132,12 @@ class Product {
     const Index parts = Format::kVectors / tile_vectors<T>(split.size(0));  // of a panel
     const Index sum_panels = panels_outer || depth_blocks == 1 ? 1 : share;
     const Index sum_size = sum_panels * block_rows * kWidth;
-    T* scratch = context_.workspace.take<T>(workers * sum_size);
+    const Index wide_size = widens ? Wide::bytes(block_depth) / Index{sizeof(T)} : 0;
+    T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
 
     context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
-      T* sums = scratch + worker * sum_size;
+      T* sums = scratch + worker * (sum_size + wide_size);
+      [[maybe_unused]] auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
       const Index first_tile = job / jobs_per_block * block_tiles;
       const Index tiles = std::min(block_tiles, split.tiles - first_tile);
       const Index begin = job % jobs_per_block * share;
@@ -147,13 +158,18 @@ class Product {
         const Index count = std::min(block_depth, depth - step.k);
         const std::byte* w = weights_of(step);
         const std::byte* next = weights_of(step_at(std::min(s + 1, steps - 1)));
+        if constexpr (widens) {
+          Format::widen_rows(w, count, wide);
+          w = wide;
+        }
         const Index next_step = Format::bytes(count) / (count * tiles * parts) + 1;
         const std::byte* ahead = next;
         for (Index t = 0; t < tiles; ++t) {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          const auto multiply = tile_function<T, S>(rows);
+          using Read = std::conditional_t<widens, typename Format::WideStored, S>;
+          const auto multiply = tile_function<T, Read>(rows);
           const Index part_width = tile_vectors<T>(rows) * simd::kLanes<T>;
           for (Index lane = 0; lane < kWidth; lane += part_width) {
             multiply(packed + row * a_depth + step.k * rows, w, lane, count, tile, step.k > 0,

@@ -64,12 +64,12 @@ CASA_INLINE V add_lanes(const V (&v)[N]) {
   } else {
     constexpr int lanes = static_cast<int>(kLanes<Element<V>>);
     constexpr int block = 16 / static_cast<int>(sizeof(Element<V>));
-    constexpr bool inside = N > lanes / block;
+    constexpr int unit = N > lanes / block ? 1 : block;
+    constexpr int group = unit == 1 ? block : lanes / block;
     V half[N / 2];
     CASA_UNROLL
     for (std::size_t i = 0; i < N / 2; ++i)
-      half[i] = add_neighbours < inside ? 1 : block,
-      inside ? block : lanes / block > (v[2 * i], v[2 * i + 1], LaneSequence<Element<V>>{});
+      half[i] = add_neighbours<unit, group>(v[2 * i], v[2 * i + 1], LaneSequence<Element<V>>{});
     return add_lanes(half);
   }
 }
