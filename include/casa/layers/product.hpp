@@ -168,8 +168,8 @@ class Product {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          using Read = std::conditional_t<widens, typename Format::WideStored, S>;
-          const auto multiply = tile_function<T, Read>(rows);
+          using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
+          const auto multiply = tile_function<T, TileWeights>(rows);
           const Index part_width = tile_vectors<T>(rows) * simd::kLanes<T>;
           for (Index lane = 0; lane < kWidth; lane += part_width) {
             multiply(packed + row * a_depth + step.k * rows, w, lane, count, tile, step.k > 0,
