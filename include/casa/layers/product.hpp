@@ -31,7 +31,8 @@ inline constexpr Index kJobPanels = 16;
 /// through.
 inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
 
-/// Whether tiles of many rows are given weights of type S that were widened before.
+/// Whether tiles of many rows are given weights of type S that were widened before: where widening
+/// takes more than an instruction or two, as with 128-bit vectors.
 template <Scalar T, class S>
 inline constexpr bool kWidensBefore =
     !std::same_as<S, T> &&
@@ -109,6 +110,7 @@ class Product {
     using Format = PanelFormat<T, S>;
     using Wide = typename Format::Wide;
     constexpr bool widens = kWidensBefore<T, S>;
+    using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
     const Workspace::Frame frame(context_.workspace);
     const Index depth = weight_.depth(), workers = context_.executor.concurrency;
     const TileSplit split(x.rows());
@@ -137,7 +139,6 @@ class Product {
 
     context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
       T* sums = scratch + worker * (sum_size + wide_size);
-      [[maybe_unused]] auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
       const Index first_tile = job / jobs_per_block * block_tiles;
       const Index tiles = std::min(block_tiles, split.tiles - first_tile);
       const Index begin = job % jobs_per_block * share;
@@ -159,6 +160,7 @@ class Product {
         const std::byte* w = weights_of(step);
         const std::byte* next = weights_of(step_at(std::min(s + 1, steps - 1)));
         if constexpr (widens) {
+          auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
           Format::widen_rows(w, count, wide);
           w = wide;
         }
@@ -168,7 +170,6 @@ class Product {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
           const auto multiply = tile_function<T, TileWeights>(rows);
           const Index part_width = tile_vectors<T>(rows) * simd::kLanes<T>;
           for (Index lane = 0; lane < kWidth; lane += part_width) {
