@@ -95,12 +95,8 @@ inline constexpr int kSumLines = M <= 2   ? 8
 
 /// Few rows read memory as fast as it comes. Their tiles follow its order and fetch but a little
 /// ahead of themselves, which the hardware's own prefetchers go along with; streams far away would
-/// take their places. Scores fetch what lies so many bytes behind,
-inline constexpr Index kNearBytes = 16384;
-/// tiles that read each key once and in one run, fetch so many keys ahead,
-inline constexpr Index kNearStridedKeys = 2;
-/// and what meets one row after another is taken so many keys at a time, and the next so many
-/// fetched.
+/// take their places: what is read in one run, simd::kReadAhead bytes ahead; what meets one row
+/// after another is taken so many keys at a time, and the next so many fetched.
 inline constexpr Index kNearKeys = 32;
 
 /// Bytes from one row of memory to another, perhaps of another array.
@@ -113,6 +109,11 @@ Index bytes_between(const E* from, const E* to) {
 template <class Rows>
 Index near_distance(Rows rows, Index count, Index ahead) {
   return count > 1 ? bytes_between(rows[0], rows[1]) * ahead : 0;
+}
+/// Rows of so many values of type E that simd::kReadAhead holds.
+template <class E>
+constexpr Index rows_ahead(Index size) {
+  return (std::max<Index>)(1, simd::kReadAhead / (size * static_cast<Index>(sizeof(E))));
 }
 
 /// Asks for the lines of Count values that lie `distance` bytes behind p.

@@ -146,38 +146,37 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const T* q, Index head_dim, Ind
       for (int r = 0; r < R; ++r) sum[s][k][r] = V{};
     }
   }
-  const auto step = [&]<int Sum>(Row<V, K> & x) __attribute__((always_inline)) {
+  // (One vector of each key; not an array of them, which g++ 12 would store all the same.)
+  const auto step = [&]<int Sum>(V first, V second) __attribute__((always_inline)) {
     if constexpr (K > 1) {
-      CASA_UNROLL
-      for (int k = 0; k < K; ++k) simd::keep(x[k]);
+      simd::keep(first);
+      simd::keep(second);
     }
     CASA_UNROLL
     for (int r = 0; r < R; ++r) {
       V b = simd::load(q + r * lanes);
       if constexpr (K > 1) simd::keep(b);
-      CASA_UNROLL
-      for (int k = 0; k < K; ++k) sum[Sum % sums][k][r] = simd::fma(x[k], b, sum[Sum % sums][k][r]);
+      auto& dot = sum[Sum % sums];
+      dot[0][r] = simd::fma(first, b, dot[0][r]);
+      if constexpr (K > 1) dot[1][r] = simd::fma(second, b, dot[1][r]);
     }
     q += R * lanes;
   };
   const auto two_steps = [&](Index i) __attribute__((always_inline)) {
-    Row<V, K> even, odd;
-    CASA_UNROLL
-    for (int k = 0; k < K; ++k) simd::load_two(key[k] + i, even[k], odd[k]);
-    step.template operator()<0>(even);
-    step.template operator()<1>(odd);
+    V even, odd, even_of_last, odd_of_last;
+    simd::load_two(key[0] + i, even, odd);
+    simd::load_two(key[K - 1] + i, even_of_last, odd_of_last);
+    step.template operator()<0>(even, even_of_last);
+    step.template operator()<1>(odd, odd_of_last);
   };
   const auto one_step = [&](auto load) __attribute__((always_inline)) {
-    Row<V, K> x;
-    CASA_UNROLL
-    for (int k = 0; k < K; ++k) x[k] = load(key[k]);
-    step.template operator()<0>(x);
+    step.template operator()<0>(load(key[0]), load(key[K - 1]));
   };
   Index i = 0;
   CASA_NO_UNROLL
   for (; i + steps * lanes <= head_dim; i += steps * lanes) {
-    CASA_UNROLL
-    for (int k = 0; k < K; ++k) fetch_near<steps * lanes>(key[k] + i, near);
+    const Index at = K * i;  // lines are asked for in the order of memory
+    fetch_near<K * steps * lanes>(at < head_dim ? key[0] + at : key[K - 1] + (at - head_dim), near);
     CASA_UNROLL
     for (int u = 0; u < steps; u += 2) two_steps(i + u * lanes);
   }
@@ -302,11 +301,7 @@ void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim
   Row<V, N> max;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) max[n] = none;
-  const Index row_bytes = head_dim * static_cast<Index>(sizeof(Value<Rows>));
-  constexpr bool streams =  // memory is all that they wait for
-      kIsStrided<Rows> && 2 * R <= static_cast<int>(sizeof(Value<Rows>));
-  const Index ahead = streams ? kNearStridedKeys : (std::max<Index>)(1, kNearBytes / row_bytes);
-  const Index near = R > 0 ? near_distance(keys, count, ahead) : 0;
+  const Index near = R > 0 ? near_distance(keys, count, rows_ahead<Value<Rows>>(head_dim)) : 0;
   for (Index j = 0; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {
       if (count - j <= M / 2) {

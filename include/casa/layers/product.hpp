@@ -85,8 +85,8 @@ class Product {
     }
     using Format = PanelFormat<T, S>;
     const auto multiply = tile_function<T, S>(rows);
-    // What is fetched lies so far ahead; the last rows fetch the first ones of the next panel.
-    constexpr Index ahead = 1024;
+    // The last rows fetch the first ones of the next panel.
+    constexpr Index ahead = simd::kReadAhead;
     const Index step = Format::kScaled ? kQuantGroup : rows > 1 ? kPackedBlock : 1;
     const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
     const Index workers = context_.executor.concurrency;

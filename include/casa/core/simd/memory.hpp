@@ -175,7 +175,9 @@ CASA_INLINE void store_partial(S* p, V v, Index n) {
 }
 
 /// Asks for the cache line at p to be fetched; any address is allowed.
-CASA_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+CASA_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+/// How many bytes ahead a loop asks for memory that it reads in one run, as fast as it comes.
+inline constexpr Index kReadAhead = 8192;
 
 }  // namespace simd
 
