@@ -43,8 +43,9 @@ struct Executor {
         const_cast<void*>(static_cast<const void*>(std::addressof(f))));
   }
 
-  /// f(i, worker) for every i in [0, n), handed out in chunks as workers come free. What f computes
-  /// must not depend on the worker, so that results do not depend on the number of threads.
+  /// f(i, worker) for every i in [0, n), handed out in chunks: each worker goes through a run of
+  /// its own, in order, as memory likes it, and then helps the others. What f computes must not
+  /// depend on the worker, so that results do not depend on the number of threads.
   template <class F>
   void for_each(Index n, F&& f, Index chunk = 1) const {
     const Index workers = std::min(concurrency, (n + chunk - 1) / chunk);
@@ -52,10 +53,23 @@ struct Executor {
       for (Index i = 0; i < n; ++i) f(i, Index{0});
       return;
     }
-    std::atomic<Index> next{0};
+    struct alignas(64) Part {
+      std::atomic<Index> next;
+      Index end;
+    };
+    constexpr Index most = 64;
+    Part runs[std::size_t{most}];
+    const Index count = std::min(workers, most), chunks = (n + chunk - 1) / chunk;
+    for (Index r = 0; r < count; ++r) {
+      runs[r].next = chunks * r / count * chunk;
+      runs[r].end = std::min(n, chunks * (r + 1) / count * chunk);
+    }
     run(workers, [&](Index worker) {
-      for (Index begin = next.fetch_add(chunk); begin < n; begin = next.fetch_add(chunk))
-        for (Index i = begin; i < std::min(n, begin + chunk); ++i) f(i, worker);
+      for (Index r = 0; r < count; ++r) {
+        auto& [next, end] = runs[(worker + r) % count];
+        for (Index begin = next.fetch_add(chunk); begin < end; begin = next.fetch_add(chunk))
+          for (Index i = begin; i < std::min(end, begin + chunk); ++i) f(i, worker);
+      }
     });
   }
 };

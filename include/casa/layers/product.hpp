@@ -96,7 +96,8 @@ class Product {
       const Index end = std::min(panels_.count, (job + 1) * share);
       for (Index i = job * share; i < end; ++i) {
         const std::byte* w = weight_.data(panels_(i));
-        const std::byte* next = weight_.data(panels_(std::min(i + 1, panels_.count - 1)));
+        const std::byte* next =
+            i + 1 < panels_.count ? weight_.data(panels_(i + 1)) : w + weight_.panel_bytes();
         multiply(a, w, 0, body, tile, false, {w + ahead, Format::kRowBytes});
         multiply(a + body * rows, w + Format::group(body), 0, depth - body, tile, body > 0,
                  {next, Format::kRowBytes});
