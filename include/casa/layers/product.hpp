@@ -32,11 +32,10 @@ inline constexpr Index kJobPanels = 16;
 inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
 
 /// Whether tiles of many rows are given weights of type S that were widened before: where widening
-/// takes more than an instruction or two, as with 128-bit vectors.
+/// takes more than an instruction or two.
 template <Scalar T, class S>
 inline constexpr bool kWidensBefore =
-    !std::same_as<S, T> &&
-    (simd::kBytes < 32 || (std::same_as<S, half> && !simd::kWidensFast<half>));
+    !std::same_as<S, T> && !simd::kWidensFast<S> && (simd::kBytes < 32 || std::same_as<S, half>);
 
 /// k of a block: more for more tiles (they share its loads), about 512 at most, blocks as even as
 /// can be.

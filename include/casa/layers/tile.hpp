@@ -82,9 +82,12 @@ CASA_NO_UNROLL
       for (; a < end; ++a) {
         V x[std::size_t{vectors}];
 CASA_UNROLL
-        for (Index v = 0; v < vectors; ++v) {
-          x[v] = simd::load(w + v * lanes);
-          if constexpr (Rows > 1) simd::keep(x[v]);
+        for (Index v = 0; v < vectors; v += 2) {
+          simd::load_two(w + v * lanes, x[v], x[v + 1]);
+          if constexpr (Rows > 1) {
+            simd::keep(x[v]);
+            simd::keep(x[v + 1]);
+          }
         }
 CASA_UNROLL
         for (Index line = 0; line < vectors * lanes * Index{sizeof(*w)}; line += 64)
