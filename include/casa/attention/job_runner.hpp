@@ -92,8 +92,7 @@ class JobRunner {
   /// Whether its keys and values are read as runs of memory, piece by piece: where memory is all
   /// that it waits for, and one tile takes whole values.
   bool strided_job() const {
-    return narrow_job() && rows_ <= kFewQueries &&
-           sum_vectors(rows_) * lanes >= key_rows_.padded_dim();
+    return narrow_job() && rows_ <= kFewQueries && kRunVectors * lanes >= key_rows_.padded_dim();
   }
 
   /// Whether its values are read as they lie, too: where memory is what it waits for, and tiles of
