@@ -97,9 +97,9 @@ class Product {
         const std::byte* w = weight_.data(panels_(i));
         const std::byte* next =
             i + 1 < panels_.count ? weight_.data(panels_(i + 1)) : w + weight_.panel_bytes();
-        multiply(a, w, 0, body, tile, false, {w + ahead, Format::kRowBytes});
+        multiply(a, w, 0, body, tile, false, {w + ahead, Format::kRowBytes, Format::kScaleBytes});
         multiply(a + body * rows, w + Format::group(body), 0, depth - body, tile, body > 0,
-                 {next, Format::kRowBytes});
+                 {next, Format::kRowBytes, Format::kScaleBytes});
         finish(panels_(i), Index{0}, rows, tile, worker);
       }
     });

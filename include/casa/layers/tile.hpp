@@ -46,10 +46,12 @@ void pack_tile(MatrixView<const T> x, T* to) {
       });
 }
 
-/// Memory to ask for while a tile computes: as much as it reads for each k, `step` bytes on.
+/// Memory to ask for while a tile computes: as much as it reads for each k, `step` bytes on, and as
+/// for a group's scales, `group_step` bytes on.
 struct Prefetch {
   const std::byte* at = nullptr;
   Index step = 0;
+  Index group_step = 0;
 };
 
 /// c (+)= a w for tile_vectors(Rows) vectors of a panel, from output `lane`; a (Rows x depth,
@@ -76,6 +78,9 @@ CASA_UNROLL
     const Index count = std::min(step, depth - begin);
     const auto* w = Format::stored(weights + Format::row(begin)) + lane;
     const Index block = Rows == 1 ? count : kPackedBlock;
+CASA_UNROLL
+    for (Index line = 0; line < Format::kScaleBytes; line += 64) simd::prefetch(ahead.at + line);
+    ahead.at += ahead.group_step;
     for (Index left = count; left > 0; left -= block) {
       const T* const end = a + std::min(left, block);
 CASA_NO_UNROLL
