@@ -295,7 +295,7 @@ class JobRunner {
     Index most = tiles_mix ? kSumRows : 1, part = seen.size();
     if constexpr (kIsStrided<Values>) {
       if (panel.rows > most) part = kNearKeys;
-      shape.near = near_distance(values, seen.size(), rows_ahead<Value<Values>>(shape.head_dim));
+      shape.near = run_distance(values, seen.size(), shape.head_dim);
     } else if (near_sums()) {
       // Two tiles ask for each line, of keys that stay in the first-level cache in between: lines
       // that are asked for once come a third slower.

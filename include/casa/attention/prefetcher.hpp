@@ -5,6 +5,7 @@
 #include <bit>
 #include <utility>
 
+#include "casa/attention/strided_rows.hpp"
 #include "casa/core/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -110,10 +111,11 @@ template <class Rows>
 Index near_distance(Rows rows, Index count, Index ahead) {
   return count > 1 ? bytes_between(rows[0], rows[1]) * ahead : 0;
 }
-/// Rows of so many values of type E that simd::kReadAhead holds.
-template <class E>
-constexpr Index rows_ahead(Index size) {
-  return (std::max<Index>)(1, simd::kReadAhead / (size * static_cast<Index>(sizeof(E))));
+/// The same to the row that a run of rows of `size` values has simd::kReadAhead bytes on.
+template <class Rows>
+Index run_distance(Rows rows, Index count, Index size) {
+  const Index bytes = size * static_cast<Index>(sizeof(Value<Rows>));
+  return near_distance(rows, count, (std::max<Index>)(1, simd::kReadAhead / bytes));
 }
 
 /// Asks for the lines of Count values that lie `distance` bytes behind p.

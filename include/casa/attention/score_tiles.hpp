@@ -301,7 +301,7 @@ void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim
   Row<V, N> max;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) max[n] = none;
-  const Index near = R > 0 ? near_distance(keys, count, rows_ahead<Value<Rows>>(head_dim)) : 0;
+  const Index near = R > 0 ? run_distance(keys, count, head_dim) : 0;
   for (Index j = 0; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {
       if (count - j <= M / 2) {

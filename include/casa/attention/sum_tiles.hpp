@@ -92,12 +92,13 @@ constexpr int sum_vectors(Index rows) {
   if (simd::kRegisters == 32) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
   return rows == 1 ? 8 : rows == 2 ? 4 : 2;
 }
-/// Vectors of a tile that reads values as runs, each value whole: memory is what it waits for, so
-/// sums may be more than the registers hold.
+/// The same where a few rows read values as runs, each value whole: memory is what they wait for,
+/// so sums may be more than the registers hold.
 inline constexpr int kRunVectors = 16;
 template <class Values>
-constexpr int tile_vectors_of(Index rows) {
-  return kIsStrided<Values> ? kRunVectors : sum_vectors(rows);
+constexpr int sum_vectors_of(Index rows) {
+  if (kIsStrided<Values>) return rows <= kFewQueries ? kRunVectors : 0;
+  return sum_vectors(rows);
 }
 
 /// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
@@ -201,8 +202,7 @@ void sum_tile(const SumRows<T, Values>& rows, const SumShape& shape, Index colum
               Prefetcher& prefetcher) {
   [&]<int... M>(std::integer_sequence<int, M...>) {
     const auto run = [&]<int Rows>() {
-      if constexpr (N <= tile_vectors_of<Values>(Rows) &&
-                    (Rows <= kFewQueries || !kIsStrided<Values>))
+      if constexpr (N <= sum_vectors_of<Values>(Rows))
         sum_tile<Rows, N>(rows, shape, column, prefetcher);
     };
     static_cast<void>(((rows.rows == M + 1 && (run.template operator()<M + 1>(), true)) || ...));
@@ -219,7 +219,7 @@ void sum_panel(std::span<const SumRows<T, Values>> tiles, const SumShape& shape,
   for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
   Index vectors = shape.padded_dim / simd::kLanes<T>, column = 0;
   const auto run = [&]<int N>() {
-    for (; vectors >= N && tile_vectors_of<Values>(most) >= N;
+    for (; vectors >= N && sum_vectors_of<Values>(most) >= N;
          vectors -= N, column += N * simd::kLanes<T>)
       for (std::size_t t = 0; t < tiles.size(); ++t) {
         const bool ends = t + 1 == tiles.size();

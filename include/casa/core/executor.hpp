@@ -53,20 +53,20 @@ struct Executor {
       for (Index i = 0; i < n; ++i) f(i, Index{0});
       return;
     }
-    struct alignas(64) Part {
+    struct alignas(64) Share {
       std::atomic<Index> next;
       Index end;
     };
     constexpr Index most = 64;
-    Part runs[std::size_t{most}];
+    Share shares[std::size_t{most}];
     const Index count = std::min(workers, most), chunks = (n + chunk - 1) / chunk;
     for (Index r = 0; r < count; ++r) {
-      runs[r].next = chunks * r / count * chunk;
-      runs[r].end = std::min(n, chunks * (r + 1) / count * chunk);
+      shares[r].next = chunks * r / count * chunk;
+      shares[r].end = std::min(n, chunks * (r + 1) / count * chunk);
     }
     run(workers, [&](Index worker) {
       for (Index r = 0; r < count; ++r) {
-        auto& [next, end] = runs[(worker + r) % count];
+        auto& [next, end] = shares[(worker + r) % count];
         for (Index begin = next.fetch_add(chunk); begin < end; begin = next.fetch_add(chunk))
           for (Index i = begin; i < std::min(end, begin + chunk); ++i) f(i, worker);
       }
