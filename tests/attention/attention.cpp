@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <numbers>
 #include <random>
 #include <string>
 #include <vector>
@@ -91,6 +92,15 @@ Result<T> run(const Problem<T, S>& p, const Context& context = {}) {
   return r;
 }
 
+// A query's value as the kernel multiplies it: scaled for powers of 2 and rounded, if it may be.
+template <class T>
+auto query_as(T x, double scale, Precision precision) {
+  using Real = std::conditional_t<sizeof(T) == 4, double, long double>;
+  if (precision == Precision::full) return static_cast<Real>(x);
+  const bfloat16 rounded = narrow<bfloat16>(detail::Scaling<T>(scale)(x));
+  return static_cast<Real>(widen(rounded)) * std::numbers::ln2_v<Real> / static_cast<Real>(scale);
+}
+
 // The definition for each row and head, with the right sides of the acceptance rule.
 struct Reference {
   struct Row {
@@ -101,7 +111,7 @@ struct Reference {
 };
 
 template <class T, class S>
-Reference define(Problem<T, S>& p) {
+Reference define(Problem<T, S>& p, Precision precision = Precision::full) {
   using Real = std::conditional_t<sizeof(T) == 4, double, long double>;
   const double eps = sizeof(T) == 4 ? 0x1p-23 : 0x1p-52;
   const Index d = p.shape.head_dim;
@@ -114,12 +124,14 @@ Reference define(Problem<T, S>& p) {
       std::vector<Real> score, sums(static_cast<std::size_t>(d));
       Real max = -std::numeric_limits<Real>::infinity(), sum = 0;
       double magnitude = 0, largest_v = 0;
-      const T* q = p.q.data() + (r * p.shape.num_heads + h) * d;
+      std::vector<Real> q;
+      for (Index i = 0; i < d; ++i)
+        q.push_back(query_as(p.q[p.size((r * p.shape.num_heads + h) * d + i)], p.scale, precision));
       for (Index j = seen.begin; j < seen.end; ++j) {
         Real dot = 0, absolute = 0;
         const S* key = p.key(j, h / p.shape.group());
         for (Index i = 0; i < d; ++i) {
-          const Real product = static_cast<Real>(q[i]) * static_cast<Real>(widen(key[i]));
+          const Real product = q[p.size(i)] * static_cast<Real>(widen(key[i]));
           dot += product;
           absolute += std::abs(product);
         }
@@ -143,6 +155,20 @@ Reference define(Problem<T, S>& p) {
         row.lse = static_cast<double>(max + std::log(sum));
         for (std::size_t i = 0; i < row.out.size(); ++i)
           row.out[i] = static_cast<double>(sums[i] / sum);
+        if (precision == Precision::storage) {
+          // Each weight is off by 2^-8 at most, in the sums of weights as in those of values:
+          // |o' - o| <= u sum_j p_j |v_j - o| / (1 - u).
+          const double u = 0x1p-8;
+          std::vector<double> spread(p.size(d));
+          for (Index j = seen.begin; j < seen.end; ++j)
+            for (Index i = 0; i < d; ++i)
+              spread[p.size(i)] +=
+                  static_cast<double>(std::exp(score[p.size(j - seen.begin)] - max) / sum) *
+                  std::abs(static_cast<double>(widen(p.value(j, h / p.shape.group())[i])) -
+                           row.out[p.size(i)]);
+          row.out_bound += u / (1 - u) * *std::max_element(spread.begin(), spread.end());
+          row.lse_bound += u / (1 - u);
+        }
       }
       reference.rows.push_back(std::move(row));
     }
@@ -259,6 +285,70 @@ TEST_CASE_TEMPLATE("16-bit keys and values, read where they lie or copied, by fe
       p.intervals = causal_intervals(rows, 430);
       for (std::size_t r = 0; r < p.intervals.size(); r += 3) p.intervals[r].begin = 5;
       check_both_paths(p);
+    }
+}
+
+// Where the machine multiplies pairs of bfloat16, rows that are enough round; elsewhere nothing
+// does.
+TEST_CASE("queries and weights may be rounded to the bfloat16 that keys are stored in") {
+  Context rounds;
+  rounds.precision = Precision::storage;
+  for (const Index d : {8, 16, 32, 48, 80, 128, 256})
+    for (const Index rows : {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 24, 33, 48, 65}) {
+      CAPTURE(d);
+      CAPTURE(rows);
+      Problem<float, bfloat16> p({1, 1, d}, rows, {110, 319},
+                                 static_cast<unsigned>(1000 * d + rows), 1, d == 48 ? 1 : 0);
+      p.intervals = causal_intervals(rows, 429);
+      for (std::size_t r = 0; r < p.intervals.size(); r += 3) p.intervals[r].begin = 5;
+      if (rows > 8) make_needle(p, 429 - rows / 2, rows / 2);
+      const bool rounded =
+          simd::kMultipliesPairs && rows > detail::kFewQueries && d % simd::kLanes<float> == 0;
+      const auto got = run(p, rounds);
+      check_result(p, got, define(p, rounded ? Precision::storage : Precision::full));
+      CHECK(same_bits(got, run(p)) == !rounded);
+    }
+}
+
+TEST_CASE("rounded weights: random intervals, equal keys, and what a row must not see") {
+  Context rounds;
+  rounds.precision = Precision::storage;
+  const auto expected = simd::kMultipliesPairs ? Precision::storage : Precision::full;
+  std::mt19937 random(4);
+  for (unsigned seed = 0; seed < 30; ++seed) {
+    CAPTURE(seed);
+    const Index rows = static_cast<Index>(3 + random() % 60);
+    Problem<float, bfloat16> p({4, 2, 32}, rows, {static_cast<Index>(random() % 300), 40}, seed);
+    p.intervals = random_intervals(rows, p.num_keys(), random);
+    for (auto& i : p.intervals) i.begin = std::min<Index>(i.begin, 3);  // one window
+    for (auto& i : p.intervals) i.end = std::max<Index>(i.end, 4);
+    check_result(p, run(p, rounds), define(p, expected));
+  }
+  // Weights that are summed as they are multiplied: equal values are met exactly.
+  Problem<float, bfloat16> equal({4, 1, 32}, 3, {4097}, 5);
+  for (Index j = 0; j < 4097; ++j) std::fill_n(equal.value(j, 0), 32, narrow<bfloat16>(0.75f));
+  const auto same = run(equal, rounds);
+  for (Index i = 0; i < same.out.size(); ++i)
+    CHECK(std::abs(same.out.data()[i] - 0.75f) <= 0x1p-22f);
+  // NaN beside what a row sees, at even and odd places.
+  for (const Index place : {100, 101, 150, 151})
+    for (const Index rows : {3, 6, 40}) {
+      CAPTURE(place);
+      CAPTURE(rows);
+      Problem<float, bfloat16> p({2, 2, 32}, rows, {200}, 6);
+      for (std::size_t r = 0; r < p.intervals.size(); ++r)
+        p.intervals[r] = r % 3 == 0   ? Interval{0, place}
+                         : r % 3 == 1 ? Interval{place + 1, 200}
+                                      : Interval{99, 100};
+      p.intervals.back() = {0, 200};
+      const auto before = run(p, rounds);
+      for (Index g = 0; g < 2; ++g)
+        std::fill_n(p.value(place, g), 32,
+                    narrow<bfloat16>(std::numeric_limits<float>::quiet_NaN()));
+      const auto after = run(p, rounds);
+      const auto unchanged = static_cast<std::size_t>((rows - 1) * 64) * sizeof(float);
+      CHECK(std::memcmp(before.out.data(), after.out.data(), unchanged) == 0);
+      CHECK(std::isnan(after.out(rows - 1, 0)));
     }
 }
 

@@ -261,3 +261,56 @@ TEST_CASE_TEMPLATE("two vectors at once, apart and back", S, float, double, bflo
     CHECK(T(b[i]) == T(n + i + 1));
   }
 }
+
+TEST_CASE("pairs of bfloat16: made, loaded, multiplied, and what was computed of them in order") {
+  using simd::bfloat16_pair;
+  constexpr Index n = simd::kLanes<float>;
+  const auto pair_at = [](simd::VecPairs v, Index i) {
+    return std::bit_cast<bfloat16_pair>(std::uint32_t(v[i]));
+  };
+  simd::VecF a, b;
+  for (Index i = 0; i < n; ++i) {  // 1 + 2^-8 lies halfway between two of bfloat16
+    a[i] = static_cast<float>(i + 1) + 0x1p-8f;
+    b[i] = static_cast<float>(-100 - 3 * i) * 1.01f;
+  }
+  const auto is_pair = [&](simd::VecPairs v, Index i, float first, float second) {
+    CHECK(pair_at(v, i).first == narrow<bfloat16>(first));
+    CHECK(pair_at(v, i).second == narrow<bfloat16>(second));
+  };
+  const auto apart = [&]<int Stride>() {
+    const auto pairs = simd::to_pairs<Stride>(a, b);
+    const auto value = [&](Index i) { return float(i < n ? a[i] : b[i - n]); };
+    for (Index i = 0; i < n; ++i) {
+      const Index first = i / Stride * 2 * Stride + i % Stride;
+      is_pair(pairs, i, value(first), value(first + Stride));
+    }
+  };
+  apart.operator()<1>();
+  apart.operator()<2>();
+  apart.operator()<static_cast<int>(n)>();
+
+  bfloat16 x[static_cast<std::size_t>(2 * n)], y[static_cast<std::size_t>(2 * n)];
+  for (Index i = 0; i < 2 * n; ++i) {
+    x[i] = narrow<bfloat16>(static_cast<float>(i + 1));
+    y[i] = narrow<bfloat16>(static_cast<float>(100 + i));
+  }
+  const auto rows = simd::load_rows(x, y);
+  for (Index i = 0; i < n; ++i) is_pair(rows, i, widen(x[i]), widen(y[i]));
+  simd::VecPairs first, second;
+  simd::load_rows(x, y, first, second);
+  // Times (1, 0.5): x + y / 2, of the whole row in order.
+  const auto factor =
+      simd::broadcast(bfloat16_pair{narrow<bfloat16>(1.0f), narrow<bfloat16>(0.5f)});
+  simd::VecF low = simd::fma(first, factor, simd::broadcast(1000.0f)), high{};
+  simd::accumulate(high, second, factor);
+  high += simd::broadcast(1000.0f);
+  simd::merge_pair<4>(low, high);
+  for (Index i = 0; i < 2 * n; ++i)
+    CHECK(float(i < n ? low[i] : high[i - n]) == 1000.0f + widen(x[i]) + widen(y[i]) / 2);
+
+  bfloat16_pair stored[static_cast<std::size_t>(n)];
+  simd::store(stored, rows);
+  is_pair(simd::load(stored), n - 1, widen(x[n - 1]), widen(y[n - 1]));
+  is_pair(simd::load_partial(stored, 1), 0, widen(x[0]), widen(y[0]));
+  is_pair(simd::load_partial(stored, 1), 1, 0, 0);
+}

@@ -75,7 +75,8 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   using Runner = JobRunner<T, S>;
   Runner* runners = workspace.take<Runner>(workers);
   for (Index w = 0; w < workers; ++w)
-    new (runners + w) Runner(in, plan, to, parts, piece_begin, workspace);
+    new (runners + w) Runner(in, plan, to, parts, piece_begin,
+                             context.precision == Precision::storage, workspace);
   std::atomic<Index> next{0};
   context.executor.run(workers, [&](Index worker) {
     Index begin = next.fetch_add(chunk);

@@ -42,18 +42,19 @@ class JobRunner {
 
  public:
   JobRunner(const AttentionInput<T, S>& in, const Plan& plan, const Destination<T>& to,
-            const Parts<T>& parts, const Index* piece_begin, Workspace& workspace)
+            const Parts<T>& parts, const Index* piece_begin, bool rounds, Workspace& workspace)
       : in_(in),
         to_(to),
         parts_(parts),
         scaling_(in.scale),
+        rounds_(rounds),
         group_(in.shape.group()),
         key_rows_(in, piece_begin, (std::min)(kBlockKeys, plan.max_job_keys), kMaxTileKeys,
                   workspace) {
     const Index rows = plan.max_job_rows;
     const Index lane_rows = (rows + lanes - 1) / lanes * lanes + lanes;
     const Index keys = (std::min)(kBlockKeys, plan.max_job_keys) + kMaxTileKeys;
-    q_ = workspace.take<T>(lane_rows * key_rows_.padded_dim());
+    q_ = workspace.take<T>(lane_rows * key_rows_.padded_dim());  // (pairs take half of it)
     carried_ = workspace.take<T>(lane_rows * key_rows_.padded_dim());
     scores_ = workspace.take<T>(keys * kMaxVectors * lanes);
     lane_values_ = workspace.take<T>(lane_rows * 3);
@@ -71,12 +72,15 @@ class JobRunner {
     job_ = &job;
     rows_ = job.rows(group_);
     set_limits();
+    if constexpr (simd::kMultipliesPairs && std::is_same_v<S, bfloat16>)
+      if (rounds_ && rows_ > kFewQueries && in_.shape.head_dim % lanes == 0)
+        return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
     if (in_place(kNarrowRows<T>))
-      run_as<S, S>(next);
+      run_as<T, S, S>(next);
     else if (in_place(kValuesInPlace<S>))
-      run_as<T, S>(next);
+      run_as<T, T, S>(next);
     else
-      run_as<T, T>(next);
+      run_as<T, T, T>(next);
   }
 
  private:
@@ -95,24 +99,23 @@ class JobRunner {
     return narrow_job() && rows_ <= kFewQueries && kRunVectors * lanes >= key_rows_.padded_dim();
   }
 
-  /// Whether its values are read as they lie, too: where memory is what it waits for, and tiles of
-  /// half the rows take whole values.
+  /// Whether its values are read as they lie, too, because memory is what it waits for.
+  template <class W>
   bool near_sums() const {
-    return narrow_job() && waits_for_memory<S>(rows_) &&
-           sum_vectors((rows_ + 1) / 2) * lanes >= key_rows_.padded_dim();
+    return narrow_job() && rows_ <= 2 * kUnit<W> * static_cast<Index>(sizeof(S));
   }
 
-  /// The job with keys read as K and values as V.
-  template <class K, class V>
+  /// The job with queries and weights as Q, keys read as K and values as V.
+  template <class Q, class K, class V>
   void run_as(const Job* next) {
-    make_panels<K>();
+    make_panels<Q, K>();
     const Index head = job_->kv_head;
     const Interval all{job_->key_begin, job_->key_end};
     if (!strided_job()) {
       for_each_block(all, [&](Interval block, Interval after) {
         key_rows_.template gather<K, V>(block, head);
-        plan_fetches(block, after, next);
-        run_block(block, key_rows_.template keys<K>(), key_rows_.template values<V>());
+        plan_fetches<Q>(block, after, next);
+        run_block<Q>(block, key_rows_.template keys<K>(), key_rows_.template values<V>());
       });
     } else if constexpr (std::is_same_v<K, V>) {
       key_rows_.for_each_piece(all, [&](const auto& piece, Index begin, Index end, Index place) {
@@ -120,7 +123,7 @@ class JobRunner {
           const Index from = begin + block.begin - place;
           const auto [k, v] =
               key_rows_.template runs<K, V>(piece, from, from + block.size(), 0, head);
-          run_block(block, k, v);
+          run_block<Q>(block, k, v);
         });
       });
     }
@@ -155,8 +158,8 @@ class JobRunner {
     return all;
   }
 
-  /// Packs the queries, for keys read as K.
-  template <class K>
+  /// Packs the queries as Q, for keys read as K.
+  template <class Q, class K>
   void make_panels() {
     const Index d = in_.shape.head_dim, padded = key_rows_.padded_dim();
     num_panels_ = 0;
@@ -174,7 +177,7 @@ class JobRunner {
       p.begin = lane_limits_;
       p.end = lane_limits_ + width;
       lane += width;
-      pack<K>(p, q_rows_ + first, d, scaling_);
+      pack<Q, K>(p, q_rows_ + first, d, scaling_);
     });
   }
 
@@ -193,7 +196,7 @@ class JobRunner {
     });
   }
 
-  template <class Keys, class Values>
+  template <class Q, class Keys, class Values>
   void run_block(Interval block, Keys keys, Values values) {
     const Index d = in_.shape.head_dim;
     // Weights of keys that a row does not see are 0, which only a value that is not finite
@@ -204,19 +207,20 @@ class JobRunner {
       const Interval seen = meet(panel.seen, block);
       if (seen.size() == 0) continue;
       const bool first = seen.begin == panel.seen.begin, last = seen.end == panel.seen.end;
-      softmax_block(panel, keys + (seen.begin - block.begin), seen.size(), d,
-                    visible_in(panel, seen), first, prefetcher_);
+      softmax_block<Q>(panel, keys + (seen.begin - block.begin), seen.size(), d,
+                       visible_in(panel, seen), first, prefetcher_);
       if (last) prepare_result(panel);
-      sum_values(panel, seen, values + (seen.begin - block.begin), first, last, tiles_mix);
+      sum_values<Q>(panel, seen, values + (seen.begin - block.begin), first, last, tiles_mix);
     }
   }
 
   /// What will be read after this block, fetched evenly while it is computed: the next block's keys
   /// and values, or the next job's queries and first block. (A worker's first block comes as it
   /// comes.)
+  template <class Q>
   void plan_fetches(Interval block, Interval after, const Job* next) {
     prefetcher_.clear();
-    if (near_sums()) return;
+    if (near_sums<Q>()) return;
     const Index d = in_.shape.head_dim;
     if (after.size() > 0) {
       fetch_ahead(after, job_->kv_head);
@@ -288,49 +292,65 @@ class JobRunner {
   }
 
   /// The weighted sums of the panel's rows over what they see of the block.
-  template <class Values>
+  template <class W, class Values>
   void sum_values(const Panel<T>& panel, Interval seen, Values values, bool first, bool last,
                   bool tiles_mix) {
     SumShape shape{panel.width(), in_.shape.head_dim, key_rows_.padded_dim()};
+    const Index near = kNearBytes / (shape.padded_dim * static_cast<Index>(sizeof(Value<Values>)));
+    const Index near_keys = (std::max<Index>)(near / kUnit<W>, 1) * kUnit<W>;
     Index most = tiles_mix ? kSumRows : 1, part = seen.size();
     if constexpr (kIsStrided<Values>) {
-      if (panel.rows > most) part = kNearKeys;
+      if (panel.rows > most) part = near_keys;
       shape.near = run_distance(values, seen.size(), shape.head_dim);
-    } else if (near_sums()) {
-      // Two tiles ask for each line, of keys that stay in the first-level cache in between: lines
-      // that are asked for once come a third slower.
-      most = (std::min)(most, (panel.rows + 1) / 2);
-      part = kNearKeys;
-      shape.near = near_distance(values, seen.size(), kNearKeys);
+    } else if (near_sums<W>()) {
+      // Two tiles ask for each line, of keys that stay in the first-level cache in between, where
+      // they take whole values: lines that are asked for once come slower.
+      const Index half = (panel.rows + 1) / 2;
+      if (sum_vectors(half) * lanes >= shape.padded_dim) most = (std::min)(most, half);
+      part = near_keys;
+      shape.near = near_distance(values, seen.size(), near_keys);
     }
     for (Index begin = seen.begin; begin < seen.end; begin += part) {
       const Index end = (std::min)(begin + part, seen.end);
-      sum_part(panel, seen, {begin, end}, first && begin == seen.begin, last && end == seen.end,
-               most, values, shape);
+      sum_part<W>(panel, seen, {begin, end}, first && begin == seen.begin, last && end == seen.end,
+                  most, values, shape);
       if (end < seen.end) std::fill_n(panel.rescale, panel.width(), T(1));
     }
   }
-  /// Of some keys: tiles of at most so many rows, as even as can be, each over what its rows see.
-  template <class Values>
+  /// Of some keys: tiles of at most so many rows, as even as can be, each over what its rows see
+  /// (in whole pairs: the weight of a key beside it is 0).
+  template <class W, class Values>
   void sum_part(const Panel<T>& panel, Interval seen, Interval part, bool first, bool last,
                 Index most, Values values, const SumShape& shape) {
     const Index tiles = (panel.rows + most - 1) / most;
-    Row<SumRows<T, Values>, kMaxVectors* static_cast<int>(lanes)> rows;
+    constexpr Index unit = kUnit<W>;
+    Row<SumRows<T, W, Values>, kMaxVectors* static_cast<int>(lanes)> rows;
     for (Index t = 0; t < tiles; ++t) {
       const Index r = panel.rows * t / tiles, end = panel.rows * (t + 1) / tiles;
       const Index row = panel.first + r;
       const Interval keys = meet(seen_by_rows(row, panel.first + end), part);
-      const Index skipped = keys.size() > 0 ? keys.begin - seen.begin : 0;
+      const bool some = keys.size() > 0;
+      const Index skipped = some ? (keys.begin - seen.begin) / unit * unit : 0;
+      const Index behind = some ? (keys.end - seen.begin + unit - 1) / unit * unit : 0;
       rows[t] = {end - r,
-                 panel.scores + skipped * panel.width() + r,
+                 panel.template weights<W>() + skipped / unit * panel.width() + r,
                  values + skipped,
-                 keys.size(),
+                 behind - skipped,
                  carried_ + row * shape.padded_dim,
                  first ? nullptr : panel.rescale + r,
                  last ? result_ + row : nullptr,
                  factor_ + row};
+      if constexpr (unit == 2) {  // beside what a lone row sees there may be NaN
+        if (most > 1) continue;
+        if (some)
+          rows[t].values =
+              key_rows_.only(rows[t].values, rows[t].count, keys.begin - seen.begin - skipped,
+                             keys.end - seen.begin - skipped);
+        sum_panel<T, W, Values>({rows + t, 1}, shape, prefetcher_);
+      }
     }
-    sum_panel<T, Values>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
+    if (unit == 1 || most > 1)
+      sum_panel<T, W, Values>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
   }
 
   /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.
@@ -369,6 +389,7 @@ class JobRunner {
   const Destination<T>& to_;
   const Parts<T>& parts_;
   Scaling<T> scaling_;
+  bool rounds_;
   Index group_;
   KeyRows<T, S> key_rows_;
   const Job* job_ = nullptr;

@@ -24,6 +24,10 @@ inline constexpr Index kValuesInPlace = std::is_same_v<S, bfloat16> ? 64 : 8;
 template <class T, class S>
 class KeyRows {
   static constexpr Index lanes = simd::kLanes<T>;
+  static constexpr bool has_pairs = std::is_same_v<S, bfloat16>;
+  /// What rows lie in memory as that are read as K.
+  template <class K>
+  using StoredAs = std::conditional_t<std::is_same_v<K, simd::bfloat16_pair>, S, K>;
 
  public:
   /// Blocks of up to `keys` keys; pointers of `behind` more repeat the last key.
@@ -37,6 +41,12 @@ class KeyRows {
       stored_.take(keys + behind, workspace);
       k_copy_ = workspace.take<T>(keys * d);
     }
+    if constexpr (has_pairs) {
+      pairs_.take(keys + behind, workspace);
+      row_values_ = workspace.take<const S*>(keys + behind);
+      zeros_ = workspace.take<S>(padded_dim_);
+      std::fill_n(zeros_, padded_dim_, S{});
+    }
     if (!std::is_same_v<S, T> || padded_dim_ != d) v_copy_ = workspace.take<T>(keys * padded_dim_);
   }
 
@@ -46,14 +56,16 @@ class KeyRows {
   /// head_dim that is no whole vectors are padded), as another T they are widened, in memory for
   /// keys from `at` on.
   template <class K, class V>
-  std::pair<StridedRows<K>, StridedRows<V>> runs(const KeyPiece<S>& piece, Index begin, Index end,
-                                                 Index at, Index kv_head) const {
+  std::pair<StridedRows<StoredAs<K>>, StridedRows<V>> runs(const KeyPiece<S>& piece, Index begin,
+                                                           Index end, Index at,
+                                                           Index kv_head) const {
     const Index d = in_.shape.head_dim, count = end - begin;
     const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
     const bool pads = padded_dim_ != d;
-    return {run<K>({piece.k + from, piece.token_stride, count}, false, k_copy_ + at * d, d),
-            run<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_ + at * padded_dim_,
-                   padded_dim_)};
+    return {
+        run<StoredAs<K>>({piece.k + from, piece.token_stride, count}, false, k_copy_ + at * d, d),
+        run<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_ + at * padded_dim_,
+               padded_dim_)};
   }
 
   /// What gather<K, V> found, per key.
@@ -75,11 +87,21 @@ class KeyRows {
       const Index at = place - block.begin;
       const auto [k, v] = runs<K, V>(piece, begin, end, at, kv_head);
       for (Index j = 0; j < end - begin; ++j) {
-        keys[at + j] = k.first + j * k.stride;
+        keys[at + j] = static_cast<const K*>(static_cast<const void*>(k.first + j * k.stride));
         values[at + j] = v.first + j * v.stride;
       }
     });
     std::fill_n(keys + block.size(), behind_, keys[block.size() - 1]);
+    if constexpr (kUnit<K> == 2) values[block.size()] = zeros_;  // beside the last of an odd number
+  }
+
+  /// `count` values of which those outside [begin, end) are zeros.
+  const S* const* only(const S* const* values, Index count, Index begin, Index end) {
+    if (begin == 0 && end == count) return values;
+    std::copy_n(values, count, row_values_);
+    std::fill_n(row_values_, begin, zeros_);
+    std::fill(row_values_ + end, row_values_ + count, zeros_);
+    return row_values_;
   }
 
   /// Calls f(piece, begin, end, place) for the pieces that a range of places lies in.
@@ -111,8 +133,10 @@ class KeyRows {
   const Pointers<E>& pointers() const {
     if constexpr (std::is_same_v<E, T>)
       return copies_;
-    else
+    else if constexpr (std::is_same_v<E, S>)
       return stored_;
+    else
+      return pairs_;
   }
 
   /// Rows as E: where they lie, or copied to rows of `size` values.
@@ -147,6 +171,9 @@ class KeyRows {
   Index behind_, padded_dim_;
   Pointers<T> copies_;
   Pointers<S> stored_;
+  Pointers<simd::bfloat16_pair> pairs_;
+  S* zeros_ = nullptr;
+  const S** row_values_ = nullptr;
   T *k_copy_ = nullptr, *v_copy_ = nullptr;
 };
 

@@ -47,14 +47,15 @@ struct Scaling {
   T operator()(T x) const { return x * factor + x * correction; }
 };
 
-/// Packs panel.rows rows (rows[r]: head_dim values) as (head_dim, width); lanes without a row
-/// repeat the last one.
-template <class T>
+/// Packs panel.rows rows (rows[r]: head_dim values) as (head_dim, width), or (pairs of dimensions,
+/// width); lanes without a row repeat the last one.
+template <class Q, class T>
 void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
-  constexpr Index lanes = simd::kLanes<T>;
+  constexpr Index lanes = simd::kLanes<T>, unit = kUnit<Q>;
   constexpr int count = static_cast<int>(lanes);
   const Index width = panel.vectors * lanes;
   for (int n = 0; n < panel.vectors; ++n) {
+    Q* q = static_cast<Q*>(panel.q) + n * lanes;
     Row<const T*, count> source;
     for (Index r = 0; r < lanes; ++r) source[r] = rows[(std::min)(n * lanes + r, panel.rows - 1)];
     Index i = 0;
@@ -64,45 +65,60 @@ void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scal
       for (Index r = 0; r < lanes; ++r) square[r] = scaling(simd::load(source[r] + i));
       simd::transpose(square);
       CASA_UNROLL
-      for (Index c = 0; c < lanes; ++c)
-        simd::store(panel.q + (i + c) * width + n * lanes, square[c]);
+      for (Index c = 0; c < lanes; c += unit) {
+        if constexpr (unit == 2)
+          simd::store(q, simd::to_pairs<count>(square[c], square[c + 1]));
+        else
+          simd::store(q, square[c]);
+        q += width;
+      }
     }
-    for (; i < head_dim; ++i)
-      for (Index r = 0; r < lanes; ++r) panel.q[i * width + n * lanes + r] = scaling(source[r][i]);
+    if constexpr (unit == 1)  // (pairs are of whole vectors)
+      for (; i < head_dim; ++i, q += width)
+        for (Index r = 0; r < lanes; ++r) q[r] = scaling(source[r][i]);
   }
 }
 
 /// Packs as (head_dim / lanes, row, lane), the last dimensions padded with zeros; in the order in
 /// which load_two() gives keys of type K.
-template <class K, class T>
+template <class Q, class K, class T>
 void pack_narrow(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   constexpr Index lanes = simd::kLanes<T>;
   const Index step = panel.narrow * lanes;
   for (Index r = 0; r < panel.narrow; ++r) {
     const T* source = rows[(std::min<Index>)(r, panel.rows - 1)];
-    T* to = panel.q + r * lanes;
+    Q* to = static_cast<Q*>(panel.q) + r * lanes;
     Index i = 0;
-    for (; i + 2 * lanes <= head_dim; i += 2 * lanes, to += 2 * step) {
-      auto a = scaling(simd::load(source + i)), b = scaling(simd::load(source + i + lanes));
-      if constexpr (simd::kLoadsPairs<K>) simd::split_pair(a, b);
-      simd::store(to, a);
-      simd::store(to + step, b);
-    }
-    for (; i < head_dim; i += lanes, to += step) {
-      const bool whole = i + lanes <= head_dim;
-      simd::store(to, scaling(whole ? simd::load(source + i)
-                                    : simd::load_partial(source + i, head_dim - i)));
+    const auto next = [&] {
+      const Index n = (std::min)(lanes, head_dim - i), at = (std::min)(i, head_dim);
+      i += lanes;
+      return scaling(n == lanes ? simd::load(source + at)
+                                : simd::load_partial(source + at, (std::max<Index>)(n, 0)));
+    };
+    while (i < head_dim) {
+      if constexpr (kUnit<Q> == 2) {
+        const auto a = next();
+        simd::store(to, simd::to_pairs<1>(a, next()));
+      } else if (i + 2 * lanes <= head_dim) {
+        auto a = next(), b = next();
+        if constexpr (simd::kLoadsPairs<K>) simd::split_pair(a, b);
+        simd::store(to, a);
+        simd::store(to += step, b);
+      } else {
+        simd::store(to, next());
+      }
+      to += step;
     }
   }
 }
 
-/// K: what the panel's keys are read as.
-template <class K, class T>
+/// Q: as what queries are multiplied, K: what the panel's keys are read as.
+template <class Q, class K, class T>
 void pack(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   if (panel.narrow > 0)
-    pack_narrow<K>(panel, rows, head_dim, scaling);
+    pack_narrow<Q, K>(panel, rows, head_dim, scaling);
   else
-    pack_wide(panel, rows, head_dim, scaling);
+    pack_wide<Q>(panel, rows, head_dim, scaling);
 }
 
 }  // namespace detail

@@ -97,8 +97,8 @@ inline constexpr int kSumLines = M <= 2   ? 8
 /// Few rows read memory as fast as it comes. Their tiles follow its order and fetch but a little
 /// ahead of themselves, which the hardware's own prefetchers go along with; streams far away would
 /// take their places: what is read in one run, simd::kReadAhead bytes ahead; what meets one row
-/// after another is taken so many keys at a time, and the next so many fetched.
-inline constexpr Index kNearKeys = 32;
+/// after another is taken in parts of so many bytes, and the next part fetched.
+inline constexpr Index kNearBytes = 16384;
 
 /// Bytes from one row of memory to another, perhaps of another array.
 template <class E>

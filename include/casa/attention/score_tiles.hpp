@@ -39,6 +39,11 @@ inline constexpr int kMaxTileKeys = 16;  ///< those of a narrow panel of one row
 /// Steps in a turn of a tile's loop.
 inline constexpr int kScoreSteps = 4;
 
+/// What queries and weights are multiplied as: the kernel's scalar, or pairs of bfloat16, whose
+/// sums are float.
+template <class Q>
+using SumOf = std::conditional_t<std::is_same_v<Q, simd::bfloat16_pair>, float, Q>;
+
 /// Whether so many query rows wait for memory rather than for arithmetic: they make few
 /// multiply-adds of a byte of keys or values of type E.
 template <class E>
@@ -46,15 +51,15 @@ constexpr bool waits_for_memory(Index rows) {
   return rows < 2 * static_cast<Index>(sizeof(E));
 }
 
-/// acc[m][n] = sum over dimensions [begin, begin + count) of key m's values times the panel's
-/// vector n.
-template <int M, int N, class T>
-CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index count,
-                          FetchCursor& ahead, Tile<simd::Vec<T>, M, N>& acc) {
-  constexpr Index lanes = simd::kLanes<T>;
-  Row<const T*, M> k;
+/// acc[m][n] = sum over dimensions (or pairs of them) [begin, begin + count) of key m's values
+/// times the panel's vector n.
+template <int M, int N, class Q, class V>
+CASA_INLINE void dot_tile(const Q* const* keys, Index begin, const Q* q, Index count,
+                          FetchCursor& ahead, Tile<V, M, N>& acc) {
+  constexpr Index lanes = simd::kLanes<Q>;
+  Row<const Q*, M> k;
   constexpr int sums = kSums;
-  Row<Tile<simd::Vec<T>, M, N>, sums> sum;
+  Row<Tile<V, M, N>, sums> sum;
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     k[m] = keys[m] + begin;
@@ -62,13 +67,13 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index c
     for (int n = 0; n < N; ++n) {
       CASA_UNROLL
       for (int s = 0; s < sums; ++s) {
-        sum[s][m][n] = simd::Vec<T>{};
+        sum[s][m][n] = V{};
         simd::keep(sum[s][m][n]);
       }
     }
   }
   const auto step = [&]<int Sum>(Index i) __attribute__((always_inline)) {
-    Row<simd::Vec<T>, N> b;
+    Row<simd::Loaded<Q>, N> b;
     CASA_UNROLL
     for (int n = 0; n < N; ++n) b[n] = simd::load(q + n * lanes);
     q += N * lanes;
@@ -106,18 +111,18 @@ CASA_INLINE void dot_tile(const T* const* keys, Index begin, const T* q, Index c
 }
 
 /// The same in two halves, the first parked on the stack meanwhile.
-template <int M, int N, class T>
-CASA_INLINE void dot_halves(const T* const* keys, const T* q, Index count, FetchCursor& ahead,
-                            Tile<simd::Vec<T>, M, N>& acc) {
+template <int M, int N, class Q, class V>
+CASA_INLINE void dot_halves(const Q* const* keys, const Q* q, Index count, FetchCursor& ahead,
+                            Tile<V, M, N>& acc) {
   const Index half = count / 4 * 2;
   dot_tile<M, N>(keys, 0, q, half, ahead, acc);
-  Tile<simd::Vec<T>, M, N> parked;
+  Tile<V, M, N> parked;
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
   }
-  dot_tile<M, N>(keys, half, q + half * N * simd::kLanes<T>, count - half, ahead, acc);
+  dot_tile<M, N>(keys, half, q + half * N * simd::kLanes<Q>, count - half, ahead, acc);
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
     CASA_UNROLL
@@ -127,12 +132,11 @@ CASA_INLINE void dot_halves(const T* const* keys, const T* q, Index count, Fetch
 
 /// The dot products of K keys and the R rows of a narrow panel: of (key, row), a vector of parts
 /// each. Keys are read as they lie; `near`: what is fetched lies so many bytes ahead.
-template <int K, int R, class Rows, class T>
-CASA_INLINE void narrow_dots(Rows keys, Index j, const T* q, Index head_dim, Index near,
-                             simd::Vec<T>* dots) {
+template <int K, int R, class Rows, class Q, class V>
+CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index head_dim, Index near, V* dots) {
   using E = Value<Rows>;
-  using V = simd::Vec<T>;
-  constexpr Index lanes = simd::kLanes<T>;
+  using Factor = simd::Loaded<Q>;
+  constexpr Index lanes = simd::kLanes<Q>;
   constexpr int sums = K * R <= 4 ? 2 : 1;  // enough of them to hide the latency
   constexpr int steps = K * R <= 2 ? 4 : 2;
   Row<const E*, K> key;
@@ -147,14 +151,14 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const T* q, Index head_dim, Ind
     }
   }
   // (One vector of each key; not an array of them, which g++ 12 would store all the same.)
-  const auto step = [&]<int Sum>(V first, V second) __attribute__((always_inline)) {
+  const auto step = [&]<int Sum>(Factor first, Factor second) __attribute__((always_inline)) {
     if constexpr (K > 1) {
       simd::keep(first);
       simd::keep(second);
     }
     CASA_UNROLL
     for (int r = 0; r < R; ++r) {
-      V b = simd::load(q + r * lanes);
+      Factor b = simd::load(q + r * lanes);
       if constexpr (K > 1) simd::keep(b);
       auto& dot = sum[Sum % sums];
       dot[0][r] = simd::fma(first, b, dot[0][r]);
@@ -163,7 +167,7 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const T* q, Index head_dim, Ind
     q += R * lanes;
   };
   const auto two_steps = [&](Index i) __attribute__((always_inline)) {
-    V even, odd, even_of_last, odd_of_last;
+    Factor even, odd, even_of_last, odd_of_last;
     simd::load_two(key[0] + i, even, odd);
     simd::load_two(key[K - 1] + i, even_of_last, odd_of_last);
     step.template operator()<0>(even, even_of_last);
@@ -194,11 +198,11 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const T* q, Index head_dim, Ind
 }
 
 /// The scores of a vector of (key, row) for a narrow panel of R rows: keys [j, j + lanes / R).
-template <int R, class Rows, class T>
-CASA_INLINE simd::Vec<T> narrow_scores(Rows keys, Index j, const T* q, Index head_dim, Index near) {
-  constexpr int lanes = static_cast<int>(simd::kLanes<T>);
-  Row<simd::Vec<T>, lanes> part;
-  if constexpr (std::is_same_v<Rows, StridedRows<T>>) {  // every load of the loop steps by one key
+template <int R, class Rows, class Q>
+CASA_INLINE auto narrow_scores(Rows keys, Index j, const Q* q, Index head_dim, Index near) {
+  constexpr int lanes = static_cast<int>(simd::kLanes<Q>);
+  Row<simd::Vec<SumOf<Q>>, lanes> part;
+  if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // every load of the loop steps by one key
     CASA_NO_UNROLL
     for (int k = 0; k < lanes / R; ++k)
       narrow_dots<1, R>(keys, j + k, q, head_dim, near, part + k * R);
@@ -223,8 +227,8 @@ struct Visible {
 /// One tile of scores, of the keys from `key` on: stored, masked where a row must not see, folded
 /// into the running maximum. R: rows of a narrow panel, whose M keys fill one vector; 0: a wide
 /// one.
-template <int M, int N, int R, class Rows, class T>
-CASA_INLINE void score_tile(Rows keys, const T* q, Index head_dim, Index key, T* scores,
+template <int M, int N, int R, class Rows, class Q, class T>
+CASA_INLINE void score_tile(Rows keys, const Q* q, Index head_dim, Index key, T* scores,
                             const Visible<T>& visible, Prefetcher& prefetcher,
                             [[maybe_unused]] Index near, Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
@@ -271,49 +275,70 @@ inline constexpr int kMaxVectors = 3;
 /// otherwise.
 template <class T>
 struct Panel {
-  int vectors = 1;  ///< N
-  int narrow = 0;   ///< rows of a narrow panel, a power of two; 0: a wide one
-  Index first = 0;  ///< its first row among the job's rows
-  Index rows = 0;   ///< rows that exist (the others repeat the last one)
-  Interval seen;    ///< the keys that one of them sees
-  T* q = nullptr;   ///< (head_dim, vectors * lanes), or (head_dim / lanes, narrow, lanes)
+  int vectors = 1;    ///< N
+  int narrow = 0;     ///< rows of a narrow panel, a power of two; 0: a wide one
+  Index first = 0;    ///< its first row among the job's rows
+  Index rows = 0;     ///< rows that exist (the others repeat the last one)
+  Interval seen;      ///< the keys that one of them sees
+  void* q = nullptr;  ///< as Q: (head_dim, vectors * lanes), or (head_dim / lanes, narrow, lanes)
   T* max = nullptr;
   T* sum = nullptr;
   T* rescale = nullptr;      ///< factor of this block for what was summed before
-  T* scores = nullptr;       ///< (keys, width), then weights
+  T* scores = nullptr;       ///< (keys, width), then weights: see weights()
   Lane<T>* begin = nullptr;  ///< Visible::begin, end
   Lane<T>* end = nullptr;
 
   Index width() const { return narrow > 0 ? narrow : vectors * simd::kLanes<T>; }
+  /// (keys, width), or (pairs of keys, width)
+  template <class W>
+  W* weights() const {
+    return static_cast<W*>(static_cast<void*>(scores));
+  }
 };
 
-/// Scores of `count` keys in base 2, then weights 2^(score - max) in their place; updates max, sum
-/// and rescale. keys[count ..] repeats the last key up to a whole tile. Weights of masked keys are
-/// 0.
-template <int N, int R, class Rows, class T>
-void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim,
-                   const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
-  using V = simd::Vec<T>;
+/// Scores of `count` keys in base 2, and the largest of each lane. keys[count ..] repeats the last
+/// key up to a whole tile.
+template <int N, int R, class Q, class Rows, class T>
+CASA_INLINE void score_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim,
+                             const Visible<T>& visible, Prefetcher& prefetcher,
+                             Row<simd::Vec<T>, N>& max) {
   constexpr Index lanes = simd::kLanes<T>;
   constexpr int M = R > 0 ? static_cast<int>(lanes) / R : kTileKeys<N>;
   constexpr int width = R > 0 ? R : N * static_cast<int>(lanes);
-  const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
-  Row<V, N> max;
   CASA_UNROLL
-  for (int n = 0; n < N; ++n) max[n] = none;
-  const Index near = R > 0 ? run_distance(keys, count, head_dim) : 0;
-  for (Index j = 0; j < count; j += M) {
+  for (int n = 0; n < N; ++n) max[n] = simd::broadcast(-std::numeric_limits<T>::infinity());
+  const Q* q = static_cast<const Q*>(panel.q);
+  const Index units = head_dim / kUnit<Q>;
+  const Index near = R > 0 ? run_distance(keys, count, units) : 0;
+  Index j = 0;
+  for (; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {
       if (count - j <= M / 2) {
-        score_tile<M / 2, N, R>(keys, panel.q, head_dim, j, panel.scores + j * width, visible,
-                                prefetcher, near, max);
+        score_tile<M / 2, N, R>(keys, q, units, j, panel.scores + j * width, visible, prefetcher,
+                                near, max);
         continue;
       }
     }
-    score_tile<M, N, R>(keys, panel.q, head_dim, j, panel.scores + j * width, visible, prefetcher,
-                        near, max);
+    score_tile<M, N, R>(keys, q, units, j, panel.scores + j * width, visible, prefetcher, near,
+                        max);
   }
+  if constexpr (kUnit<Q> == 2) {  // the last pair may have but one key
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n)
+      simd::store(panel.scores + (R > 0 ? j : count) * width + n * lanes,
+                  simd::broadcast(-std::numeric_limits<T>::infinity()));
+  }
+}
 
+/// A block's scores become weights 2^(score - max) in their place (W: pairs of keys' weights are
+/// rounded and lie side by side); updates max, sum and rescale. Weights of masked keys are 0.
+template <int N, int R, class W, class T>
+CASA_INLINE void weigh_block(const Panel<T>& panel, Index count, bool first,
+                             const Row<simd::Vec<T>, N>& max) {
+  using V = simd::Vec<T>;
+  constexpr Index lanes = simd::kLanes<T>;
+  constexpr int width = R > 0 ? R : N * static_cast<int>(lanes);
+  const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
   Row<V, N> base, sum;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) {
@@ -327,15 +352,26 @@ void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim
     sum[n] = V{};
   }
   T* s = panel.scores;
+  constexpr Index keys = kUnit<W> * N * lanes / width;  // a turn
+  W* weights = panel.template weights<W>();
   CASA_NO_UNROLL
-  for (Index j = 0; j < count; j += N * lanes / width) {
+  for (Index j = 0; j < count; j += keys) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) {
       const V w = simd::exp2_nonpositive(simd::load(s + n * lanes) - base[n]);
-      simd::store(s + n * lanes, w);
-      sum[n] += w;
+      if constexpr (kUnit<W> == 1) {
+        simd::store(weights + n * lanes, w);
+        sum[n] += w;
+      } else {  // what is summed is what values are multiplied by
+        const V next = simd::exp2_nonpositive(simd::load(s + (N + n) * lanes) - base[n]);
+        const auto pair = simd::to_pairs<(std::min)(width, static_cast<int>(lanes))>(w, next);
+        simd::store(weights + n * lanes, pair);
+        sum[n] = simd::fma(pair, simd::broadcast(W{narrow<bfloat16>(1.0f), narrow<bfloat16>(1.0f)}),
+                           sum[n]);
+      }
     }
-    s += N * lanes;
+    s += kUnit<W> * N * lanes;
+    weights += N * lanes;
   }
   CASA_UNROLL
   for (int n = 0; n < N; ++n) {
@@ -347,11 +383,14 @@ void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim
   }
 }
 
-template <class Rows, class T>
+/// Scores of `count` keys, then weights; Q: as what queries and weights are multiplied.
+template <class Q, class Rows, class T>
 void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
   const auto run = [&]<int N, int R>() {
-    softmax_block<N, R>(panel, keys, count, head_dim, visible, first, prefetcher);
+    Row<simd::Vec<T>, N> max;
+    score_block<N, R, Q>(panel, keys, count, head_dim, visible, prefetcher, max);
+    weigh_block<N, R, Q>(panel, count, first, max);
   };
   constexpr Index lanes = simd::kLanes<T>;
   if (panel.narrow == 1) return run.template operator()<1, 1>();
@@ -361,7 +400,7 @@ void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim
     if (panel.narrow == 4) return run.template operator()<1, 4>();
   if constexpr (lanes >= 16 && !kIsStrided<Rows>)
     if (panel.narrow == 8) return run.template operator()<1, 8>();
-  if constexpr (std::is_same_v<Rows, const T* const*>) {
+  if constexpr (std::is_same_v<Rows, const Q* const*>) {
     if (panel.vectors == 3) return run.template operator()<3, 0>();
     if (panel.vectors == 2) return run.template operator()<2, 0>();
     return run.template operator()<1, 0>();

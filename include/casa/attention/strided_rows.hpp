@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "casa/core/config.hpp"
+#include "casa/core/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -39,6 +39,10 @@ inline constexpr bool kIsStrided<StridedRows<E>> = true;
 /// What rows consist of.
 template <class Rows>
 using Value = std::remove_cvref_t<decltype(*std::declval<Rows>()[0])>;
+
+/// Values beside each other in an E, what is multiplied at once.
+template <class E>
+inline constexpr Index kUnit = std::is_same_v<E, simd::bfloat16_pair> ? 2 : 1;
 
 }  // namespace detail
 

@@ -11,9 +11,12 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Sums of pairs of vectors whose values were loaded as pairs.
-template <int N, class E>
-inline constexpr bool kSumsPairs = simd::kLoadsPairs<E>&& N % 2 == 0;
+/// How many lanes of a pair of vectors' sums are neighbours, as the values were loaded; 0: all.
+template <int N, class W, class E>
+inline constexpr int kMerges = N % 2 == 1             ? 0
+                               : kUnit<W> == 2        ? 4
+                               : simd::kLoadsPairs<E> ? 1
+                                                      : 0;
 
 /// Before a loop: sums have their registers from here on.
 template <int M, int N, class V>
@@ -25,15 +28,24 @@ CASA_INLINE void keep_sums(Tile<V, M, N>& acc) {
   }
 }
 
-/// acc[m][n] += weights[m] * values[n vectors].
-template <int M, int N, class T, class E>
-CASA_INLINE void add_weighted(const T* weights, const E* values, Tile<simd::Vec<T>, M, N>& acc) {
-  Row<simd::Vec<T>, N> b;
-  if constexpr (N == 1) {
+/// acc[m][n] += weights[m] * values[n vectors]; a pair of weights is of two keys, the other one's
+/// values are `next`.
+template <int M, int N, class W, class E, class V>
+CASA_INLINE void add_weighted(const W* weights, const E* values, [[maybe_unused]] const E* next,
+                              Tile<V, M, N>& acc) {
+  constexpr Index lanes = simd::kLanes<W>;
+  Row<simd::Loaded<W>, N> b;
+  if constexpr (kUnit<W> == 2 && N == 1) {
+    b[0] = simd::load_rows(values, next);
+  } else if constexpr (kUnit<W> == 2) {
+    CASA_UNROLL
+    for (int n = 0; n < N; n += 2)
+      simd::load_rows(values + n * lanes, next + n * lanes, b[n], b[n + 1]);
+  } else if constexpr (N == 1) {
     b[0] = simd::load(values);
   } else {
     CASA_UNROLL
-    for (int n = 0; n < N; n += 2) simd::load_two(values + n * simd::kLanes<T>, b[n], b[n + 1]);
+    for (int n = 0; n < N; n += 2) simd::load_two(values + n * lanes, b[n], b[n + 1]);
   }
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
@@ -44,42 +56,44 @@ CASA_INLINE void add_weighted(const T* weights, const E* values, Tile<simd::Vec<
 }
 
 /// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
-template <int M, int N, class T, class E>
-CASA_INLINE void weighted_tile(const T* weights, Index width, const E* const* values, Index column,
-                               Index count, FetchCursor ahead, Tile<simd::Vec<T>, M, N>& acc) {
-  const auto step = [&](Index j, const T* w) __attribute__((always_inline)) {
-    add_weighted<M, N>(w, values[j] + column, acc);
+template <int M, int N, class W, class E, class V>
+CASA_INLINE void weighted_tile(const W* weights, Index width, const E* const* values, Index column,
+                               Index count, FetchCursor ahead, Tile<V, M, N>& acc) {
+  constexpr Index unit = kUnit<W>;
+  const auto step = [&](Index j, const W* w) __attribute__((always_inline)) {
+    add_weighted<M, N>(w, values[j] + column, values[j + unit - 1] + column, acc);
   };
-  keep_sums<M, N, simd::Vec<T>>(acc);
+  keep_sums<M, N, V>(acc);
   Index j = 0;
-  if (count >= 2) {
-    const T* odd = weights + width;
+  if (count >= 2 * unit) {
+    const W* odd = weights + width;
     simd::keep_address(odd);
     simd::align_loop(j);
     CASA_NO_UNROLL
     do {
       step(j, weights);
-      step(j + 1, odd);
+      step(j + unit, odd);
       weights += 2 * width;
       odd += 2 * width;
-      fetch_turn<kSumLines<M>>(ahead);
-      j += 2;
-    } while (j + 2 <= count);
+      CASA_UNROLL
+      for (int u = 0; u < unit; ++u) fetch_turn<kSumLines<M>>(ahead);  // each of two keys
+      j += 2 * unit;
+    } while (j + 2 * unit <= count);
   }
   if (j < count) step(j, weights);
 }
 
 /// The same of values at equal distances, a key a turn, so that every load steps by one key; what
 /// lies `near` bytes ahead is fetched.
-template <int M, int N, class T, class E>
+template <int M, int N, class T, class E, class V>
 CASA_INLINE void near_tile(const T* weights, Index width, StridedRows<E> values, Index column,
-                           Index count, Index near, Tile<simd::Vec<T>, M, N>& acc) {
+                           Index count, Index near, Tile<V, M, N>& acc) {
   const E* v = values.first + column;
-  keep_sums<M, N, simd::Vec<T>>(acc);
+  keep_sums<M, N, V>(acc);
   CASA_NO_UNROLL
   for (Index j = 0; j < count; ++j) {
     fetch_near<N* static_cast<int>(simd::kLanes<T>)>(v, near);
-    add_weighted<M, N>(weights, v, acc);
+    add_weighted<M, N>(weights, v, v, acc);
     weights += width;
     v += values.stride;
   }
@@ -104,12 +118,12 @@ constexpr int sum_vectors_of(Index rows) {
 /// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
 /// are rows of a scratch matrix, or of the result. (Not initialised: an array of them is filled for
 /// every panel and block.)
-template <class T, class Values>
+template <class T, class W, class Values>
 struct SumRows {
   Index rows;
-  const T* weights;  ///< (keys, panel's width), from the first key that a row sees
+  const W* weights;  ///< (keys, panel's width), from the first key that a row sees
   Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
-  Index count;       ///< keys
+  Index count;       ///< keys; of pairs an even number
   T* carried;        ///< (rows, padded head_dim): sums so far
   const T* rescale;  ///< per row, applied to what is carried; null: begin from zero
   T* const* result;  ///< per row, head_dim values; null: carry on
@@ -133,19 +147,26 @@ CASA_INLINE void fetch_rows(Index rows, At at) {
   }
 }
 
-/// Goes with a tile, two keys a turn, `distance` bytes ahead of it.
-template <class E>
-FetchCursor near_cursor(const E* first, const E* second, Index distance) {
-  const char* at = static_cast<const char*>(static_cast<const void*>(first)) + distance;
-  const Index stride = bytes_between(first, second);
-  return {at, at + 2 * stride, 4 * stride, stride};
+/// Goes with a tile of N vectors from `column` on, two keys a turn, `distance` bytes ahead of it.
+/// Values that lie side by side are asked for in the order of memory, by all columns' tiles in
+/// turn.
+template <Index Values, class E>
+FetchCursor near_cursor(const E* const* values, Index count, const SumShape& shape, Index column) {
+  const Index stride = bytes_between(values[0], values[1]);
+  const Index size = shape.padded_dim * static_cast<Index>(sizeof(E));
+  constexpr Index bytes = Values * static_cast<Index>(sizeof(E));
+  const bool whole = stride == size;
+  const void* first = values[0] + column * (whole ? count : 1);
+  const char* at = static_cast<const char*>(first) + shape.near;
+  const Index key = whole ? bytes : stride;
+  return {at, at + 2 * key, 4 * key, key};
 }
 
 /// The sums of M rows in N vectors from `column` on. (A function of its own: inside another, g++ 12
 /// keeps sums of pairs in memory.)
-template <int M, int N, class T, class Values>
-[[gnu::noinline]] void sum_tile(const SumRows<T, Values>& rows, const SumShape& shape, Index column,
-                                Prefetcher& prefetcher) {
+template <int M, int N, class T, class W, class Values>
+[[gnu::noinline]] void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape,
+                                Index column, Prefetcher& prefetcher) {
   using V = simd::Vec<T>;
   using E = Value<Values>;
   constexpr Index lanes = simd::kLanes<T>;
@@ -165,16 +186,16 @@ template <int M, int N, class T, class Values>
   } else {
     const FetchCursor ahead =
         shape.near != 0 && rows.count > 1
-            ? near_cursor(rows.values[0] + column, rows.values[1] + column, shape.near)
-            : prefetcher.take(rows.count / 2, 2 * M * N, kSumLines<M>, rows.weights);
+            ? near_cursor<N * lanes>(rows.values, rows.count, shape, column)
+            : prefetcher.take(rows.count / 2, 2 * M * N / kUnit<W>, kSumLines<M>, rows.weights);
     weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
   }
-  if constexpr (kSumsPairs<N, E>) {
+  if constexpr (constexpr int unit = kMerges<N, W, E>; unit > 0) {
     if (rows.result) {
       CASA_UNROLL
       for (int m = 0; m < M; ++m) {
         CASA_UNROLL
-        for (int n = 0; n < N; n += 2) simd::merge_pair(acc[m][n], acc[m][n + 1]);
+        for (int n = 0; n < N; n += 2) simd::merge_pair<unit>(acc[m][n], acc[m][n + 1]);
       }
     }
   }
@@ -197,8 +218,8 @@ template <int M, int N, class T, class Values>
 }
 
 /// sum_tile with as many rows as there are.
-template <int N, class T, class Values>
-void sum_tile(const SumRows<T, Values>& rows, const SumShape& shape, Index column,
+template <int N, class T, class W, class Values>
+void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape, Index column,
               Prefetcher& prefetcher) {
   [&]<int... M>(std::integer_sequence<int, M...>) {
     const auto run = [&]<int Rows>() {
@@ -212,8 +233,8 @@ void sum_tile(const SumRows<T, Values>& rows, const SumShape& shape, Index colum
 
 /// The weighted sums of a panel over a block: all rows of some columns before the next columns, so
 /// that those columns' values are in the first-level cache but for the first rows.
-template <class T, class Values>
-void sum_panel(std::span<const SumRows<T, Values>> tiles, const SumShape& shape,
+template <class T, class W, class Values>
+void sum_panel(std::span<const SumRows<T, W, Values>> tiles, const SumShape& shape,
                Prefetcher& prefetcher) {
   Index most = 1;
   for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
@@ -223,7 +244,7 @@ void sum_panel(std::span<const SumRows<T, Values>> tiles, const SumShape& shape,
          vectors -= N, column += N * simd::kLanes<T>)
       for (std::size_t t = 0; t < tiles.size(); ++t) {
         const bool ends = t + 1 == tiles.size();
-        const SumRows<T, Values>& next = tiles[ends ? 0 : t + 1];
+        const SumRows<T, W, Values>& next = tiles[ends ? 0 : t + 1];
         const Index at = ends ? column + N * simd::kLanes<T> : column;
         if (next.rescale && at < shape.padded_dim)
           fetch_rows<N, T>(next.rows,

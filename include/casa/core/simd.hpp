@@ -4,4 +4,5 @@
 #include "casa/core/simd/exponential.hpp"
 #include "casa/core/simd/lanes.hpp"
 #include "casa/core/simd/memory.hpp"
+#include "casa/core/simd/pairs.hpp"
 #include "casa/core/simd/vector.hpp"

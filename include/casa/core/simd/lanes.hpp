@@ -74,13 +74,16 @@ CASA_INLINE V add_lanes(const V (&v)[N]) {
   }
 }
 
-template <class V, std::size_t... I>
+// Which lane of two vectors (the second one's counted from `lanes` on) is lane i of those in turn.
+template <int Unit>
+constexpr int merged(int i, int lanes) {
+  return i / (2 * Unit) * Unit + i % Unit + i / Unit % 2 * lanes;
+}
+template <int Unit, class V, std::size_t... I>
 CASA_INLINE void merge_pair(V& a, V& b, std::index_sequence<I...>) {
   constexpr int n = static_cast<int>(sizeof...(I));
-  const V low =
-      __builtin_shufflevector(a, b, (static_cast<int>(I) / 2 + static_cast<int>(I) % 2 * n)...);
-  b = __builtin_shufflevector(a, b,
-                              (n / 2 + static_cast<int>(I) / 2 + static_cast<int>(I) % 2 * n)...);
+  const V low = __builtin_shufflevector(a, b, merged<Unit>(static_cast<int>(I), n)...);
+  b = __builtin_shufflevector(a, b, merged<Unit>(n + static_cast<int>(I), n)...);
   a = low;
 }
 
@@ -119,10 +122,10 @@ CASA_INLINE V reduce_strided(V v, Op op) {
     return v;
 }
 
-/// The lanes of a and b in turn: a[0], b[0], a[1], ... in a, then b.
-template <class V>
+/// The lanes of a and b in turn, Unit of each: a[0], b[0], a[1], ... in a, then b.
+template <int Unit = 1, class V>
 CASA_INLINE void merge_pair(V& a, V& b) {
-  detail::merge_pair(a, b, detail::LaneSequence<Element<V>>{});
+  detail::merge_pair<Unit>(a, b, detail::LaneSequence<Element<V>>{});
 }
 
 /// The even lanes of a, then b, in a; their odd ones in b.

@@ -26,6 +26,11 @@
 #else
 #define CASA_SIMD_AVX512 0
 #endif
+#if CASA_SIMD_AVX512 && defined(__AVX512BF16__)
+#define CASA_SIMD_AVX512_BF16 1
+#else
+#define CASA_SIMD_AVX512_BF16 0
+#endif
 #if defined(__AVX2__) && defined(__FMA__)
 #define CASA_SIMD_AVX2 1
 #else
