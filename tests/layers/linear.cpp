@@ -116,6 +116,36 @@ TEST_CASE_TEMPLATE("a row's bits do not depend on the rows beside it nor on thre
   }
 }
 
+// Where the machine multiplies pairs of bfloat16, many rows are rounded to them; elsewhere none.
+TEST_CASE("rows of x may be rounded to the bfloat16 that weights are held in") {
+  const Context rounds{.precision = Precision::storage}, full;
+  std::uint64_t seed = 1;
+  for (const Index rows : {1, 6, 7, 12, 13, 29, 961})
+    for (const Index in : {2, 30, 33, 64, 576, 1100}) {
+      CAPTURE(rows);
+      CAPTURE(in);
+      std::mt19937_64 rng(seed++);
+      const Index out = rows > 500 ? 9 : 70;
+      const Matrix<float> w = random_matrix<float>(rng, out, in);
+      const Matrix<float> x = random_matrix<float>(rng, rows, in);
+      const Linear<float> linear({w}, WeightType::bfloat16);
+      Matrix<float> rounded = x, y(rows, out), expected(rows, out);
+      for (Index i = 0; i < x.size(); ++i) rounded.data()[i] = widen(narrow<bfloat16>(x.data()[i]));
+      linear.forward(x, y, rounds);
+      linear.forward(x, expected, full);
+      const bool pairs = simd::kMultipliesPairs && rows > detail::kWholePanelRows && in % 2 == 0;
+      check_product<float>(linear, pairs ? rounded : x, y, nullptr);
+      CHECK(same_bits(y.data(), expected.data(), y.size()) == !pairs);
+      if (!pairs) continue;
+      ThreadPool pool(3);  // the same bits from any number of threads and rows, if they are many
+      const Context threads{.executor = pool, .precision = Precision::storage};
+      linear.forward(x, expected, threads);
+      CHECK(same_bits(y.data(), expected.data(), y.size()));
+      linear.forward(x.view().middle_rows(0, 7), expected.view().middle_rows(0, 7), rounds);
+      CHECK(same_bits(y.data(), expected.data(), 7 * out));
+    }
+}
+
 TEST_CASE("more rows than are packed at a time give each row's own bits") {
   std::mt19937_64 rng(8);
   const Matrix<float> w = random_matrix<float>(rng, 9, 5), x = random_matrix<float>(rng, 2000, 5);

@@ -40,9 +40,7 @@ inline constexpr bool kIsStrided<StridedRows<E>> = true;
 template <class Rows>
 using Value = std::remove_cvref_t<decltype(*std::declval<Rows>()[0])>;
 
-/// Values beside each other in an E, what is multiplied at once.
-template <class E>
-inline constexpr Index kUnit = std::is_same_v<E, simd::bfloat16_pair> ? 2 : 1;
+using simd::kUnit;
 
 }  // namespace detail
 

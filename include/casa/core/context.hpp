@@ -10,12 +10,13 @@ CASA_NAMESPACE_BEGIN
 /// compare).
 enum class Path { fast, naive };
 
-/// What attention may round.
+/// What products may round besides what is stored.
 enum class Precision {
-  full,     ///< nothing: keys and values are widened from what they are stored in
-  storage,  ///< queries and softmax weights to the bfloat16 that keys and values are stored in,
-            ///< where the machine multiplies that faster (AVX-512 BF16); sums stay float. About
-            ///< doubles the variance of the error that such keys and values have
+  full,     ///< nothing: what is stored is widened, everything else is as it is computed
+  storage,  ///< what meets bfloat16 keys, values and weights is rounded to bfloat16, too (queries,
+            ///< softmax weights, rows of a Linear), where there are enough rows and the machine
+            ///< multiplies that faster (AVX-512 BF16); sums stay float. About doubles the variance
+            ///< of the error that storing them so brings
 };
 
 /// Workers and scratch memory of one caller. Two callers at once need two contexts (they may share

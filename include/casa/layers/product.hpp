@@ -60,8 +60,15 @@ class Product {
   void run(MatrixView<const T> x, Finish&& finish) const {
     with_stored_type<T>(weight_.type(), [&]<class S>() {
       if (x.rows() <= kWholePanelRows) return run_few<S>(x, finish);
-      for (Index row = 0; row < x.rows(); row += kPackRows)
-        run_many<S>(x.middle_rows(row, std::min(kPackRows, x.rows() - row)), row, finish);
+      for (Index row = 0; row < x.rows(); row += kPackRows) {
+        const auto rows = x.middle_rows(row, std::min(kPackRows, x.rows() - row));
+        if constexpr (simd::kMultipliesPairs && std::same_as<S, bfloat16>)
+          if (context_.precision == Precision::storage && weight_.depth() % 2 == 0) {
+            run_many<S, simd::bfloat16_pair>(rows, row, finish);
+            continue;
+          }
+        run_many<S, T>(rows, row, finish);
+      }
     });
   }
 
@@ -79,7 +86,7 @@ class Product {
     const T* a = x.data();
     if (rows > 1) {
       T* packed = context_.workspace.take<T>(rows * packed_depth(depth));
-      pack_tile(x, packed);
+      pack_tile<T>(x, packed);
       a = packed;
     }
     using Format = PanelFormat<T, S>;
@@ -105,19 +112,21 @@ class Product {
     });
   }
 
-  template <class S, class Finish>
+  // A: as what the rows of x are multiplied.
+  template <class S, class A, class Finish>
   void run_many(MatrixView<const T> x, Index first_row, Finish& finish) const {
     using Format = PanelFormat<T, S>;
     using Wide = typename Format::Wide;
     constexpr bool widens = kWidensBefore<T, S>;
+    constexpr Index unit = simd::kUnit<A>;
     using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
     const Workspace::Frame frame(context_.workspace);
     const Index depth = weight_.depth(), workers = context_.executor.concurrency;
     const TileSplit split(x.rows());
-    const Index a_depth = packed_depth(depth);
-    T* packed = context_.workspace.take<T>(x.rows() * a_depth);
+    const Index a_depth = packed_depth(depth / unit);
+    A* packed = context_.workspace.take<A>(x.rows() * a_depth);
     context_.executor.for_each(split.tiles, [&](Index t, Index) {
-      pack_tile(x.middle_rows(split.begin(t), split.size(t)), packed + split.begin(t) * a_depth);
+      pack_tile<A>(x.middle_rows(split.begin(t), split.size(t)), packed + split.begin(t) * a_depth);
     });
 
     const Index row_blocks = (split.tiles + kBlockTiles - 1) / kBlockTiles;
@@ -128,7 +137,7 @@ class Product {
     const Index jobs_per_block = (panels_.count + share - 1) / share;
     // Where the rows of x stay in cache whole, panels are read as they lie in memory; else a block
     // of k of the rows meets all panels of the job before the next block.
-    const bool panels_outer = block_rows * depth * Index{sizeof(T)} <= kRowBlockBytes;
+    const bool panels_outer = block_rows * a_depth * Index{sizeof(A)} <= kRowBlockBytes;
     const Index block_depth = block_depth_for(depth, block_tiles);
     const Index depth_blocks = (depth + block_depth - 1) / block_depth;
     const Index parts = Format::kVectors / tile_vectors<T>(split.size(0));  // of a panel
@@ -170,11 +179,11 @@ class Product {
           const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
           T* tile = sums +
                     (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
-          const auto multiply = tile_function<T, TileWeights>(rows);
+          const auto multiply = tile_function<T, TileWeights, A>(rows);
           const Index part_width = tile_vectors<T>(rows) * simd::kLanes<T>;
           for (Index lane = 0; lane < kWidth; lane += part_width) {
-            multiply(packed + row * a_depth + step.k * rows, w, lane, count, tile, step.k > 0,
-                     {ahead, next_step});
+            multiply(packed + row * a_depth + step.k / unit * rows, w, lane, count, tile,
+                     step.k > 0, {ahead, next_step});
             ahead += count * next_step;
           }
           if (step.k + count == depth)

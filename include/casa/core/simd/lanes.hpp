@@ -87,10 +87,15 @@ CASA_INLINE void merge_pair(V& a, V& b, std::index_sequence<I...>) {
   a = low;
 }
 
-template <class V, std::size_t... I>
+// What merged() undoes.
+template <int Unit>
+constexpr int split(int i) {
+  return i / Unit * 2 * Unit + i % Unit;
+}
+template <int Unit, class V, std::size_t... I>
 CASA_INLINE void split_pair(V& a, V& b, std::index_sequence<I...>) {
-  const V even = __builtin_shufflevector(a, b, (2 * static_cast<int>(I))...);
-  b = __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...);
+  const V even = __builtin_shufflevector(a, b, split<Unit>(static_cast<int>(I))...);
+  b = __builtin_shufflevector(a, b, (Unit + split<Unit>(static_cast<int>(I)))...);
   a = even;
 }
 
@@ -128,10 +133,10 @@ CASA_INLINE void merge_pair(V& a, V& b) {
   detail::merge_pair<Unit>(a, b, detail::LaneSequence<Element<V>>{});
 }
 
-/// The even lanes of a, then b, in a; their odd ones in b.
-template <class V>
+/// The even lanes (or Units of them) of a, then b, in a; their odd ones in b.
+template <int Unit = 1, class V>
 CASA_INLINE void split_pair(V& a, V& b) {
-  detail::split_pair(a, b, detail::LaneSequence<Element<V>>{});
+  detail::split_pair<Unit>(a, b, detail::LaneSequence<Element<V>>{});
 }
 
 /// The square of N vectors of N lanes, transposed in registers.

@@ -13,6 +13,10 @@ struct bfloat16_pair {
   bfloat16 first, second;
 };
 
+/// Values beside each other in an E, what is multiplied at once.
+template <class E>
+inline constexpr Index kUnit = std::is_same_v<E, bfloat16_pair> ? 2 : 1;
+
 /// Whether one instruction multiplies pairs, at the price of a multiply-add of float.
 inline constexpr bool kMultipliesPairs = CASA_SIMD_AVX512_BF16;
 
