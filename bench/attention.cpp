@@ -1,7 +1,8 @@
 // How near is attention to the machine's limits, and what do the variants cost on the same stream?
 //
 //   attention/<naive|fast>/<case>/<scalar>/threads:<n>    the cases of the comparison with other
-//                                                         libraries; head sizes
+//                                                         libraries; head sizes (bfloat16_rounded:
+//                                                         Precision::storage)
 //   decode/rows:<r>/keys:<k>/<scalar>/threads:<n>         few rows, long caches
 //   variant/<sa|ca|casa|ti>/<stream>/<scalar>/threads:<n> one stream as each variant attends to it
 //
@@ -19,11 +20,13 @@ namespace {
 using bench::Case;
 using casa::Index;
 using casa::Path;
+using casa::Precision;
 
 template <class S>
-const char* scalar_name() {
+const char* scalar_name(Precision precision) {
   if constexpr (std::is_same_v<S, double>) return "double";
-  if constexpr (std::is_same_v<S, casa::bfloat16>) return "bfloat16";
+  if constexpr (std::is_same_v<S, casa::bfloat16>)
+    return precision == Precision::full ? "bfloat16" : "bfloat16_rounded";
   if constexpr (std::is_same_v<S, casa::half>) return "half";
   return "float";
 }
@@ -40,11 +43,13 @@ double read_rate() {
 }
 
 template <class T, class S>
-void run_case(benchmark::State& state, const Case& c, Path path, Index threads) {
+void run_case(benchmark::State& state, const Case& c, Path path, Precision precision,
+              Index threads) {
   bench::Problem<T, S> problem(c);
   std::unique_ptr<casa::ThreadPool> pool;
   casa::Context context;
   context.path = path;
+  context.precision = precision;
   if (threads > 1) {
     pool = std::make_unique<casa::ThreadPool>(threads);
     context.executor = *pool;
@@ -70,13 +75,14 @@ void run_case(benchmark::State& state, const Case& c, Path path, Index threads) 
 }
 
 template <class T, class S = T>
-void add(const std::string& prefix, const Case& c, Path path = Path::fast) {
+void add(const std::string& prefix, const Case& c, Path path = Path::fast,
+         Precision precision = Precision::full) {
   for (const Index threads : {1, 2}) {
     const std::string name =
-        prefix + c.name + "/" + scalar_name<S>() + "/threads:" + std::to_string(threads);
-    auto* b = benchmark::RegisterBenchmark(
-        name.c_str(),
-        [c, path, threads](benchmark::State& state) { run_case<T, S>(state, c, path, threads); });
+        prefix + c.name + "/" + scalar_name<S>(precision) + "/threads:" + std::to_string(threads);
+    auto* b = benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+      run_case<T, S>(state, c, path, precision, threads);
+    });
     b->UseManualTime()->Unit(benchmark::kMillisecond);
     if (path == Path::naive) b->Iterations(1);
   }
@@ -87,6 +93,7 @@ const bool registered = [] {
     add<float>("attention/fast/", c);
     add<double>("attention/fast/", c);
     add<float, casa::bfloat16>("attention/fast/", c);
+    add<float, casa::bfloat16>("attention/fast/", c, Path::fast, Precision::storage);
     add<float, casa::half>("attention/fast/", c);
     add<float>("attention/naive/", c, Path::naive);
     add<double>("attention/naive/", c, Path::naive);
@@ -103,6 +110,7 @@ const bool registered = [] {
       if (rows == 1) c.num_heads = c.num_kv_heads;
       add<float>("decode/", c);
       add<float, casa::bfloat16>("decode/", c);
+      add<float, casa::bfloat16>("decode/", c, Path::fast, Precision::storage);
     }
   for (const Index frames : {8, 64})
     for (const Case& c : bench::variant_cases(frames)) add<float>("variant/", c);

@@ -20,7 +20,8 @@ Types: float, bf16, int8 are casa's --dtype; F32, BF16, Q8_0 for llama.cpp (keys
 its default); torch.float32, torch.bfloat16 and quantize_dynamic of every Linear layer for transformers, which has
 nothing of 8 bits for a processor, and which runs eagerly. For int8 llama.cpp takes part a second time, plain: without
 rearranged weights and AMX, as its AMX code dies where some compilers built it (ggml-org/llama.cpp#26954) as soon as
-it gets several tokens at once. The best of what runs counts.
+it gets several tokens at once. The best of what runs counts. For bf16 casa takes part a second time, rounding (--precision storage): what meets
+a weight is rounded to bfloat16, too, as transformers does.
 """
 import argparse
 import contextlib
@@ -35,7 +36,7 @@ import sys
 import time
 
 CONVERTER = pathlib.Path(__file__).resolve().parent.parent / "examples" / "convert_smollm2.py"
-PROGRAMS, PLAIN = ("casa", "transformers", "llama.cpp"), "llama.cpp plain"
+PROGRAMS, PLAIN, ROUNDING = ("casa", "transformers", "llama.cpp"), "llama.cpp plain", "casa rounding"
 GGUF_TYPES = {"float": "F32", "bf16": "BF16", "int8": "Q8_0"}
 GOALS = {("float", "pp512"): 1.5, ("bf16", "tg64"): 1.25, ("int8", "tg64"): 1.2}
 NEEDED = {"torch": "torch", "transformers": "transformers", "llama_cpp": "llama-cpp-python", "gguf": "gguf",
@@ -152,8 +153,9 @@ class Unavailable(Exception):
 class Generate:
     """casa: a process for each answer."""
 
-    def __init__(self, args, kind):
-        self.command = [args.generate, "-m", args.folder, "--dtype", kind, "--ignore-eos", "--json"]
+    def __init__(self, args, kind, precision):
+        self.command = [args.generate, "-m", args.folder, "--dtype", kind, "--precision", precision, "--ignore-eos",
+                        "--json"]
 
     def ask(self, threads, prompt, count):
         given = ["-p", prompt] if isinstance(prompt, str) else ["--prompt-ids", ",".join(map(str, prompt))]
@@ -196,7 +198,9 @@ class Worker:
 
 
 def start(args, program, kind):
-    return Generate(args, kind) if program == "casa" else Worker(args, program, kind)
+    if program in ("casa", ROUNDING):
+        return Generate(args, kind, "storage" if program == ROUNDING else "full")
+    return Worker(args, program, kind)
 
 
 def first_token(args, program, kind, count=1):
@@ -241,7 +245,7 @@ def start_able(args, program, kind, notes):
 
 def measure(args, kind, notes, rates, starts):
     """Fills rates[program, type, threads, test] and starts[program, type], one value a round."""
-    programs = [*PROGRAMS, PLAIN] if kind == "int8" else list(PROGRAMS)
+    programs = [*PROGRAMS, *{"int8": [PLAIN], "bf16": [ROUNDING]}.get(kind, [])]
     able = {program: start_able(args, program, kind, notes) for program in programs}
     for threads in args.threads:
         for test in TESTS:
@@ -285,11 +289,11 @@ def ratio_table(rates):
     rows = []
     for setting in dict.fromkeys(key[1:] for key in rates):
         median = {key[0]: statistics.median(r) for key, r in rates.items() if key[1:] == setting}
-        ours = median.pop("casa")
-        if median:
-            best = max(median, key=median.get)
-            rows.append((*setting, best, f"{ours / median[best]:.2f}", GOALS.get((setting[0], setting[2]), "")))
-    return table(("type", "threads", "test", "best of the others", "casa / it", "goal"), rows)
+        ours = {program: median.pop(program) for program in ("casa", ROUNDING) if program in median}
+        best = max(median, key=median.get, default=None)
+        rows += [(program, *setting, best, f"{rate / median[best]:.2f}", GOALS.get((setting[0], setting[2]), ""))
+                 for program, rate in ours.items() if best]
+    return table(("program", "type", "threads", "test", "best of the others", "ratio", "goal"), rows)
 
 
 def start_table(starts, threads):

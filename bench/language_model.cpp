@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "bench_common.hpp"
 #include "casa/model/decoder.hpp"
@@ -58,11 +59,11 @@ double weights_per_token() {
 
 constexpr Index kPrompt = 512, kAnswer = 64;
 
-void run(benchmark::State& state, WeightType type, bool prefill) {
+void run(benchmark::State& state, WeightType type, Precision precision, bool prefill) {
   const Decoder<float>& m = model(type);
   const Index threads = state.range(0);
   ThreadPool pool(threads);
-  const Context context{.executor = pool};
+  const Context context{.executor = pool, .precision = precision};
   std::vector<int> prompt(kPrompt);
   for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int>(i * 83 % 49152);
   Matrix<float> logits(1, m.config().vocab_size);
@@ -97,13 +98,18 @@ void run(benchmark::State& state, WeightType type, bool prefill) {
 }
 
 const int registered = [] {
-  constexpr std::pair<WeightType, const char*> types[] = {
-      {WeightType::native, "float"}, {WeightType::bfloat16, "bf16"}, {WeightType::int8, "int8"}};
-  for (const auto& [type, name] : types)
+  constexpr std::tuple<WeightType, Precision, const char*> types[] = {
+      {WeightType::native, Precision::full, "float"},
+      {WeightType::bfloat16, Precision::full, "bf16"},
+      {WeightType::bfloat16, Precision::storage, "bf16_rounded"},
+      {WeightType::int8, Precision::full, "int8"}};
+  for (const auto& [type, precision, name] : types)
     for (const bool prefill : {true, false})
       benchmark::RegisterBenchmark(
           (std::string(prefill ? "model/pp512/" : "model/tg64/") + name).c_str(),
-          [type = type, prefill](benchmark::State& state) { run(state, type, prefill); })
+          [type = type, precision = precision, prefill](benchmark::State& state) {
+            run(state, type, precision, prefill);
+          })
           ->ArgName("threads")
           ->Arg(1)
           ->Arg(2)

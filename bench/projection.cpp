@@ -103,6 +103,7 @@ struct Product {
   Index in, out, rows;
   WeightType type;
   Index threads;
+  Precision precision = Precision::full;
 };
 
 std::string suffix(const Product& p, const char* storage) {
@@ -122,7 +123,7 @@ void run_casa(benchmark::State& state, const Product& p) {
     copies.emplace_back(LinearPiece{weight}, p.type);
   Matrix<T> y(p.rows, p.out);
   ThreadPool pool(p.threads);
-  const Context context{.executor = pool};
+  const Context context{.executor = pool, .precision = p.precision};
   const double best = fastest_iteration(state, p.threads, [&](Index i) {
     copies[static_cast<std::size_t>(i) % copies.size()].forward(x, y, context);
   });
@@ -161,7 +162,7 @@ void run_mlp(benchmark::State& state, const Product& p) {
     copies.emplace_back(LinearPiece{wide}, LinearPiece{wide}, LinearPiece{down}, p.type);
   Matrix<float> y(p.rows, p.in);
   ThreadPool pool(p.threads);
-  const Context context{.executor = pool};
+  const Context context{.executor = pool, .precision = p.precision};
   const double best = fastest_iteration(state, p.threads, [&](Index i) {
     copies[static_cast<std::size_t>(i) % copies.size()].forward(x, y, context);
   });
@@ -252,6 +253,11 @@ const int registered = [] {
           const Product p{s.in, s.out, rows, type, threads};
           add("projection/casa/" + suffix(p, name_of(type)),
               [=](benchmark::State& state) { run_casa<float>(state, p); });
+          if (type != WeightType::bfloat16) continue;
+          Product rounded = p;
+          rounded.precision = Precision::storage;
+          add("projection/casa/" + suffix(p, "bfloat16_rounded"),
+              [=](benchmark::State& state) { run_casa<float>(state, rounded); });
         }
       const Product p{s.in, s.out, rows, WeightType::native, 1};
       add("projection/eigen/" + suffix(p, "float"),

@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <tuple>
 
 #include "bench_common.hpp"
 #include "casa/io/load_model.hpp"
@@ -120,7 +121,8 @@ void tower_loss(benchmark::State& state, const std::string& folder, WeightType w
   state.counters["largest_value"] = static_cast<double>(a.eigen().cwiseAbs().maxCoeff());
 }
 
-void loss(benchmark::State& state, const std::string& folder, WeightType weights) {
+void loss(benchmark::State& state, const std::string& folder, WeightType weights,
+          Precision precision) {
   io::ModelOptions native, narrow;
   native.weights = WeightType::native;
   narrow.weights = weights;
@@ -137,7 +139,8 @@ void loss(benchmark::State& state, const std::string& folder, WeightType weights
   double most = 0, sum = 0, scale = 0;
   Index agree = 0;
   for (auto _ : state) {
-    const auto a = exact.logits(ids, insertions, images), b = small.logits(ids, insertions, images);
+    const auto a = exact.logits(ids, insertions, images),
+               b = small.logits(ids, insertions, images, {.precision = precision});
     const auto off = (a.eigen() - b.eigen()).cwiseAbs().eval();
     most = static_cast<double>(off.maxCoeff());
     sum = static_cast<double>(off.mean());
@@ -166,13 +169,17 @@ const bool registered = [] {
       std::filesystem::path(__FILE__).parent_path().parent_path() / "tests" / "golden";
   for (const char* folder : {"hf_helium", "hf_llama", "hf_qwen2", "casa_helium_replace",
                              "casa_llama", "hf_qwen2_5_vl", "casa_qwen2_5_vl"}) {
-    for (const auto& [name, type] :
-         {std::pair{"bfloat16", WeightType::bfloat16}, std::pair{"half", WeightType::half},
-          std::pair{"int8", WeightType::int8}}) {
+    for (const auto& [name, type, precision] :
+         {std::tuple{"bfloat16", WeightType::bfloat16, Precision::full},
+          std::tuple{"bfloat16_rounded", WeightType::bfloat16, Precision::storage},
+          std::tuple{"half", WeightType::half, Precision::full},
+          std::tuple{"int8", WeightType::int8, Precision::full}}) {
       const std::string path = (golden / folder).string(), end = std::string(folder) + "/" + name;
-      benchmark::RegisterBenchmark(("loss/" + end).c_str(), [path, t = type](benchmark::State& s) {
-        loss(s, path, t);
+      benchmark::RegisterBenchmark(("loss/" + end).c_str(), [path, t = type,
+                                                             p = precision](benchmark::State& s) {
+        loss(s, path, t, p);
       })->Iterations(1);
+      if (precision != Precision::full) continue;
       if (end.find("qwen2_5_vl") != std::string::npos)
         benchmark::RegisterBenchmark(("tower_loss/" + end).c_str(), [path, t = type](
                                                                         benchmark::State& s) {

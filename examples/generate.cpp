@@ -38,7 +38,7 @@ using casa::Index;
 volatile std::sig_atomic_t interrupted = 0;
 
 struct Arguments {
-  std::string model, prompt, prompt_file, system, trace, dtype = "float";
+  std::string model, prompt, prompt_file, system, trace, dtype = "float", precision = "full";
   std::vector<int> prompt_ids;
   std::vector<std::string> images;
   Index max_new_tokens = 128, threads = 0, context = 0, top_k = 0;
@@ -343,6 +343,11 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", a.dtype, "how weights are held")
       ->check(CLI::IsMember({"float", "bf16", "int8"}))
       ->capture_default_str();
+  app.add_option("--precision", a.precision,
+                 "storage: the prompt is rounded to bf16 where it meets bf16 weights, if the "
+                 "machine multiplies that faster")
+      ->check(CLI::IsMember({"full", "storage"}))
+      ->capture_default_str();
   app.add_option(
       "--trace", a.trace,
       "write the hidden state after every sublayer here (safetensors; see compare_traces)");
@@ -371,7 +376,9 @@ int main(int argc, char** argv) {
       a.prompt = content.str();
     }
     casa::ThreadPool pool(a.threads);
-    const casa::Context context{.executor = pool};
+    const casa::Context context{
+        .executor = pool,
+        .precision = a.precision == "full" ? casa::Precision::full : casa::Precision::storage};
     Progress progress(a.quiet);
     Session session(a, context);
     progress.stop();
