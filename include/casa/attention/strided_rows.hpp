@@ -27,8 +27,8 @@ struct StridedRows {
   StridedRows operator+(Index n) const { return {first + n * stride, stride, count - n}; }
 };
 
-/// The most query rows whose keys are read so.
-inline constexpr Index kFewQueries = 2;
+/// The most query rows whose keys are read so: two need more registers than AVX2 has.
+inline constexpr Index kFewQueries = simd::kRegisters == 32 ? 2 : 1;
 
 /// Whether rows are StridedRows, not a list of pointers.
 template <class Rows>
