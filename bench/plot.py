@@ -117,10 +117,14 @@ def decode(bench, out):
     if not curves:
         return
     figure, axes = plt.subplots(figsize=(4.6, 3.2))
+    style = {"float": "o-", "bfloat16": "s--", "bfloat16_rounded": "^:"}
+    colour = {1: "#1b6ca8", 2: "#e08e0b", 4: "#4c9a2a", 8: "#b3261e"}
     for (scalar, rows), points in sorted(curves.items()):
+        if scalar == "bfloat16_rounded" and rows <= 2:  # not rounded
+            continue
         points.sort()
-        axes.semilogx([x for x, _ in points], [100 * y for _, y in points], "o-" if scalar == "float" else "s--", ms=3,
-                      label=f"{scalar}, {rows} row{'s' * (rows > 1)}")
+        axes.semilogx([x for x, _ in points], [100 * y for _, y in points], style.get(scalar, "x-"), ms=3,
+                      color=colour.get(rows), label=f"{scalar.replace('_', ', ')}, {rows} row{'s' * (rows > 1)}")
     axes.axhline(100, color="#777777", lw=0.8)
     axes.set_xlabel("keys (8 kv heads of 128)")
     axes.set_ylabel("% of the read rate of memory")
