@@ -20,8 +20,8 @@ Types: float, bf16, int8 are casa's --dtype; F32, BF16, Q8_0 for llama.cpp (keys
 its default); torch.float32, torch.bfloat16 and quantize_dynamic of every Linear layer for transformers, which has
 nothing of 8 bits for a processor, and which runs eagerly. For int8 llama.cpp takes part a second time, plain: without
 rearranged weights and AMX, as its AMX code dies where some compilers built it (ggml-org/llama.cpp#26954) as soon as
-it gets several tokens at once. The best of what runs counts. For bf16 casa takes part a second time, rounding (--precision storage): what meets
-a weight is rounded to bfloat16, too, as transformers does.
+it gets several tokens at once. The best of what runs counts. For bf16 casa takes part a second time,
+rounding (--precision storage): what meets a weight is rounded to bfloat16, too, as transformers does.
 """
 import argparse
 import contextlib

@@ -97,7 +97,8 @@ template <class T>
 auto query_as(T x, double scale, Precision precision) {
   using Real = std::conditional_t<sizeof(T) == 4, double, long double>;
   if (precision == Precision::full) return static_cast<Real>(x);
-  const bfloat16 rounded = narrow<bfloat16>(detail::Scaling<T>(scale)(x));
+  const T scaled = detail::Scaling<T>(scale)(simd::broadcast(x))[0];
+  const bfloat16 rounded = narrow<bfloat16>(scaled);
   return static_cast<Real>(widen(rounded)) * std::numbers::ln2_v<Real> / static_cast<Real>(scale);
 }
 
@@ -324,6 +325,16 @@ TEST_CASE("rounded weights: random intervals, equal keys, and what a row must no
     for (auto& i : p.intervals) i.end = std::max<Index>(i.end, 4);
     check_result(p, run(p, rounds), define(p, expected));
   }
+  // Windows that begin at odd places, and rows that see nothing.
+  Problem<float, bfloat16> windows({2, 1, 32}, 40, {333}, 7);
+  for (Index r = 0; r < 40; ++r)
+    windows.intervals[windows.size(r)] =
+        r % 9 == 4 ? Interval{} : Interval{r / 8 * 61, r / 8 * 61 + 20 + r};
+  check_result(windows, run(windows, rounds), define(windows, expected));
+  // A long range that is split into parts.
+  Problem<float, bfloat16> split({4, 1, 32}, 1, {1000, 3097}, 8);
+  make_needle(split, 1037, 0);
+  check_result(split, run(split, rounds), define(split, expected));
   // Weights that are summed as they are multiplied: equal values are met exactly.
   Problem<float, bfloat16> equal({4, 1, 32}, 3, {4097}, 5);
   for (Index j = 0; j < 4097; ++j) std::fill_n(equal.value(j, 0), 32, narrow<bfloat16>(0.75f));
@@ -457,21 +468,45 @@ TEST_CASE_TEMPLATE("a key that a row must not see cannot change a bit of it, not
   }
 }
 
+TEST_CASE_TEMPLATE("a row that sees nothing gives zeros beside one that sees NaN", P,
+                   Problem<float>, Problem<double>, Problem<float, bfloat16>) {
+  using T = std::remove_cvref_t<decltype(P::q[0])>;
+  using S = std::remove_cvref_t<decltype(P::k[0][0])>;
+  for (const Precision precision : {Precision::full, Precision::storage})
+    for (const Index rows : {3, 9, 40}) {
+      CAPTURE(rows);
+      P p({2, 2, 32}, rows, {200}, 3);
+      p.intervals[1] = {};
+      for (Index g = 0; g < 2; ++g)
+        p.value(150, g)[5] = narrow<S>(std::numeric_limits<T>::quiet_NaN());
+      Context context;
+      context.precision = precision;
+      const auto got = run(p, context);
+      for (Index i = 0; i < 64; ++i) CHECK(got.out(1, i) == 0);
+      CHECK(std::isnan(got.out(0, 5)));
+      CHECK(std::isfinite(got.out(0, 6)));
+    }
+}
+
 TEST_CASE_TEMPLATE("threads, repetition and a used workspace change no bit", P, Problem<float>,
                    Problem<float, bfloat16>) {
-  P p({6, 2, 40}, 150, {100, 3000}, 17);
+  P p({6, 2, 48}, 150, {100, 3000}, 17);
   p.intervals = causal_intervals(150, 3100);
   for (std::size_t r = 0; r < 50; ++r) p.intervals[r] = {100, 130 + static_cast<Index>(r)};
-  P decode({6, 2, 40}, 1, {9000}, 18);
-  const auto expected = run(p);
-  const auto expected_decode = run(decode);
-  for (const Index threads : {1, 2, 3, 4, 7}) {
-    CAPTURE(threads);
-    ThreadPool pool(threads);
-    Context context{pool};
-    for (int repeat = 0; repeat < 3; ++repeat) {
-      CHECK(same_bits(run(p, context), expected));
-      CHECK(same_bits(run(decode, context), expected_decode));
+  P decode({6, 2, 48}, 1, {9000}, 18);
+  for (const Precision precision : {Precision::full, Precision::storage}) {
+    Context serial;
+    serial.precision = precision;
+    const auto expected = run(p, serial);
+    const auto expected_decode = run(decode, serial);
+    for (const Index threads : {1, 2, 3, 4, 7}) {
+      CAPTURE(threads);
+      ThreadPool pool(threads);
+      Context context{.executor = pool, .precision = precision};
+      for (int repeat = 0; repeat < 3; ++repeat) {
+        CHECK(same_bits(run(p, context), expected));
+        CHECK(same_bits(run(decode, context), expected_decode));
+      }
     }
   }
 }

@@ -90,19 +90,14 @@ class JobRunner {
     return simd::kWidensFast<S> && rows_ <= most && in_.shape.head_dim % lanes == 0;
   }
 
-  /// Whether no row shares a vector with another: memory is what such a job waits for.
+  /// Whether no row shares a vector with another: memory is what such a job waits for, so its tiles
+  /// ask for what they will read themselves, in the order of memory.
   bool narrow_job() const { return rows_ <= kNarrowRows<T>; }
 
   /// Whether its keys and values are read as runs of memory, piece by piece: where memory is all
   /// that it waits for, and one tile takes whole values.
   bool strided_job() const {
     return narrow_job() && rows_ <= kFewQueries && kRunVectors * lanes >= key_rows_.padded_dim();
-  }
-
-  /// Whether its values are read as they lie, too, because memory is what it waits for.
-  template <class W>
-  bool near_sums() const {
-    return narrow_job() && rows_ <= 2 * kUnit<W> * static_cast<Index>(sizeof(S));
   }
 
   /// The job with queries and weights as Q, keys read as K and values as V.
@@ -181,18 +176,13 @@ class JobRunner {
     });
   }
 
-  /// Asks the prefetcher for the keys and values of rows that lie side by side (a narrow job's keys
-  /// come otherwise).
+  /// Asks the prefetcher for the keys and values of rows that lie side by side.
   void fetch_ahead(Interval places, Index kv_head) {
     key_rows_.for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
       if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
       const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
       const Index size = (end - begin) * piece.token_stride;
-      const S *k = piece.k + from, *v = piece.v + from;
-      if (narrow_job())
-        prefetcher_.add(v, v + size / 2, size / 2 * static_cast<Index>(sizeof(S)));
-      else
-        prefetcher_.add(k, v, size * static_cast<Index>(sizeof(S)));
+      prefetcher_.add(piece.k + from, piece.v + from, size * static_cast<Index>(sizeof(S)));
     });
   }
 
@@ -216,11 +206,11 @@ class JobRunner {
 
   /// What will be read after this block, fetched evenly while it is computed: the next block's keys
   /// and values, or the next job's queries and first block. (A worker's first block comes as it
-  /// comes.)
+  /// comes; narrow jobs have their own way.)
   template <class Q>
   void plan_fetches(Interval block, Interval after, const Job* next) {
     prefetcher_.clear();
-    if (near_sums<Q>()) return;
+    if (narrow_job()) return;
     const Index d = in_.shape.head_dim;
     if (after.size() > 0) {
       fetch_ahead(after, job_->kv_head);
@@ -237,7 +227,8 @@ class JobRunner {
     Index work = 0, tiles = 0;  // where it is fetched: not in scores of narrow panels
     for (Index p = 0; p < num_panels_; ++p) {
       const Panel<T>& panel = panels_[p];
-      const Index keys = meet(panel.seen, block).size(), sums = keys * panel.width() * d / lanes;
+      const Index keys = meet(panel.seen, block).size();
+      const Index sums = keys * panel.width() * d / (kUnit<Q> * lanes);
       work += panel.narrow > 0 ? sums : 2 * sums;
       tiles += panel.narrow > 0 ? 0 : keys / score_tile_keys(panel);
     }
@@ -268,14 +259,7 @@ class JobRunner {
   template <class Values>
   bool all_finite_where_rows_differ(Interval block, Values values) const {
     Interval all = block;
-    bool some = false;
-    for (Index r = 0; r < rows_; r += group_) {
-      const Interval i = seen_[r];
-      if (i.size() == 0) continue;
-      some = true;
-      all = meet(all, i);
-    }
-    if (!some) return true;
+    for (Index r = 0; r < rows_; r += group_) all = meet(all, seen_[r]);
     simd::Vec<T> nan{};
     const auto add = [&](Index begin, Index end) {
       for (Index j = begin - block.begin; j < end - block.begin; ++j)
@@ -302,7 +286,7 @@ class JobRunner {
     if constexpr (kIsStrided<Values>) {
       if (panel.rows > most) part = near_keys;
       shape.near = run_distance(values, seen.size(), shape.head_dim);
-    } else if (near_sums<W>()) {
+    } else if (narrow_job()) {
       // Two tiles ask for each line, of keys that stay in the first-level cache in between, where
       // they take whole values: lines that are asked for once come slower.
       const Index half = (panel.rows + 1) / 2;
@@ -322,35 +306,39 @@ class JobRunner {
   template <class W, class Values>
   void sum_part(const Panel<T>& panel, Interval seen, Interval part, bool first, bool last,
                 Index most, Values values, const SumShape& shape) {
-    const Index tiles = (panel.rows + most - 1) / most;
     constexpr Index unit = kUnit<W>;
-    Row<SumRows<T, W, Values>, kMaxVectors* static_cast<int>(lanes)> rows;
-    for (Index t = 0; t < tiles; ++t) {
-      const Index r = panel.rows * t / tiles, end = panel.rows * (t + 1) / tiles;
+    const auto tile_of = [&](Index r, Index end) {
       const Index row = panel.first + r;
-      const Interval keys = meet(seen_by_rows(row, panel.first + end), part);
-      const bool some = keys.size() > 0;
-      const Index skipped = some ? (keys.begin - seen.begin) / unit * unit : 0;
-      const Index behind = some ? (keys.end - seen.begin + unit - 1) / unit * unit : 0;
-      rows[t] = {end - r,
-                 panel.template weights<W>() + skipped / unit * panel.width() + r,
-                 values + skipped,
-                 behind - skipped,
-                 carried_ + row * shape.padded_dim,
-                 first ? nullptr : panel.rescale + r,
-                 last ? result_ + row : nullptr,
-                 factor_ + row};
-      if constexpr (unit == 2) {  // beside what a lone row sees there may be NaN
-        if (most > 1) continue;
-        if (some)
-          rows[t].values =
-              key_rows_.only(rows[t].values, rows[t].count, keys.begin - seen.begin - skipped,
-                             keys.end - seen.begin - skipped);
-        sum_panel<T, W, Values>({rows + t, 1}, shape, prefetcher_);
+      Interval keys = meet(seen_by_rows(row, panel.first + end), part);
+      if (keys.size() == 0) keys = {seen.begin, seen.begin};
+      const Index begin = keys.begin - seen.begin, behind = keys.end - seen.begin;
+      const Index skipped = begin / unit * unit;
+      const Index count = (behind + unit - 1) / unit * unit - skipped;
+      SumRows<T, W, Values> tile{end - r,
+                                 panel.template weights<W>() + skipped / unit * panel.width() + r,
+                                 values + skipped,
+                                 count,
+                                 carried_ + row * shape.padded_dim,
+                                 first ? nullptr : panel.rescale + r,
+                                 last ? result_ + row : nullptr,
+                                 factor_ + row};
+      if constexpr (unit == 2)  // beside what a lone row sees there may be NaN
+        if (most == 1)
+          tile.values = key_rows_.only(tile.values, count, begin - skipped, behind - skipped);
+      return tile;
+    };
+    if (unit == 2 && most == 1) {
+      for (Index r = 0; r < panel.rows; ++r) {
+        const auto tile = tile_of(r, r + 1);
+        sum_panel<T, W, Values>({&tile, 1}, shape, prefetcher_);
       }
+      return;
     }
-    if (unit == 1 || most > 1)
-      sum_panel<T, W, Values>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
+    const Index tiles = (panel.rows + most - 1) / most;
+    Row<SumRows<T, W, Values>, kMaxVectors* static_cast<int>(lanes)> rows;
+    for (Index t = 0; t < tiles; ++t)
+      rows[t] = tile_of(panel.rows * t / tiles, panel.rows * (t + 1) / tiles);
+    sum_panel<T, W, Values>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
   }
 
   /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.

@@ -24,7 +24,7 @@ inline constexpr Index kValuesInPlace = std::is_same_v<S, bfloat16> ? 64 : 8;
 template <class T, class S>
 class KeyRows {
   static constexpr Index lanes = simd::kLanes<T>;
-  static constexpr bool has_pairs = std::is_same_v<S, bfloat16>;
+  static constexpr bool has_pairs = simd::kMultipliesPairs && std::is_same_v<S, bfloat16>;
   /// What rows lie in memory as that are read as K.
   template <class K>
   using StoredAs = std::conditional_t<std::is_same_v<K, simd::bfloat16_pair>, S, K>;
@@ -87,6 +87,7 @@ class KeyRows {
       const Index at = place - block.begin;
       const auto [k, v] = runs<K, V>(piece, begin, end, at, kv_head);
       for (Index j = 0; j < end - begin; ++j) {
+        // (What bfloat16 are read as pairs is only ever copied from, byte by byte.)
         keys[at + j] = static_cast<const K*>(static_cast<const void*>(k.first + j * k.stride));
         values[at + j] = v.first + j * v.stride;
       }

@@ -90,10 +90,10 @@ void pack_narrow(const Panel<T>& panel, const T* const* rows, Index head_dim, Sc
     Q* to = static_cast<Q*>(panel.q) + r * lanes;
     Index i = 0;
     const auto next = [&] {
-      const Index n = (std::min)(lanes, head_dim - i), at = (std::min)(i, head_dim);
-      i += lanes;
-      return scaling(n == lanes ? simd::load(source + at)
-                                : simd::load_partial(source + at, (std::max<Index>)(n, 0)));
+      const T* at = source + i;
+      const Index n = (std::min)(lanes, head_dim - i);
+      i += n;
+      return scaling(n == lanes ? simd::load(at) : simd::load_partial(at, n));
     };
     while (i < head_dim) {
       if constexpr (kUnit<Q> == 2) {

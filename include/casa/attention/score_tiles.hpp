@@ -131,9 +131,10 @@ CASA_INLINE void dot_halves(const Q* const* keys, const Q* q, Index count, Fetch
 }
 
 /// The dot products of K keys and the R rows of a narrow panel: of (key, row), a vector of parts
-/// each. Keys are read as they lie; `near`: what is fetched lies so many bytes ahead.
+/// each. Keys (`units` values or pairs) are read as they lie; `near`: what is fetched lies so many
+/// bytes ahead.
 template <int K, int R, class Rows, class Q, class V>
-CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index head_dim, Index near, V* dots) {
+CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index near, V* dots) {
   using E = Value<Rows>;
   using Factor = simd::Loaded<Q>;
   constexpr Index lanes = simd::kLanes<Q>;
@@ -178,15 +179,15 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index head_dim, Ind
   };
   Index i = 0;
   CASA_NO_UNROLL
-  for (; i + steps * lanes <= head_dim; i += steps * lanes) {
+  for (; i + steps * lanes <= units; i += steps * lanes) {
     const Index at = K * i;  // lines are asked for in the order of memory
-    fetch_near<K * steps * lanes>(at < head_dim ? key[0] + at : key[K - 1] + (at - head_dim), near);
+    fetch_near<K * steps * lanes>(at < units ? key[0] + at : key[K - 1] + (at - units), near);
     CASA_UNROLL
     for (int u = 0; u < steps; u += 2) two_steps(i + u * lanes);
   }
-  if (steps > 2 && i + 2 * lanes <= head_dim) two_steps(i), i += 2 * lanes;
-  if (i + lanes <= head_dim) one_step([&](const E* k) { return simd::load(k + i); }), i += lanes;
-  if (i < head_dim) one_step([&](const E* k) { return simd::load_partial(k + i, head_dim - i); });
+  if (steps > 2 && i + 2 * lanes <= units) two_steps(i), i += 2 * lanes;
+  if (i + lanes <= units) one_step([&](const E* k) { return simd::load(k + i); }), i += lanes;
+  if (i < units) one_step([&](const E* k) { return simd::load_partial(k + i, units - i); });
   CASA_UNROLL
   for (int k = 0; k < K; ++k) {
     CASA_UNROLL
@@ -199,18 +200,18 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index head_dim, Ind
 
 /// The scores of a vector of (key, row) for a narrow panel of R rows: keys [j, j + lanes / R).
 template <int R, class Rows, class Q>
-CASA_INLINE auto narrow_scores(Rows keys, Index j, const Q* q, Index head_dim, Index near) {
+CASA_INLINE auto narrow_scores(Rows keys, Index j, const Q* q, Index units, Index near) {
   constexpr int lanes = static_cast<int>(simd::kLanes<Q>);
   Row<simd::Vec<SumOf<Q>>, lanes> part;
   if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // every load of the loop steps by one key
     CASA_NO_UNROLL
     for (int k = 0; k < lanes / R; ++k)
-      narrow_dots<1, R>(keys, j + k, q, head_dim, near, part + k * R);
+      narrow_dots<1, R>(keys, j + k, q, units, near, part + k * R);
   } else {
     constexpr int together = waits_for_memory<Value<Rows>>(R) ? 1 : 2;
     CASA_UNROLL
     for (int k = 0; k < lanes / R; k += together)
-      narrow_dots<together, R>(keys, j + k, q, head_dim, near, part + k * R);
+      narrow_dots<together, R>(keys, j + k, q, units, near, part + k * R);
   }
   return simd::add_lanes(part);
 }
@@ -228,21 +229,20 @@ struct Visible {
 /// into the running maximum. R: rows of a narrow panel, whose M keys fill one vector; 0: a wide
 /// one.
 template <int M, int N, int R, class Rows, class Q, class T>
-CASA_INLINE void score_tile(Rows keys, const Q* q, Index head_dim, Index key, T* scores,
+CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* scores,
                             const Visible<T>& visible, Prefetcher& prefetcher,
                             [[maybe_unused]] Index near, Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   constexpr int groups = R > 0 ? 1 : M;
   Tile<V, groups, N> row;
   if constexpr (R > 0) {
-    row[0][0] = narrow_scores<R>(keys, key, q, head_dim, near);
+    row[0][0] = narrow_scores<R>(keys, key, q, units, near);
   } else {
-    FetchCursor ahead =
-        prefetcher.take(head_dim / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
+    FetchCursor ahead = prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
     if constexpr (kSums == 2)
-      dot_tile<M, N>(keys + key, 0, q, head_dim, ahead, row);
+      dot_tile<M, N>(keys + key, 0, q, units, ahead, row);
     else
-      dot_halves<M, N>(keys + key, q, head_dim, ahead, row);
+      dot_halves<M, N>(keys + key, q, units, ahead, row);
   }
   if (key < visible.unmasked_begin || key + M > visible.unmasked_end) {
     const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
@@ -275,12 +275,13 @@ inline constexpr int kMaxVectors = 3;
 /// otherwise.
 template <class T>
 struct Panel {
-  int vectors = 1;    ///< N
-  int narrow = 0;     ///< rows of a narrow panel, a power of two; 0: a wide one
-  Index first = 0;    ///< its first row among the job's rows
-  Index rows = 0;     ///< rows that exist (the others repeat the last one)
-  Interval seen;      ///< the keys that one of them sees
-  void* q = nullptr;  ///< as Q: (head_dim, vectors * lanes), or (head_dim / lanes, narrow, lanes)
+  int vectors = 1;  ///< N
+  int narrow = 0;   ///< rows of a narrow panel, a power of two; 0: a wide one
+  Index first = 0;  ///< its first row among the job's rows
+  Index rows = 0;   ///< rows that exist (the others repeat the last one)
+  Interval seen;    ///< the keys that one of them sees
+  /// values or pairs of them: (units, vectors * lanes), or (units / lanes, narrow, lanes)
+  void* q = nullptr;
   T* max = nullptr;
   T* sum = nullptr;
   T* rescale = nullptr;      ///< factor of this block for what was summed before

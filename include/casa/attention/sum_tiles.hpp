@@ -121,7 +121,7 @@ constexpr int sum_vectors_of(Index rows) {
 template <class T, class W, class Values>
 struct SumRows {
   Index rows;
-  const W* weights;  ///< (keys, panel's width), from the first key that a row sees
+  const W* weights;  ///< (keys or pairs of keys, panel's width), from the first that a row sees
   Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
   Index count;       ///< keys; of pairs an even number
   T* carried;        ///< (rows, padded head_dim): sums so far
@@ -147,18 +147,17 @@ CASA_INLINE void fetch_rows(Index rows, At at) {
   }
 }
 
-/// Goes with a tile of N vectors from `column` on, two keys a turn, `distance` bytes ahead of it.
-/// Values that lie side by side are asked for in the order of memory, by all columns' tiles in
-/// turn.
-template <Index Values, class E>
+/// Goes with a tile of `Columns` values of each key from `column` on, two keys a turn, shape.near
+/// bytes ahead of it. What lies side by side is asked for in the order of memory, by the tiles of
+/// all columns in turn.
+template <Index Columns, class E>
 FetchCursor near_cursor(const E* const* values, Index count, const SumShape& shape, Index column) {
+  constexpr Index size = static_cast<Index>(sizeof(E));
   const Index stride = bytes_between(values[0], values[1]);
-  const Index size = shape.padded_dim * static_cast<Index>(sizeof(E));
-  constexpr Index bytes = Values * static_cast<Index>(sizeof(E));
-  const bool whole = stride == size;
-  const void* first = values[0] + column * (whole ? count : 1);
-  const char* at = static_cast<const char*>(first) + shape.near;
-  const Index key = whole ? bytes : stride;
+  const bool side_by_side = stride == shape.padded_dim * size;
+  const Index key = side_by_side ? Columns * size : stride;
+  const char* at = static_cast<const char*>(static_cast<const void*>(values[0])) + shape.near +
+                   column * size * (side_by_side ? count : 1);
   return {at, at + 2 * key, 4 * key, key};
 }
 

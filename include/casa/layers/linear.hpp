@@ -22,8 +22,8 @@ struct LinearPiece {
 ///
 /// Each output is the sum over k in order, one fused multiply-add each (where the machine has it;
 /// of int8 weights, each group's sum times its scale), then the bias, then what is accumulated to:
-/// the same bits for any number of rows and threads (but few rows
-/// are not rounded where many are: Precision::storage).
+/// the same bits for any number of rows and threads. With Precision::storage, bfloat16 weights and
+/// an even number of in_features, more than six rows are rounded and take two k at once.
 template <Scalar T>
 class Linear {
  public:

@@ -119,6 +119,7 @@ class Product {
     using Wide = typename Format::Wide;
     constexpr bool widens = kWidensBefore<T, S>;
     constexpr Index unit = simd::kUnit<A>;
+    static_assert(kQuantGroup % (unit * kPackedBlock) == 0);  // blocks of k are whole packed blocks
     using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
     const Workspace::Frame frame(context_.workspace);
     const Index depth = weight_.depth(), workers = context_.executor.concurrency;
