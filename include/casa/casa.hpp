@@ -23,6 +23,7 @@
 #include "casa/stream/visibility.hpp"
 
 #include "casa/attention/attention.hpp"
+#include "casa/attention/dot_tiles.hpp"
 #include "casa/attention/fast.hpp"
 #include "casa/attention/input.hpp"
 #include "casa/attention/job_runner.hpp"

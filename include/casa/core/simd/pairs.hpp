@@ -22,6 +22,12 @@ inline constexpr bool kMultipliesPairs = CASA_SIMD_AVX512_BF16;
 
 /// A pair in every lane of float, the first in its lower half.
 using VecPairs = Vec<std::uint32_t>;
+namespace detail {
+template <>
+struct VectorOf<bfloat16_pair> {
+  using type = VecPairs;
+};
+}  // namespace detail
 
 CASA_INLINE VecPairs load(const bfloat16_pair* p) { return detail::load_as<VecPairs>(p); }
 CASA_INLINE void store(bfloat16_pair* p, VecPairs v) {
