@@ -288,9 +288,10 @@ class JobRunner {
       shape.near = run_distance(values, seen.size(), shape.head_dim);
     } else if (narrow_job()) {
       // Two tiles ask for each line, of keys that stay in the first-level cache in between, where
-      // they take whole values: lines that are asked for once come slower.
+      // they take whole values: lines that are asked for once come slower. But each would widen.
+      constexpr bool widens = kUnit<W> == 1 && !std::is_same_v<Value<Values>, T>;
       const Index half = (panel.rows + 1) / 2;
-      if (sum_vectors(half) * lanes >= shape.padded_dim) most = (std::min)(most, half);
+      if (!widens && sum_vectors(half) * lanes >= shape.padded_dim) most = (std::min)(most, half);
       part = near_keys;
       shape.near = near_distance(values, seen.size(), near_keys);
     }
