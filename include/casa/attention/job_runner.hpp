@@ -90,14 +90,17 @@ class JobRunner {
     return simd::kWidensFast<S> && rows_ <= most && in_.shape.head_dim % lanes == 0;
   }
 
-  /// Whether no row shares a vector with another: memory is what such a job waits for, so its tiles
-  /// ask for what they will read themselves, in the order of memory.
-  bool narrow_job() const { return rows_ <= kNarrowRows<T>; }
+  /// Whether the job waits for memory: no row shares a vector with another, or all share one and
+  /// multiply what lies in memory. Its tiles ask for what they read, in memory's order.
+  bool few_rows() const {
+    constexpr Index shared = 2 * static_cast<Index>(sizeof(S)) * std::is_same_v<S, T>;
+    return rows_ <= (std::max)(kNarrowRows<T>, (std::min)(lanes, shared));
+  }
 
   /// Whether its keys and values are read as runs of memory, piece by piece: where memory is all
   /// that it waits for, and one tile takes whole values.
   bool strided_job() const {
-    return narrow_job() && rows_ <= kFewQueries && kRunVectors * lanes >= key_rows_.padded_dim();
+    return rows_ <= kFewQueries && kRunVectors * lanes >= key_rows_.padded_dim();
   }
 
   /// The job with queries and weights as Q, keys read as K and values as V.
@@ -206,11 +209,11 @@ class JobRunner {
 
   /// What will be read after this block, fetched evenly while it is computed: the next block's keys
   /// and values, or the next job's queries and first block. (A worker's first block comes as it
-  /// comes; narrow jobs have their own way.)
+  /// comes; few rows have their own way.)
   template <class Q>
   void plan_fetches(Interval block, Interval after, const Job* next) {
     prefetcher_.clear();
-    if (narrow_job()) return;
+    if (few_rows()) return;
     const Index d = in_.shape.head_dim;
     if (after.size() > 0) {
       fetch_ahead(after, job_->kv_head);
@@ -286,7 +289,7 @@ class JobRunner {
     if constexpr (kIsStrided<Values>) {
       if (panel.rows > most) part = near_keys;
       shape.near = run_distance(values, seen.size(), shape.head_dim);
-    } else if (narrow_job()) {
+    } else if (few_rows()) {
       // Two tiles ask for each line, of keys that stay in the first-level cache in between, where
       // they take whole values: lines that are asked for once come slower. But each would widen.
       constexpr bool widens = kUnit<W> == 1 && !std::is_same_v<Value<Values>, T>;

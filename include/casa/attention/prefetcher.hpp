@@ -37,6 +37,8 @@ struct Prefetcher {
   const char* row = nullptr;
   Index row_bytes = 0, row_stride = 0, rows_left = 0, row_at = 0, lines_per_take = 0;
 
+  /// Whether nothing was added: tiles ask for what they will read themselves.
+  bool idle() const { return count == 0; }
   void clear() { count = current = 0, rows_left = 0; }
   /// [first, first + bytes) and [second, second + bytes): their halves, side by side.
   void add(const void* first, const void* second, Index bytes) {
@@ -89,10 +91,10 @@ struct Prefetcher {
 /// faster memory must come.
 inline constexpr int kScoreLines = 1;
 template <int M>
-inline constexpr int kSumLines = M <= 2   ? 8
-                                 : M <= 4 ? 4
-                                 : M <= 8 ? 2
-                                          : 1;
+inline constexpr int kSumLines = M <= 2                                  ? 8
+                                 : M <= (simd::kRegisters == 32 ? 6 : 4) ? 4
+                                 : M <= 8                                ? 2
+                                                                         : 1;
 
 /// Few rows read memory as fast as it comes. Their tiles follow its order and fetch but a little
 /// ahead of themselves, which the hardware's own prefetchers go along with; streams far away would
@@ -124,6 +126,14 @@ CASA_INLINE void fetch_near(const E* p, Index distance) {
   const char* at = static_cast<const char*>(static_cast<const void*>(p)) + distance;
   CASA_UNROLL
   for (int i = 0; i < Count * static_cast<int>(sizeof(E)); i += 64) simd::prefetch(at + i);
+}
+
+/// Goes with a tile that takes Count values a turn from rows in one run, `distance` bytes ahead.
+template <int Count, class E>
+FetchCursor run_cursor(const E* p, Index distance) {
+  constexpr Index bytes = Count * static_cast<Index>(sizeof(E));
+  const char* at = static_cast<const char*>(static_cast<const void*>(p)) + distance;
+  return {at, at + bytes, 2 * bytes, bytes / 2};
 }
 
 /// One turn's prefetches.

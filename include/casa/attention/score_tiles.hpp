@@ -40,7 +40,9 @@ CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* sc
   if constexpr (R > 0) {
     row[0][0] = narrow_scores<R>(keys, key, q, units, near);
   } else {
-    FetchCursor ahead = prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
+    FetchCursor ahead =
+        near != 0 ? run_cursor<M * kScoreSteps>(keys[key], near)
+                  : prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
     if constexpr (kSums == 2)
       dot_tile<M, N>(keys + key, 0, q, units, ahead, row);
     else
@@ -112,7 +114,7 @@ CASA_INLINE void score_block(const Panel<T>& panel, Rows keys, Index count, Inde
   for (int n = 0; n < N; ++n) max[n] = simd::broadcast(-std::numeric_limits<T>::infinity());
   const Q* q = static_cast<const Q*>(panel.q);
   const Index units = head_dim / kUnit<Q>;
-  const Index near = R > 0 ? run_distance(keys, count, units) : 0;
+  const Index near = R > 0 || prefetcher.idle() ? run_distance(keys, count, units) : 0;
   Index j = 0;
   for (; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {
