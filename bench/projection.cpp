@@ -162,7 +162,7 @@ void run_mlp(benchmark::State& state, const Product& p) {
     copies.emplace_back(LinearPiece{wide}, LinearPiece{wide}, LinearPiece{down}, p.type);
   Matrix<float> y(p.rows, p.in);
   ThreadPool pool(p.threads);
-  const Context context{.executor = pool, .precision = p.precision};
+  const Context context{.executor = pool};
   const double best = fastest_iteration(state, p.threads, [&](Index i) {
     copies[static_cast<std::size_t>(i) % copies.size()].forward(x, y, context);
   });

@@ -133,7 +133,8 @@ TEST_CASE("rows of x may be rounded to the bfloat16 that weights are held in") {
       for (Index i = 0; i < x.size(); ++i) rounded.data()[i] = widen(narrow<bfloat16>(x.data()[i]));
       linear.forward(x, y, rounds);
       linear.forward(x, expected, full);
-      const bool pairs = simd::kMultipliesPairs && rows > detail::kWholePanelRows && in % 2 == 0;
+      const bool pairs =
+          simd::kMultipliesPairs<bfloat16> && rows > detail::kWholePanelRows && in % 2 == 0;
       check_product<float>(linear, pairs ? rounded : x, y, nullptr);
       CHECK(same_bits(y.data(), expected.data(), y.size()) == !pairs);
       if (!pairs) continue;

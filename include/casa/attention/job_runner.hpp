@@ -72,7 +72,7 @@ class JobRunner {
     job_ = &job;
     rows_ = job.rows(group_);
     set_limits();
-    if constexpr (simd::kMultipliesPairs && std::is_same_v<S, bfloat16>)
+    if constexpr (simd::kMultipliesPairs<S>)
       if (rounds_ && rows_ > kFewQueries && in_.shape.head_dim % lanes == 0)
         return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
     if (in_place(kNarrowRows<T>))

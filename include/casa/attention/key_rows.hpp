@@ -24,7 +24,6 @@ inline constexpr Index kValuesInPlace = std::is_same_v<S, bfloat16> ? 64 : 8;
 template <class T, class S>
 class KeyRows {
   static constexpr Index lanes = simd::kLanes<T>;
-  static constexpr bool has_pairs = simd::kMultipliesPairs && std::is_same_v<S, bfloat16>;
   /// What rows lie in memory as that are read as K.
   template <class K>
   using StoredAs = std::conditional_t<std::is_same_v<K, simd::bfloat16_pair>, S, K>;
@@ -41,7 +40,7 @@ class KeyRows {
       stored_.take(keys + behind, workspace);
       k_copy_ = workspace.take<T>(keys * d);
     }
-    if constexpr (has_pairs) {
+    if constexpr (simd::kMultipliesPairs<S>) {
       pairs_.take(keys + behind, workspace);
       row_values_ = workspace.take<const S*>(keys + behind);
       zeros_ = workspace.take<S>(padded_dim_);

@@ -108,6 +108,13 @@ Index bytes_between(const E* from, const E* to) {
   return std::bit_cast<Index>(to) - std::bit_cast<Index>(from);
 }
 
+/// Whether rows of `size` values follow one another in memory, as far as the first two tell.
+template <class Rows>
+bool side_by_side(Rows rows, Index count, Index size) {
+  return count > 1 &&
+         bytes_between(rows[0], rows[1]) == size * static_cast<Index>(sizeof(Value<Rows>));
+}
+
 /// Bytes from the first of some rows in memory to where the row `ahead` would lie.
 template <class Rows>
 Index near_distance(Rows rows, Index count, Index ahead) {

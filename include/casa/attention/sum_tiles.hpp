@@ -153,11 +153,10 @@ CASA_INLINE void fetch_rows(Index rows, At at) {
 template <Index Columns, class E>
 FetchCursor near_cursor(const E* const* values, Index count, const SumShape& shape, Index column) {
   constexpr Index size = static_cast<Index>(sizeof(E));
-  const Index stride = bytes_between(values[0], values[1]);
-  const bool side_by_side = stride == shape.padded_dim * size;
-  const Index key = side_by_side ? Columns * size : stride;
+  const bool in_order = side_by_side(values, count, shape.padded_dim);
+  const Index key = in_order ? Columns * size : bytes_between(values[0], values[1]);
   const char* at = static_cast<const char*>(static_cast<const void*>(values[0])) + shape.near +
-                   column * size * (side_by_side ? count : 1);
+                   column * size * (in_order ? count : 1);
   return {at, at + 2 * key, 4 * key, key};
 }
 

@@ -60,15 +60,14 @@ class Product {
   void run(MatrixView<const T> x, Finish&& finish) const {
     with_stored_type<T>(weight_.type(), [&]<class S>() {
       if (x.rows() <= kWholePanelRows) return run_few<S>(x, finish);
-      for (Index row = 0; row < x.rows(); row += kPackRows) {
-        const auto rows = x.middle_rows(row, std::min(kPackRows, x.rows() - row));
-        if constexpr (simd::kMultipliesPairs && std::same_as<S, bfloat16>)
-          if (context_.precision == Precision::storage && weight_.depth() % 2 == 0) {
-            run_many<S, simd::bfloat16_pair>(rows, row, finish);
-            continue;
-          }
-        run_many<S, T>(rows, row, finish);
-      }
+      const auto run_all = [&]<class A>() {
+        for (Index row = 0; row < x.rows(); row += kPackRows)
+          run_many<S, A>(x.middle_rows(row, std::min(kPackRows, x.rows() - row)), row, finish);
+      };
+      if constexpr (simd::kMultipliesPairs<S>)
+        if (context_.precision == Precision::storage && weight_.depth() % 2 == 0)
+          return run_all.template operator()<simd::bfloat16_pair>();
+      run_all.template operator()<T>();
     });
   }
 

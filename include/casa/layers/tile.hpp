@@ -61,8 +61,8 @@ void pack_tile(MatrixView<const T> x, A* to) {
     }
 }
 
-/// Memory to ask for while a tile computes: as much as it reads for each k (or pair of k), `step` bytes on, and as
-/// for a group's scales, `group_step` bytes on.
+/// Memory to ask for while a tile computes: as much as it reads for each k (or pair of k), `step`
+/// bytes on, and as for a group's scales, `group_step` bytes on.
 struct Prefetch {
   const std::byte* at = nullptr;
   Index step = 0;

@@ -17,8 +17,9 @@ struct bfloat16_pair {
 template <class E>
 inline constexpr Index kUnit = std::is_same_v<E, bfloat16_pair> ? 2 : 1;
 
-/// Whether one instruction multiplies pairs, at the price of a multiply-add of float.
-inline constexpr bool kMultipliesPairs = CASA_SIMD_AVX512_BF16;
+/// Whether one instruction multiplies pairs of S, at the price of a multiply-add of float.
+template <class S>
+inline constexpr bool kMultipliesPairs = CASA_SIMD_AVX512_BF16&& std::is_same_v<S, bfloat16>;
 
 /// A pair in every lane of float, the first in its lower half.
 using VecPairs = Vec<std::uint32_t>;
