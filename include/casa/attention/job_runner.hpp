@@ -7,9 +7,11 @@
 
 #include <algorithm>
 
+#include "casa/attention/block_fetches.hpp"
 #include "casa/attention/key_rows.hpp"
 #include "casa/attention/panels.hpp"
 #include "casa/attention/plan.hpp"
+#include "casa/attention/row_limits.hpp"
 #include "casa/attention/state.hpp"
 #include "casa/attention/sum_tiles.hpp"
 
@@ -49,8 +51,10 @@ class JobRunner {
         scaling_(in.scale),
         rounds_(rounds),
         group_(in.shape.group()),
+        limits_(in.intervals, group_, plan.max_job_rows, workspace),
         key_rows_(in, piece_begin, (std::min)(kBlockKeys, plan.max_job_keys), kMaxTileKeys,
-                  workspace) {
+                  workspace),
+        fetches_(in, key_rows_) {
     const Index rows = plan.max_job_rows;
     const Index lane_rows = (rows + lanes - 1) / lanes * lanes + lanes;
     const Index keys = (std::min)(kBlockKeys, plan.max_job_keys) + kMaxTileKeys;
@@ -58,11 +62,9 @@ class JobRunner {
     carried_ = workspace.take<T>(lane_rows * key_rows_.padded_dim());
     scores_ = workspace.take<T>(keys * kMaxVectors * lanes);
     lane_values_ = workspace.take<T>(lane_rows * 3);
-    lane_limits_ = workspace.take<Lane<T>>(kMaxVectors * lanes * 2);
     factor_ = workspace.take<T>(lane_rows);
     q_rows_ = workspace.take<const T*>(lane_rows);
     result_ = workspace.take<T*>(lane_rows);
-    seen_ = workspace.take<Interval>(lane_rows);
     panels_ = workspace.take<Panel<T>>(lane_rows / lanes + 1);
   }
 
@@ -71,7 +73,7 @@ class JobRunner {
   void run(const Job& job, const Job* next) {
     job_ = &job;
     rows_ = job.rows(group_);
-    set_limits();
+    limits_.set(job);
     if constexpr (simd::kMultipliesPairs<S>)
       if (rounds_ && rows_ > kFewQueries && in_.shape.head_dim % lanes == 0)
         return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
@@ -112,8 +114,8 @@ class JobRunner {
     if (!strided_job()) {
       for_each_block(all, [&](Interval block, Interval after) {
         key_rows_.template gather<K, V>(block, head);
-        plan_fetches<Q>(block, after, next);
-        run_block<Q>(block, key_rows_.template keys<K>(), key_rows_.template values<V>());
+        run_block<Q>(block, following(after, next), key_rows_.template keys<K>(),
+                     key_rows_.template values<V>());
       });
     } else if constexpr (std::is_same_v<K, V>) {
       key_rows_.for_each_piece(all, [&](const auto& piece, Index begin, Index end, Index place) {
@@ -121,7 +123,7 @@ class JobRunner {
           const Index from = begin + block.begin - place;
           const auto [k, v] =
               key_rows_.template runs<K, V>(piece, from, from + block.size(), 0, head);
-          run_block<Q>(block, k, v);
+          run_block<Q>(block, {}, k, v);
         });
       });
     }
@@ -140,20 +142,14 @@ class JobRunner {
     }
   }
 
-  /// What the rows see of the job's keys.
-  void set_limits() {
-    for (Index t = job_->row_begin, row = 0; t < job_->row_end; ++t) {
-      const Interval i = in_.intervals[static_cast<std::size_t>(t)];
-      const Interval seen = meet(i, {job_->key_begin, job_->key_end});
-      for (Index h = 0; h < group_; ++h) seen_[row++] = seen.size() > 0 ? seen : Interval{};
+  /// f(row, its token, its head) for rows [begin, end) of the job.
+  template <class F>
+  void for_each_row(Index begin, Index end, F f) const {
+    Index token = job_->row_begin + begin / group_, head = begin % group_;
+    for (Index row = begin; row < end; ++row) {
+      f(row, token, job_->kv_head * group_ + head);
+      if (++head == group_) head = 0, ++token;
     }
-  }
-  Index token_of(Index row) const { return job_->row_begin + row / group_; }
-  Index head_of(Index row) const { return job_->kv_head * group_ + row % group_; }
-  Interval seen_by_rows(Index begin, Index end) const {
-    Interval all;
-    for (Index r = begin; r < end; ++r) all = hull(all, seen_[r]);
-    return all;
   }
 
   /// Packs the queries as Q, for keys read as K.
@@ -162,107 +158,61 @@ class JobRunner {
     const Index d = in_.shape.head_dim, padded = key_rows_.padded_dim();
     num_panels_ = 0;
     Index lane = 0;
-    for (Index r = 0; r < rows_; ++r) q_rows_[r] = in_.q.row(token_of(r)) + head_of(r) * d;
+    for_each_row(0, rows_, [&](Index row, Index token, Index head) {
+      q_rows_[row] = in_.q.row(token) + head * d;
+    });
     for_each_panel<T>(rows_, [&](Index first, Index rows, int vectors, int narrow) {
       Panel<T>& p = panels_[num_panels_++];
-      p = {vectors, narrow, first, rows, seen_by_rows(first, first + rows)};
+      p = {vectors, narrow, first, rows, limits_.some(first, first + rows)};
       p.q = q_ + lane * padded;
       const Index width = vectors * lanes;
       p.max = lane_values_ + lane * 3;
       p.sum = p.max + width;
       p.rescale = p.sum + width;
       p.scores = scores_;
-      p.begin = lane_limits_;
-      p.end = lane_limits_ + width;
       lane += width;
       pack<Q, K>(p, q_rows_ + first, d, scaling_);
     });
   }
 
-  /// Asks the prefetcher for the keys and values of rows that lie side by side.
-  void fetch_ahead(Interval places, Index kv_head) {
-    key_rows_.for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
-      if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
-      const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
-      const Index size = (end - begin) * piece.token_stride;
-      prefetcher_.add(piece.k + from, piece.v + from, size * static_cast<Index>(sizeof(S)));
-    });
+  Following following(Interval after, const Job* next) const {
+    if (after.size() > 0 || next == nullptr) return {after, job_->kv_head};
+    const Index end = (std::min)(next->key_end, next->key_begin + kBlockKeys);
+    return {{next->key_begin, end}, next->kv_head, next};
   }
 
   template <class Q, class Keys, class Values>
-  void run_block(Interval block, Keys keys, Values values) {
+  void run_block(Interval block, const Following& after, Keys keys, Values values) {
     const Index d = in_.shape.head_dim;
-    // Weights of keys that a row does not see are 0, which only a value that is not finite
-    // survives.
-    const bool tiles_mix = all_finite_where_rows_differ(block, values);
+    const bool copied = !std::is_same_v<Value<Values>, S> || d != key_rows_.padded_dim();
+    bool begun = false, tiles_mix = false;
+    fetches_.clear();  // (few rows have their own way)
     for (Index p = 0; p < num_panels_; ++p) {
       const Panel<T>& panel = panels_[p];
       const Interval seen = meet(panel.seen, block);
       if (seen.size() == 0) continue;
       const bool first = seen.begin == panel.seen.begin, last = seen.end == panel.seen.end;
+      if (!begun && !few_rows())
+        fetches_.begin(block, job_->kv_head, {panels_ + p, panels_ + num_panels_}, kUnit<Q>, copied,
+                       after);
       softmax_block<Q>(panel, keys + (seen.begin - block.begin), seen.size(), d,
-                       visible_in(panel, seen), first, prefetcher_);
+                       limits_.visible(panel, seen), first, fetches_.prefetcher());
+      if (!begun) {
+        fetches_.go_on();
+        // Weights of keys that a row does not see are 0, which only a value that is not finite
+        // survives.
+        tiles_mix = all_finite_where_rows_differ(block, values);
+        begun = true;
+      }
       if (last) prepare_result(panel);
       sum_values<Q>(panel, seen, values + (seen.begin - block.begin), first, last, tiles_mix);
     }
   }
 
-  /// What will be read after this block, fetched evenly while it is computed: the next block's keys
-  /// and values, or the next job's queries and first block. (A worker's first block comes as it
-  /// comes; few rows have their own way.)
-  template <class Q>
-  void plan_fetches(Interval block, Interval after, const Job* next) {
-    prefetcher_.clear();
-    if (few_rows()) return;
-    const Index d = in_.shape.head_dim;
-    if (after.size() > 0) {
-      fetch_ahead(after, job_->kv_head);
-    } else if (next != nullptr) {
-      const T* q = in_.q.row(next->row_begin) + next->kv_head * group_ * d;
-      prefetcher_.add_rows(q, group_ * d * static_cast<Index>(sizeof(T)),
-                           in_.q.stride() * static_cast<Index>(sizeof(T)),
-                           next->row_end - next->row_begin);
-      const Index end = (std::min)(next->key_end, next->key_begin + kBlockKeys);
-      fetch_ahead({next->key_begin, end}, next->kv_head);
-    } else {
-      return;
-    }
-    Index work = 0, tiles = 0;  // where it is fetched: not in scores of narrow panels
-    for (Index p = 0; p < num_panels_; ++p) {
-      const Panel<T>& panel = panels_[p];
-      const Index keys = meet(panel.seen, block).size();
-      const Index sums = keys * panel.width() * d / (kUnit<Q> * lanes);
-      work += panel.narrow > 0 ? sums : 2 * sums;
-      tiles += panel.narrow > 0 ? 0 : keys / score_tile_keys(panel);
-    }
-    prefetcher_.spread(work * 7 / 8, tiles);
-  }
-
-  /// Fills the panel's lane limits if a row does not see all of `seen`.
-  Visible<T> visible_in(const Panel<T>& panel, Interval seen) const {
-    Interval all = seen;
-    for (Index r = panel.first; r < panel.first + panel.rows; ++r) {
-      const Interval i = seen_[r];
-      all = i.size() == 0 ? Interval{seen.end, seen.begin} : meet(all, i);
-    }
-    const Visible<T> visible{all.begin - seen.begin, all.end - seen.begin, panel.begin, panel.end};
-    const Index width = panel.width();
-    for (Index lane = 0, r = 0, later = 0; lane < panel.vectors * lanes; ++lane, ++r) {
-      if (r == width) r = 0, ++later;  // the next of the vector's keys
-      const Interval i = seen_[panel.first + (std::min)(r, panel.rows - 1)];
-      const Index begin = (std::min)((std::max)(i.begin, seen.begin), seen.end) - seen.begin;
-      const Index end = (std::min)((std::max)(i.end, seen.begin), seen.end) - seen.begin;
-      panel.begin[lane] = static_cast<Lane<T>>(begin - later);
-      panel.end[lane] = static_cast<Lane<T>>(end - later);
-    }
-    return visible;
-  }
-
   /// Whether every value is finite that some rows of the job see and others do not.
   template <class Values>
   bool all_finite_where_rows_differ(Interval block, Values values) const {
-    Interval all = block;
-    for (Index r = 0; r < rows_; r += group_) all = meet(all, seen_[r]);
+    const Interval all = meet(block, limits_.every(0, rows_));
     simd::Vec<T> nan{};
     const auto add = [&](Index begin, Index end) {
       for (Index j = begin - block.begin; j < end - block.begin; ++j)
@@ -313,7 +263,7 @@ class JobRunner {
     constexpr Index unit = kUnit<W>;
     const auto tile_of = [&](Index r, Index end) {
       const Index row = panel.first + r;
-      Interval keys = meet(seen_by_rows(row, panel.first + end), part);
+      Interval keys = meet(limits_.some(row, panel.first + end), part);
       if (keys.size() == 0) keys = {seen.begin, seen.begin};
       const Index begin = keys.begin - seen.begin, behind = keys.end - seen.begin;
       const Index skipped = begin / unit * unit;
@@ -334,7 +284,7 @@ class JobRunner {
     if (unit == 2 && most == 1) {
       for (Index r = 0; r < panel.rows; ++r) {
         const auto tile = tile_of(r, r + 1);
-        sum_panel<T, W, Values>({&tile, 1}, shape, prefetcher_);
+        sum_panel<T, W, Values>({&tile, 1}, shape, fetches_.prefetcher());
       }
       return;
     }
@@ -342,39 +292,39 @@ class JobRunner {
     Row<SumRows<T, W, Values>, kMaxVectors* static_cast<int>(lanes)> rows;
     for (Index t = 0; t < tiles; ++t)
       rows[t] = tile_of(panel.rows * t / tiles, panel.rows * (t + 1) / tiles);
-    sum_panel<T, W, Values>({rows, static_cast<std::size_t>(tiles)}, shape, prefetcher_);
+    sum_panel<T, W, Values>({rows, static_cast<std::size_t>(tiles)}, shape, fetches_.prefetcher());
   }
 
   /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.
   void prepare_result(const Panel<T>& panel) {
-    for (Index r = 0; r < panel.rows; ++r) set_result(panel.first + r, panel.max[r], panel.sum[r]);
-  }
-  void set_result(Index row, T max, T sum) {
     const Index d = in_.shape.head_dim;
-    const Index token = token_of(row), head = head_of(row);
-    factor_[row] = T(1);
-    if (job_->part >= 0) {
-      const Index at = job_->part * parts_.rows + row;
-      result_[row] = parts_.out + at * d;
-      parts_.max[at] = max;
-      parts_.sum[at] = sum;
-      return;
-    }
-    result_[row] = to_.out.row(token) + head * d;
-    const Index at = token * in_.shape.num_heads + head;
-    if (to_.max != nullptr) {
-      to_.max[at] = max;
-      to_.sum[at] = sum;
-    } else {
-      factor_[row] = sum == T(0) ? T(0) : T(1) / sum;
-      if (to_.lse != nullptr) to_.lse[at] = log_sum_exp(max, sum);
-    }
+    for_each_row(panel.first, panel.first + panel.rows, [&](Index row, Index token, Index head) {
+      const T max = panel.max[row - panel.first], sum = panel.sum[row - panel.first];
+      factor_[row] = T(1);
+      if (job_->part >= 0) {
+        const Index at = job_->part * parts_.rows + row;
+        result_[row] = parts_.out + at * d;
+        parts_.max[at] = max;
+        parts_.sum[at] = sum;
+        return;
+      }
+      result_[row] = to_.out.row(token) + head * d;
+      const Index at = token * in_.shape.num_heads + head;
+      if (to_.max != nullptr) {
+        to_.max[at] = max;
+        to_.sum[at] = sum;
+      } else {
+        factor_[row] = sum == T(0) ? T(0) : T(1) / sum;
+        if (to_.lse != nullptr) to_.lse[at] = log_sum_exp(max, sum);
+      }
+    });
   }
   void write_empty(const Panel<T>& panel) {
-    for (Index r = panel.first; r < panel.first + panel.rows; ++r) {
-      set_result(r, -std::numeric_limits<T>::infinity(), T(0));
+    std::fill_n(panel.max, panel.rows, -std::numeric_limits<T>::infinity());
+    std::fill_n(panel.sum, panel.rows, T(0));
+    prepare_result(panel);
+    for (Index r = panel.first; r < panel.first + panel.rows; ++r)
       std::fill_n(result_[r], in_.shape.head_dim, T(0));
-    }
   }
 
   const AttentionInput<T, S>& in_;
@@ -383,16 +333,15 @@ class JobRunner {
   Scaling<T> scaling_;
   bool rounds_;
   Index group_;
+  RowLimits<T> limits_;
   KeyRows<T, S> key_rows_;
+  BlockFetches<T, S> fetches_;
   const Job* job_ = nullptr;
   Index rows_ = 0, num_panels_ = 0;
   T *q_, *carried_, *scores_, *lane_values_, *factor_;
-  Lane<T>* lane_limits_;
   const T** q_rows_;
   T** result_;
-  Interval* seen_;
   Panel<T>* panels_;
-  Prefetcher prefetcher_;
 };
 
 }  // namespace detail

@@ -24,11 +24,11 @@ struct FetchCursor {
 /// Memory that will be needed soon, fetched in small steps from inside the tiles' loops. Bursts of
 /// prefetches before a tile gain nothing: the arithmetic must run beside them.
 struct Prefetcher {
-  static constexpr int kRegions = 4;
+  static constexpr int kRegions = 8;
   struct Region {
     const char* begin;
-    const char* end;  // of the first half
-    Index half, gap;  // bytes to the second half; to the other one's halves
+    const char* end;  // of the first stream
+    Index quarter;    // bytes from one stream to the next
   };
   Region regions[kRegions];
   int count = 0, current = 0;
@@ -40,24 +40,27 @@ struct Prefetcher {
   /// Whether nothing was added: tiles ask for what they will read themselves.
   bool idle() const { return count == 0; }
   void clear() { count = current = 0, rows_left = 0; }
-  /// [first, first + bytes) and [second, second + bytes): their halves, side by side.
-  void add(const void* first, const void* second, Index bytes) {
+  /// [first, first + bytes): its quarters, side by side.
+  void add(const void* first, Index bytes) {
     if (count == kRegions || bytes <= 0) return;
     const char* begin = static_cast<const char*>(first);
-    const Index half = (bytes + 127) / 128 * 64;
-    regions[count++] = {begin, begin + half, half, static_cast<const char*>(second) - begin};
+    const Index quarter = (bytes + 255) / 256 * 64;
+    regions[count++] = {begin, begin + quarter, quarter};
   }
-  void add_rows(const void* first, Index bytes, Index stride, Index rows) {
+  /// Rows, evenly before so many tiles.
+  void add_rows(const void* first, Index bytes, Index stride, Index rows, Index tiles) {
     row = static_cast<const char*>(first);
     row_bytes = bytes, row_stride = stride, rows_left = rows, row_at = 0;
+    lines_per_take = rows * (bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
   }
-  /// Spreads what was added over that many multiply-adds (of vectors), in that many tiles: memory
+  /// Spreads what is left of the regions over most of so many multiply-adds (of vectors): memory
   /// that is asked for at an even pace comes without stalls.
-  void spread(Index work, Index tiles) {
+  void spread(Index work) {
     Index bytes = 0;
-    for (int i = 0; i < count; ++i) bytes += regions[i].end - regions[i].begin;
-    bytes_per_work = static_cast<float>(bytes) / static_cast<float>((std::max<Index>)(work, 1));
-    lines_per_take = rows_left * (row_bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
+    for (int i = current; i < count; ++i)
+      bytes += (std::max<Index>)(0, regions[i].end - regions[i].begin);
+    const Index most = (std::max<Index>)(work * 7 / 8, 1);
+    bytes_per_work = static_cast<float>(bytes) / static_cast<float>(most);
   }
   /// The cursor of the next `turns` turns, each of so many multiply-adds and up to `lines` lines of
   /// each stream. Idle, it stays at memory that the tile reads anyway.
@@ -68,7 +71,7 @@ struct Prefetcher {
     Region& r = regions[current];
     const auto even = 2 * bytes_per_work * static_cast<float>(work_per_turn);
     const Index step = (std::min<Index>)(64 * lines, static_cast<Index>(even) + 1);
-    const FetchCursor cursor{r.begin, r.begin + r.half, step, r.gap};
+    const FetchCursor cursor{r.begin, r.begin + r.quarter, step, 2 * r.quarter};
     r.begin += turns * step / 2;
     return cursor;
   }

@@ -88,10 +88,8 @@ struct Panel {
   void* q = nullptr;
   T* max = nullptr;
   T* sum = nullptr;
-  T* rescale = nullptr;      ///< factor of this block for what was summed before
-  T* scores = nullptr;       ///< (keys, width), then weights: see weights()
-  Lane<T>* begin = nullptr;  ///< Visible::begin, end
-  Lane<T>* end = nullptr;
+  T* rescale = nullptr;  ///< factor of this block for what was summed before
+  T* scores = nullptr;   ///< (keys, width), then weights: see weights()
 
   Index width() const { return narrow > 0 ? narrow : vectors * simd::kLanes<T>; }
   /// (keys, width), or (pairs of keys, width)
