@@ -123,7 +123,7 @@ CASA_INLINE void dot_halves(const Q* const* keys, const Q* q, Index count, Fetch
 
 /// The dot products of K keys and the R rows of a narrow panel: of (key, row), a vector of parts
 /// each. Keys (`units` values or pairs) are read as they lie; `near`: what is fetched lies so many
-/// bytes ahead.
+/// bytes ahead; 0: nothing is.
 template <int K, int R, class Rows, class Q, class V>
 CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index near, V* dots) {
   using E = Value<Rows>;
@@ -171,8 +171,10 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index 
   Index i = 0;
   CASA_NO_UNROLL
   for (; i + steps * lanes <= units; i += steps * lanes) {
-    const Index at = K * i;  // lines are asked for in the order of memory
-    fetch_near<K * steps * lanes>(at < units ? key[0] + at : key[K - 1] + (at - units), near);
+    if (kIsStrided<Rows> || near != 0) {
+      const Index at = K * i;  // lines are asked for in the order of memory
+      fetch_near<K * steps * lanes>(at < units ? key[0] + at : key[K - 1] + (at - units), near);
+    }
     CASA_UNROLL
     for (int u = 0; u < steps; u += 2) two_steps(i + u * lanes);
   }

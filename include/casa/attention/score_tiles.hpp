@@ -112,8 +112,9 @@ CASA_INLINE void score_block(const Panel<T>& panel, Rows keys, Index count, Inde
   for (int n = 0; n < N; ++n) max[n] = simd::broadcast(-std::numeric_limits<T>::infinity());
   const Q* q = static_cast<const Q*>(panel.q);
   const Index units = head_dim / kUnit<Q>;
-  // (A wide tile reads ahead of itself only where the next keys are what follows its own.)
-  const bool run = R > 0 || (prefetcher.idle() && side_by_side(keys, count, units));
+  // (Panels of a wide job find their keys fetched. A wide tile reads ahead of itself only where the
+  // next keys are what follows its own.)
+  const bool run = prefetcher.idle() && (R > 0 || side_by_side(keys, count, units));
   const Index near = run ? run_distance(keys, count, units) : 0;
   Index j = 0;
   for (; j < count; j += M) {
