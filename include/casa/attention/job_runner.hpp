@@ -77,21 +77,15 @@ class JobRunner {
     if constexpr (simd::kMultipliesPairs<S>)
       if (rounds_ && rows_ > kFewQueries && in_.shape.head_dim % lanes == 0)
         return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
-    if (in_place(kNarrowRows<T>))
-      run_as<T, S, S>(next);
-    else if (in_place(kValuesInPlace<S>))
-      run_as<T, T, S>(next);
-    else
+    if (!key_rows_.widens_in_place())
       run_as<T, T, T>(next);
+    else if (rows_ <= kNarrowRows<T>)
+      run_as<T, S, S>(next);
+    else  // (a broadcast of a key's value would widen it for one vector alone)
+      run_as<T, T, S>(next);
   }
 
  private:
-  /// Whether the tiles read where it lies what up to `most` rows share.
-  bool in_place(Index most) const {
-    if constexpr (std::is_same_v<S, T>) return true;
-    return simd::kWidensFast<S> && rows_ <= most && in_.shape.head_dim % lanes == 0;
-  }
-
   /// Whether the job waits for memory: no row shares a vector with another, or all share one and
   /// multiply what lies in memory. Its tiles ask for what they read, in memory's order.
   bool few_rows() const {

@@ -15,11 +15,6 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// 16-bit values are widened where they lie, in every panel's loops, where up to so many rows share
-/// them; more rows share a copy, made once.
-template <class S>
-inline constexpr Index kValuesInPlace = std::is_same_v<S, bfloat16> ? 64 : 8;
-
 /// One worker's pointers to the keys and values of a block, and the memory of its copies.
 template <class T, class S>
 class KeyRows {
@@ -46,10 +41,13 @@ class KeyRows {
       zeros_ = workspace.take<S>(padded_dim_);
       std::fill_n(zeros_, padded_dim_, S{});
     }
-    if (!std::is_same_v<S, T> || padded_dim_ != d) v_copy_ = workspace.take<T>(keys * padded_dim_);
+    if (!widens_in_place() && (!std::is_same_v<S, T> || padded_dim_ != d))
+      v_copy_ = workspace.take<T>(keys * padded_dim_);
   }
 
   Index padded_dim() const { return padded_dim_; }
+  /// Whether tiles may widen what is stored as they load it; else they read copies.
+  bool widens_in_place() const { return simd::kWidensFast<S> && padded_dim_ == in_.shape.head_dim; }
 
   /// Keys [begin, end) of a piece and their values: as S they are where they lie (but values of a
   /// head_dim that is no whole vectors are padded), as another T they are widened, in memory for
