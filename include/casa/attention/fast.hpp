@@ -66,29 +66,33 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
     parts.out = workspace.take<T>(plan.num_parts * parts.rows * in.shape.head_dim);
   }
 
-  // Jobs that follow each other share their window's memory and fetch for each other, so a worker
-  // takes several at once, but few enough that all workers end together.
   const Index jobs = static_cast<Index>(plan.jobs.size());
-  const Index chunk = (std::max<Index>)(1, (std::min)(in.shape.num_kv_heads,
-                                                      jobs / (4 * context.executor.concurrency)));
-  const Index workers = (std::min)(context.executor.concurrency, (jobs + chunk - 1) / chunk);
+  const Index workers = (std::min)(context.executor.concurrency, jobs);
   using Runner = JobRunner<T, S>;
   Runner* runners = workspace.take<Runner>(workers);
   for (Index w = 0; w < workers; ++w)
     new (runners + w) Runner(in, plan, to, parts, piece_begin,
                              context.precision == Precision::storage, workspace);
+  // Jobs that follow each other share their window's memory and fetch for each other, so a worker
+  // takes several at once, but fewer and fewer, so that all workers end together.
   std::atomic<Index> next{0};
+  const auto take = [&] {
+    Index begin = next.load(), end;
+    do {
+      const Index share = (jobs - begin) / (4 * workers);
+      end = begin + std::clamp<Index>(share, 1, in.shape.num_kv_heads);
+    } while (!next.compare_exchange_weak(begin, end));
+    return Interval{begin, (std::min)(jobs, end)};
+  };
   context.executor.run(workers, [&](Index worker) {
-    Index begin = next.fetch_add(chunk);
-    while (begin <
-           jobs) {  // the chunk after this one is claimed now, so that its memory is fetched ahead
-      const Index end = (std::min)(jobs, begin + chunk), after = next.fetch_add(chunk);
-      for (Index j = begin; j < end; ++j) {
-        const Index following = j + 1 < end ? j + 1 : after;
+    for (Interval now = take(); now.size() > 0;) {
+      const Interval after = take();  // now, so that its memory is fetched ahead
+      for (Index j = now.begin; j < now.end; ++j) {
+        const Index following = j + 1 < now.end ? j + 1 : after.begin;
         runners[worker].run(plan.jobs[static_cast<std::size_t>(j)],
                             following < jobs ? plan.jobs.data() + following : nullptr);
       }
-      begin = after;
+      now = after;
     }
   });
   if (plan.num_parts > 0) merge_parts(in, plan, parts, to);
