@@ -1,7 +1,6 @@
 // What the attention kernel asks memory for while it computes a block.
 #pragma once
 
-#include <algorithm>
 #include <span>
 
 #include "casa/attention/key_rows.hpp"
@@ -22,8 +21,8 @@ struct Following {
 
 /// One worker's fetches: evenly while a block is computed, and not long before it is read, or it
 /// would have left the second-level cache again. A block's values are asked for during the scores
-/// of its first panel, the keys of what follows after them; what is copied as its block begins, a
-/// block ahead. (A worker's first keys come as they come.)
+/// of its first panel, the keys of what follows after them; where values are copied as their block
+/// begins, both come a block ahead. (A worker's first keys come as they come.)
 template <class T, class S>
 class BlockFetches {
   static constexpr Index lanes = simd::kLanes<T>;
@@ -37,14 +36,13 @@ class BlockFetches {
     after_ = {};
   }
 
-  /// Called before the scores of `panels`, which are those that see something of the block from the
-  /// first one on; `unit`: what they are multiplied as, `copied`: values are not read where they
-  /// lie.
+  /// Called after clear(), before the scores of panels[0], the job's first panel that sees
+  /// something of the block; `unit`: what they are multiplied as, `copied`: values are not read
+  /// where they lie.
   void begin(Interval block, Index kv_head, std::span<const Panel<T>> panels, Index unit,
              bool copied, const Following& after) {
-    clear();
-    const Index scores = multiply_adds(panels[0], block, unit);
     Index all = 0, tiles = 0;  // but for scores of narrow panels, where nothing is asked for
+    const Index scores = panels[0].narrow == 0 ? multiply_adds(panels[0], block, unit) : 0;
     for (const Panel<T>& p : panels) {
       const bool wide = p.narrow == 0;
       all += (wide ? 2 : 1) * multiply_adds(p, block, unit);

@@ -123,7 +123,7 @@ CASA_INLINE void dot_halves(const Q* const* keys, const Q* q, Index count, Fetch
 
 /// The dot products of K keys and the R rows of a narrow panel: of (key, row), a vector of parts
 /// each. Keys (`units` values or pairs) are read as they lie; `near`: what is fetched lies so many
-/// bytes ahead; 0: nothing is.
+/// bytes ahead; 0, from a list of pointers: nothing is.
 template <int K, int R, class Rows, class Q, class V>
 CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index near, V* dots) {
   using E = Value<Rows>;

@@ -85,14 +85,12 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
     return Interval{begin, (std::min)(jobs, end)};
   };
   context.executor.run(workers, [&](Index worker) {
-    for (Interval now = take(); now.size() > 0;) {
-      const Interval after = take();  // now, so that its memory is fetched ahead
-      for (Index j = now.begin; j < now.end; ++j) {
-        const Index following = j + 1 < now.end ? j + 1 : after.begin;
-        runners[worker].run(plan.jobs[static_cast<std::size_t>(j)],
-                            following < jobs ? plan.jobs.data() + following : nullptr);
-      }
-      now = after;
+    for (Interval mine = take(); mine.size() > 0;) {
+      const Job& job = plan.jobs[static_cast<std::size_t>(mine.begin++)];
+      // While there is enough for all, taken ahead, so that its memory is fetched.
+      if (mine.size() == 0 && jobs - next.load() >= workers) mine = take();
+      runners[worker].run(job, mine.size() > 0 ? plan.jobs.data() + mine.begin : nullptr);
+      if (mine.size() == 0) mine = take();
     }
   });
   if (plan.num_parts > 0) merge_parts(in, plan, parts, to);

@@ -75,7 +75,7 @@ class JobRunner {
     rows_ = job.rows(group_);
     limits_.set(job);
     if constexpr (simd::kMultipliesPairs<S>)
-      if (rounds_ && rows_ > kFewQueries && in_.shape.head_dim % lanes == 0)
+      if (rounds_ && rows_ > kFewQueries && key_rows_.widens_in_place())
         return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
     if (!key_rows_.widens_in_place())
       run_as<T, T, T>(next);
@@ -96,7 +96,8 @@ class JobRunner {
   /// Whether its keys and values are read as runs of memory, piece by piece: where memory is all
   /// that it waits for, and one tile takes whole values.
   bool strided_job() const {
-    return rows_ <= kFewQueries && kRunVectors * lanes >= key_rows_.padded_dim();
+    return rows_ <= (std::min)(kFewQueries, kNarrowRows<T>)&&kRunVectors * lanes >=
+           key_rows_.padded_dim();
   }
 
   /// The job with queries and weights as Q, keys read as K and values as V.
@@ -194,7 +195,7 @@ class JobRunner {
       if (!begun) {
         fetches_.go_on();
         // Weights of keys that a row does not see are 0, which only a value that is not finite
-        // survives.
+        // survives. (Asked now, as the values have come.)
         tiles_mix = all_finite_where_rows_differ(block, values);
         begun = true;
       }

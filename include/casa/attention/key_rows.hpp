@@ -46,7 +46,7 @@ class KeyRows {
   }
 
   Index padded_dim() const { return padded_dim_; }
-  /// Whether tiles may widen what is stored as they load it; else they read copies.
+  /// Whether tiles may widen 16-bit values as they load them; else they read copies.
   bool widens_in_place() const { return simd::kWidensFast<S> && padded_dim_ == in_.shape.head_dim; }
 
   /// Keys [begin, end) of a piece and their values: as S they are where they lie (but values of a
@@ -59,10 +59,8 @@ class KeyRows {
     const Index d = in_.shape.head_dim, count = end - begin;
     const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
     const bool pads = padded_dim_ != d;
-    return {
-        run<StoredAs<K>>({piece.k + from, piece.token_stride, count}, false, k_copy_ + at * d, d),
-        run<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_ + at * padded_dim_,
-               padded_dim_)};
+    return {run<StoredAs<K>>({piece.k + from, piece.token_stride, count}, false, k_copy_, at, d),
+            run<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_, at, padded_dim_)};
   }
 
   /// What gather<K, V> found, per key.
@@ -137,15 +135,16 @@ class KeyRows {
       return pairs_;
   }
 
-  /// Rows as E: where they lie, or copied to rows of `size` values.
+  /// Rows as E: where they lie, or copied to rows of `size` values, from row `at` on.
   template <class E>
   StridedRows<E> run(StridedRows<S> rows, [[maybe_unused]] bool copies, [[maybe_unused]] T* to,
-                     [[maybe_unused]] Index size) const {
+                     [[maybe_unused]] Index at, [[maybe_unused]] Index size) const {
     if constexpr (!std::is_same_v<E, T>) {
       return rows;
     } else {
       if constexpr (std::is_same_v<S, T>)
         if (!copies) return rows;
+      to += at * size;
       for (Index j = 0; j < rows.count; ++j)
         copy_row(rows.first + j * rows.stride, to + j * size, in_.shape.head_dim, size);
       return {to, size, rows.count};

@@ -42,6 +42,8 @@ struct Prefetcher {
   void clear() { count = current = 0, rows_left = 0; }
   /// [first, first + bytes): its quarters, side by side.
   void add(const void* first, Index bytes) {
+    skip_fetched();
+    if (current == count) current = count = 0;
     if (count == kRegions || bytes <= 0) return;
     const char* begin = static_cast<const char*>(first);
     const Index quarter = (bytes + 255) / 256 * 64;
@@ -66,7 +68,7 @@ struct Prefetcher {
   /// each stream. Idle, it stays at memory that the tile reads anyway.
   FetchCursor take(Index turns, Index work_per_turn, int lines, const void* idle) {
     if (rows_left > 0) take_rows();
-    while (current < count && regions[current].begin >= regions[current].end) ++current;
+    skip_fetched();
     if (current == count) return {static_cast<const char*>(idle), static_cast<const char*>(idle)};
     Region& r = regions[current];
     const auto even = 2 * bytes_per_work * static_cast<float>(work_per_turn);
@@ -77,6 +79,9 @@ struct Prefetcher {
   }
 
  private:
+  void skip_fetched() {
+    while (current < count && regions[current].begin >= regions[current].end) ++current;
+  }
   void take_rows() {
     for (Index i = 0; i < lines_per_take && rows_left > 0; ++i) {
       simd::prefetch(row + row_at);

@@ -11,6 +11,7 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// Per (row, head) pair of one worker's job the keys that it sees, as places in their order.
 template <class T>
 class RowLimits {
   static constexpr Index lanes = simd::kLanes<T>;
