@@ -19,8 +19,10 @@ template <class V, int M, int N>
 using Tile = Row<V, N>[static_cast<std::size_t>(M)];
 
 /// A dot product is summed in two parts, which halves its rounding error: side by side where there
-/// are registers for both, else one after the other.
+/// are registers for both, else one after the other; both where the parts would be longer than
+/// kChain.
 inline constexpr int kSums = simd::kRegisters == 32 ? 2 : 1;
+inline constexpr Index kChain = 64;
 /// Keys in a tile of scores: keys x N vectors x kSums accumulators fit the registers.
 template <int N>
 inline constexpr int kTileKeys = N == 1   ? 8

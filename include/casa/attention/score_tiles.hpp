@@ -43,7 +43,7 @@ CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* sc
     FetchCursor ahead =
         near != 0 ? run_cursor<M * kScoreSteps>(keys[key], near)
                   : prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
-    if constexpr (kSums == 2)
+    if (kSums == 2 && units <= 2 * kChain)
       dot_tile<M, N>(keys + key, 0, q, units, ahead, row);
     else
       dot_halves<M, N>(keys + key, q, units, ahead, row);
