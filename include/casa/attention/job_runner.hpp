@@ -96,8 +96,8 @@ class JobRunner {
   /// Whether its keys and values are read as runs of memory, piece by piece: where memory is all
   /// that it waits for, and one tile takes whole values.
   bool strided_job() const {
-    return rows_ <= (std::min)(kFewQueries, kNarrowRows<T>)&&kRunVectors * lanes >=
-           key_rows_.padded_dim();
+    constexpr Index few = (std::min)(kFewQueries, kNarrowRows<T>);
+    return rows_ <= few && kRunVectors * lanes >= key_rows_.padded_dim();
   }
 
   /// The job with queries and weights as Q, keys read as K and values as V.
