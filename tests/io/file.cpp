@@ -118,14 +118,14 @@ TEST_CASE("file: bytes move") {
   CHECK_FALSE(b.mapped());
 }
 
-TEST_CASE("file: releasing a part leaves what shares no whole page with it") {
+TEST_CASE("file: giving a part back leaves what shares no whole page with it") {
   const Scratch scratch;
   const std::string content = letters(1 << 16);
   const std::string path = scratch.write("f", content);
   for (const bool map : {false, true}) {
-    const Bytes bytes = read_file(path, {.map = map});
-    bytes.release(bytes.span().subspan(10'000, 20'000));
-    bytes.release(bytes.span().subspan(50'000, 10));
+    Bytes bytes = read_file(path, {.map = map});
+    bytes.give_back(bytes.span().subspan(10'000, 20'000));
+    bytes.give_back(bytes.span().subspan(50'000, 10));
     CHECK(bytes.as_text().substr(0, 10'000) == content.substr(0, 10'000));
     CHECK(bytes.as_text().substr(30'000) == content.substr(30'000));
   }

@@ -8,6 +8,7 @@
 #include "casa/io/safetensors_writer.hpp"
 #include "golden.hpp"
 #include "scratch.hpp"
+#include "support/messages.hpp"
 
 using namespace casa;
 using namespace casa::io;
@@ -57,6 +58,10 @@ const std::vector<int> ids = {5, 90, 17, 3};
 
 bool same_logits(const Decoder<float>& a, const Decoder<float>& b) {
   return a.logits(ids, {}, {}).eigen() == b.logits(ids, {}, {}).eigen();
+}
+
+double largest_logit(const Decoder<float>& d) {
+  return static_cast<double>(d.logits(ids, {}, {}).eigen().cwiseAbs().maxCoeff());
 }
 
 constexpr const char* q_proj = "model.layers.1.self_attn.q_proj.weight";
@@ -292,4 +297,80 @@ TEST_CASE("a projector from another encoder's embeddings comes with the model") 
   REQUIRE(model.image_projector.has_value());
   CHECK(model.image_projector->in_features() == 24);
   CHECK(model.image_projector->out_features() == 64);
+}
+
+TEST_CASE("a folder may be read by any number of models, whatever they hold weights as") {
+  const ModelFolder folder(golden_model().string());
+  const ModelOptions floats{.weights = WeightType::native};
+  const Model<float> first = folder.load<float>(floats), second = folder.load<float>(floats);
+  CHECK(same_logits(first.decoder, second.decoder));
+  const Model<float> narrow = folder.load<float>({.weights = WeightType::bfloat16});
+  CHECK(largest_logit(narrow.decoder) > 0);
+  const Model<double> wide = folder.load<double>({});
+  const RowMatrix<double> difference = wide.decoder.logits(ids, {}, {}).eigen() -
+                                       first.decoder.logits(ids, {}, {}).eigen().cast<double>();
+  CHECK(difference.cwiseAbs().maxCoeff() < 1e-3 * largest_logit(first.decoder));
+}
+
+TEST_CASE("a tensor of several pages is what it was after a model has been made of it") {
+  const Folder f;
+  const TensorView& embed = f.source.at("model.embed_tokens.weight");
+  REQUIRE(embed.bytes.size() > 16384);
+  const auto before = embed.to_vector<float>();
+  const CheckpointWeights weights(f.source);
+  for (int time = 0; time < 2; ++time) {
+    const WeightSource source = weights.weights();
+    WeightReader<float> reader(source, WeightType::native);
+    const Matrix<float> read = reader.matrix({std::string(embed.name), embed.rows(), embed.cols()});
+    CHECK(std::ranges::equal(std::span(read.data(), before.size()), before));
+  }
+  CHECK(embed.to_vector<float>() == before);
+}
+
+TEST_CASE("memory that the owner gave back is an error by name when it is read again") {
+  const std::string path = (golden_model() / "model.safetensors").string();
+  for (const bool map : {false, true}) {
+    CAPTURE(map);
+    SafeTensors file = read_safetensors(path, {.map = map, .limits = {}});
+    const TensorView embed = file.at("model.embed_tokens.weight");  // a view of before
+    const auto norm = file.at("model.norm.weight").to_vector<float>();
+    file.give_back(embed);
+    const std::string where = embed.where() + ": its memory was given back";
+    CHECK(contains(message_of([&] { embed.to_vector<float>(); }), where));
+    CHECK(contains(message_of([&] { embed.to_matrix<double>(); }), where));
+    CHECK(contains(message_of([&] { embed.as<float>(); }), where));
+    CHECK(contains(message_of([&] { named_tensor(file.at(embed.name)); }), where));
+    const CheckpointWeights weights(file);
+    const WeightSource source = weights.weights();
+    WeightReader<float> reader(source, WeightType::native);
+    CHECK(contains(message_of([&] {
+                     reader.matrix({std::string(embed.name), embed.rows(), embed.cols()});
+                   }),
+                   where));
+    CHECK(file.at("model.norm.weight").to_vector<float>() == norm);
+  }
+}
+
+TEST_CASE("what others share is not given back") {
+  SafeTensors file = read_safetensors((golden_model() / "model.safetensors").string());
+  const TensorView embed = file.at("model.embed_tokens.weight");
+  const auto before = embed.to_vector<float>();
+  {
+    const SafeTensors copy = file;
+    CHECK(contains(message_of([&] { file.give_back(embed); }), "2 copies"));
+    CHECK(copy.at(embed.name).to_vector<float>() == before);
+  }
+  Checkpoint set(file);
+  CHECK(contains(message_of([&] { set.give_back(embed); }), "2 copies"));
+  SafeTensors other = read_safetensors((golden_model() / "model.safetensors").string());
+  CHECK(contains(message_of([&] { other.give_back(embed); }), "does not hold it"));
+  CHECK(embed.to_vector<float>() == before);
+}
+
+TEST_CASE(
+    "load_model gives its files back: a folder given up is an error when it is loaded again") {
+  ModelFolder folder(golden_model().string());
+  const Model<float> first = std::move(folder).load<float>({});
+  CHECK(contains(message_of([&] { folder.load<float>({}); }), "its memory was given back"));
+  CHECK(same_logits(first.decoder, load_model<float>(golden_model().string()).decoder));
 }

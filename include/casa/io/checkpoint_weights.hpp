@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
@@ -36,13 +37,12 @@ struct TensorReport {
 class CheckpointWeights {
  public:
   using Find = std::function<const TensorView*(std::string_view name)>;
-  using Release = std::function<void(const TensorView&)>;
+  using GiveBack = std::function<void(const TensorView&)>;
 
   /// `files` (SafeTensors or Checkpoint) must outlive this.
   template <class Files>
   explicit CheckpointWeights(const Files& files)
-      : find_([&files](std::string_view name) { return files.find(name); }),
-        release_([&files](const TensorView& t) { files.release(t); }) {
+      : find_([&files](std::string_view name) { return files.find(name); }) {
     for (const auto& name : files.names()) names_.emplace(name);
   }
 
@@ -92,10 +92,17 @@ class CheckpointWeights {
     throw error(message);
   }
 
-  /// Gives the tensors to a model. Valid as long as this object.
-  WeightSource weights() {
-    return {[this](const TensorSpec& spec) { return get(spec); },
-            [this](const TensorSpec& spec) { done(spec); }};
+  /// Gives the tensors to a model, and to as many others as ask. Valid as long as this object.
+  /// `give_back`, where the owner of the files sets it, is called with each tensor once a model has
+  /// copied it: the files then serve this one model.
+  WeightSource weights(GiveBack give_back = {}) const {
+    const auto copies = std::make_shared<Copies>();
+    return {[this, copies](const TensorSpec& spec) { return get(spec, *copies); },
+            [this, copies, give_back = std::move(give_back)](const TensorSpec& spec) {
+              copies->erase(spec.name);
+              const TensorView* t = find_(spec.name);
+              if (t != nullptr && give_back) give_back(*t);
+            }};
   }
 
  private:
@@ -103,21 +110,25 @@ class CheckpointWeights {
     return t == DType::F32 || t == DType::F64 || t == DType::F16 || t == DType::BF16;
   }
 
-  StoredView get(const TensorSpec& spec) {
+  // Tensors that stand at an odd address, aligned for as long as a model reads them.
+  using Copies = std::map<std::string, Buffer<std::byte>, std::less<>>;
+
+  StoredView get(const TensorSpec& spec, Copies& copies) const {
     const TensorView* t = find_(spec.name);
     if (!t)
       fail("tensor ", casa::quoted(spec.name), " is missing, expected shape ",
            shape_text(spec.shape()));
     t->require_shape(spec.shape());
+    t->require_present();
     switch (t->dtype) {
       case DType::F64:
-        return view<double>(*t, spec);
+        return view<double>(*t, spec, copies);
       case DType::F32:
-        return view<float>(*t, spec);
+        return view<float>(*t, spec, copies);
       case DType::F16:
-        return view<half>(*t, spec);
+        return view<half>(*t, spec, copies);
       case DType::BF16:
-        return view<bfloat16>(*t, spec);
+        return view<bfloat16>(*t, spec, copies);
       default:
         fail(t->where(), ": expected F32, F64, F16 or BF16, got ", to_string(t->dtype));
     }
@@ -125,25 +136,18 @@ class CheckpointWeights {
 
   // In place; data that stands at an odd address is copied first, until done.
   template <Storage S>
-  StoredView view(const TensorView& t, const TensorSpec& spec) {
+  StoredView view(const TensorView& t, const TensorSpec& spec, Copies& copies) const {
     const bool vector = spec.cols == 0;
     const Index rows = vector ? 1 : spec.rows, cols = vector ? spec.rows : spec.cols;
     if (t.viewable_as<S>()) return MatrixView<const S>(t.as<S>().data(), rows, cols);
-    Buffer<std::byte>& copy = copies_[std::string(t.name)];
+    Buffer<std::byte>& copy = copies[spec.name];
     copy = Buffer<std::byte>(static_cast<Index>(t.bytes.size()));
     if (!t.bytes.empty()) std::memcpy(copy.data(), t.bytes.data(), t.bytes.size());
     return MatrixView<const S>(reinterpret_cast<const S*>(copy.data()), rows, cols);
   }
 
-  void done(const TensorSpec& spec) {
-    copies_.erase(spec.name);
-    if (const TensorView* t = find_(spec.name)) release_(*t);
-  }
-
   Find find_;
-  Release release_;
   std::set<std::string> names_, expected_, allowed_;
-  std::map<std::string, Buffer<std::byte>> copies_;
   TensorReport report_;
 };
 

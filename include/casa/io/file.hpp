@@ -111,8 +111,9 @@ class Bytes {
   }
 
   /// Gives the memory of `part` back to the system, as far as it fills whole pages: for a weight
-  /// that has been copied elsewhere. Its bytes must not be read afterwards.
-  void release(std::span<const std::byte> part) const {
+  /// that has been copied elsewhere. Its bytes must not be read afterwards: in memory of our own
+  /// they become zeros. Borrowed memory stays as it is.
+  void give_back(std::span<const std::byte> part) {
     if (!mapping_ && owned_.size() == 0) return;
     const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
     const auto begin = (reinterpret_cast<std::uintptr_t>(part.data()) + page - 1) / page * page;

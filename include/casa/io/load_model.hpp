@@ -22,8 +22,7 @@ struct ModelOptions {
   /// What weights are held as. Unset: 16-bit weights of a float model stay as they are in the file,
   /// others are native.
   std::optional<WeightType> weights = {};
-  /// `files.map` maps the files instead of reading them. Their pages are given back as soon as a
-  /// weight is packed, so that loading takes little more memory than the model does.
+  /// `files.map` maps the files instead of reading them.
   LoadOptions files = {};
   std::string config_file = "config.json";
   /// A folder of save_model(fusion_only): its fusion and its tensors come on top of the model.
@@ -101,12 +100,25 @@ class ModelFolder {
                                     : WeightType::native;
   }
 
-  /// Builds the model. casa::error that lists every tensor that does not fit.
+  /// Builds a model. The folder stays as it is: it may be loaded again, as another scalar or with
+  /// other weights. casa::error lists every tensor that does not fit.
   template <Scalar T>
-  Model<T> load(const ModelOptions& options) {
+  Model<T> load(const ModelOptions& options) const& {
+    return build<T>(options, weights_.weights());
+  }
+  /// The same from a folder that is not used again: the memory of its files is given back as soon
+  /// as a weight is packed, so that loading takes little more memory than the model does.
+  template <Scalar T>
+  Model<T> load(const ModelOptions& options) && {
+    return build<T>(options,
+                    weights_.weights([this](const TensorView& t) { files_.give_back(t); }));
+  }
+
+ private:
+  template <Scalar T>
+  Model<T> build(const ModelOptions& options, const WeightSource& source) const {
     weights_.require_complete(name_);
     const WeightType type = weight_type<T>(options);
-    const WeightSource source = weights_.weights();
     Model<T> m;
     m.config = config_;
     m.decoder = Decoder<T>(config_.decoder, decoder_, source, type);
@@ -116,7 +128,6 @@ class ModelFolder {
     return m;
   }
 
- private:
   static ModelConfig read_config(const std::string& folder, const ModelOptions& options) {
     const LoadLimits& limits = options.files.limits;
     const auto read = [&](const std::string& file) {

@@ -106,8 +106,20 @@ class SafeTensors {
   /// Bytes of all tensors.
   std::int64_t data_bytes() const { return contents_->data_bytes; }
   bool mapped() const { return contents_->bytes.mapped(); }
-  /// Gives the memory of a tensor back to the system; its bytes must not be read afterwards.
-  void release(const TensorView& tensor) const { contents_->bytes.release(tensor.bytes); }
+  /// Gives the memory of a tensor of this file back to the system, for an owner that will not read
+  /// it again: whoever does, through any view, gets a casa::error that names it. casa::error also
+  /// where copies of this object share the bytes (reading must not change what they see), or for a
+  /// tensor of another file.
+  void give_back(const TensorView& tensor) {
+    const TensorView* t = find(tensor.name);
+    require(t != nullptr && t->bytes.data() == tensor.bytes.data(), tensor.where(),
+            ": cannot be given back to ", name(), ", which does not hold it");
+    require(contents_.use_count() == 1, tensor.where(),
+            ": cannot be given back: ", contents_.use_count(),
+            " copies of the file's object share it");
+    contents_->gone[static_cast<std::size_t>(t->gone - contents_->gone.get())] = true;
+    contents_->bytes.give_back(t->bytes);
+  }
 
  private:
   struct Contents {
@@ -116,6 +128,7 @@ class SafeTensors {
     Metadata metadata;
     std::vector<std::string> names;  // what the views point to: names and axes never move
     std::vector<Index> axes;
+    std::unique_ptr<bool[]> gone;
     std::vector<TensorView> tensors;
     std::vector<std::uint32_t> by_name;
     std::int64_t data_bytes = 0;
@@ -165,6 +178,7 @@ class SafeTensors {
     offsets.reserve(count);
     c.names.reserve(count);
     c.tensors.reserve(count);
+    c.gone = std::make_unique<bool[]>(count);
     c.axes.reserve(static_cast<std::size_t>(axes));
     for (const auto& [name, value] : header.items()) {
       if (name == "__metadata__") {
@@ -192,6 +206,7 @@ class SafeTensors {
     TensorView t;
     t.file = c.name;
     t.name = c.names.emplace_back(name);
+    t.gone = &c.gone[c.tensors.size()];
     const Json type = entry.at("dtype");
     const auto dtype = detail::find_dtype(type.as_string());
     if (!dtype) type.fail_expected("a type of the format (F32, BF16, I64, ...)");
@@ -250,7 +265,7 @@ class SafeTensors {
     });
   }
 
-  std::shared_ptr<const Contents> contents_;
+  std::shared_ptr<Contents> contents_;  // changed by give_back alone, where nobody shares it
 };
 
 struct LoadOptions {

@@ -55,6 +55,7 @@ NamedTensor named_tensor(std::string name, const Matrix<S>& m) {
 }
 /// A tensor of a file, to be written into another.
 inline NamedTensor named_tensor(const TensorView& t) {
+  t.require_present();
   return {std::string(t.name), t.dtype, {t.shape.begin(), t.shape.end()}, t.bytes};
 }
 

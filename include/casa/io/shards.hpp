@@ -83,8 +83,16 @@ class Checkpoint {
     for (const SafeTensors& f : files()) sum += f.data_bytes();
     return sum;
   }
-  /// Gives the memory of a tensor back to the system; its bytes must not be read afterwards.
-  void release(const TensorView& tensor) const { file_of(tensor.name).release(tensor); }
+  /// SafeTensors::give_back of the file that holds the tensor; casa::error also where copies of
+  /// this object share the files.
+  void give_back(const TensorView& tensor) {
+    const Place* p = find_place(tensor.name);
+    if (!p) fail(name(), ": no tensor ", casa::quoted(tensor.name));
+    require(contents_.use_count() == 1, tensor.where(),
+            ": cannot be given back: ", contents_.use_count(),
+            " copies of the checkpoint's object share it");
+    contents_->files[p->file].give_back(tensor);
+  }
 
  private:
   struct Place {
@@ -105,7 +113,7 @@ class Checkpoint {
     return at == all.end() || at->tensor->name != tensor ? nullptr : &*at;
   }
 
-  std::shared_ptr<const Contents> contents_;
+  std::shared_ptr<Contents> contents_;  // changed by give_back alone, where nobody shares it
 };
 
 namespace detail {

@@ -111,9 +111,15 @@ struct TensorView {
   DType dtype = DType::F32;
   std::span<const Index> shape;      // row-major, last axis fastest
   std::span<const std::byte> bytes;  // may stand at any address
+  const bool* gone = nullptr;        // set by SafeTensors::give_back; null: never given back
 
   /// "file: tensor "name"", as errors begin.
   std::string where() const { return text(file, ": tensor ", casa::quoted(name)); }
+  /// Throws casa::error if the memory of the values was given back.
+  void require_present() const {
+    if (gone != nullptr && *gone)
+      fail(where(), ": its memory was given back after it was read once, and it is read again");
+  }
   /// Number of values.
   Index count() const {
     Index n = 1;
@@ -139,9 +145,10 @@ struct TensorView {
   }
 
   /// The values in place, without a copy. casa::error if they are not of type S or not aligned for
-  /// it (read_into copes with both).
+  /// it (read_into copes with both), or were given back.
   template <class S>
   std::span<const S> as() const {
+    require_present();
     require(dtype == dtype_of<S>(), where(), ": expected type ", to_string(dtype_of<S>()), ", got ",
             to_string(dtype));
     require(is_aligned<S>(), where(), ": data is not aligned for ", to_string(dtype),
@@ -157,10 +164,11 @@ struct TensorView {
   /// Copies the values to `out`, of count() values. Floating T (float, double, bfloat16, half):
   /// from F64, F32, F16, BF16, rounded to nearest where T is narrower (F64 to 16 bits by way of
   /// float). Integer T: from integers and BOOL, casa::error if a value does not fit. Other types:
-  /// casa::error.
+  /// casa::error, as for values that were given back.
   template <class T>
   requires detail::is_value<T>
   void read_into(std::span<T> out) const {
+    require_present();
     require(static_cast<Index>(out.size()) == count(), where(), ": expected ", out.size(),
             " values, got shape ", shape_text(shape));
     if (dtype == dtype_of<T>()) {
