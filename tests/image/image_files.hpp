@@ -164,9 +164,11 @@ inline Bytes encode_png(const Png& p) {
 }
 
 /// A JPEG file by libjpeg, quality 95; `channels` of `pixels` 1 (grey), 3 (RGB) or 4 (CMYK,
-/// inverted as Adobe writes it). With `scans`, each component in a scan of its own.
+/// inverted as Adobe writes it). With `scans`, each component in a scan of its own. With
+/// `restart_blocks`, a restart marker behind each so many groups of blocks.
 inline Bytes encode_jpeg(const Bytes& pixels, Index height, Index width, int channels,
-                         bool progressive = false, bool scans = false) {
+                         bool progressive = false, bool scans = false,
+                         unsigned restart_blocks = 0) {
   jpeg_compress_struct info = {};
   jpeg_error_mgr errors = {};
   info.err = jpeg_std_error(&errors);
@@ -181,6 +183,7 @@ inline Bytes encode_jpeg(const Bytes& pixels, Index height, Index width, int cha
   jpeg_set_defaults(&info);
   jpeg_set_quality(&info, 95, TRUE);
   if (progressive) jpeg_simple_progression(&info);
+  info.restart_interval = restart_blocks;
   jpeg_scan_info one_each[4] = {};
   for (int c = 0; c < channels; ++c) {
     one_each[c].comps_in_scan = 1;
@@ -201,6 +204,96 @@ inline Bytes encode_jpeg(const Bytes& pixels, Index height, Index width, int cha
   jpeg_destroy_compress(&info);
   std::free(memory);
   return file;
+}
+
+inline Bytes operator+(Bytes a, const Bytes& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+inline Bytes first(const Bytes& b, std::size_t n) {
+  return {b.begin(), b.begin() + static_cast<Index>(n)};
+}
+
+/// Numbers as TIFF writes them, of either byte order.
+struct TiffWriter {
+  bool little = true;
+  Bytes bytes = {};
+
+  TiffWriter& put(std::uint64_t v, int size) {
+    for (int i = 0; i < size; ++i)
+      bytes.push_back(static_cast<std::uint8_t>(v >> 8 * (little ? i : size - 1 - i)));
+    return *this;
+  }
+};
+
+/// One entry of a TIFF directory: `value` is what its last four bytes hold, as one number.
+struct TiffEntry {
+  unsigned tag = 274;
+  unsigned type = 3;
+  std::uint32_t count = 1;
+  Bytes value = {};
+};
+
+/// The four bytes of a TIFF entry that hold a number of `size` bytes.
+inline Bytes tiff_value(std::uint64_t v, int size, bool little) {
+  TiffWriter w{.little = little};
+  w.put(v, size);
+  w.bytes.resize(4);
+  return w.bytes;
+}
+
+/// A TIFF block with one directory at 8, then `tail` (whose offset is 14 + 12 entries).
+inline Bytes tiff_block(const std::vector<TiffEntry>& entries, bool little,
+                        const Bytes& tail = {}) {
+  TiffWriter w{.little = little};
+  w.bytes = of_text(little ? "II" : "MM");
+  w.put(42, 2).put(8, 4).put(entries.size(), 2);
+  for (const TiffEntry& e : entries) {
+    w.put(e.tag, 2).put(e.type, 2).put(e.count, 4);
+    w.bytes = w.bytes + e.value;
+  }
+  w.put(0, 4);
+  return w.bytes + tail;
+}
+
+/// A TIFF block that says one orientation.
+inline Bytes tiff_with(unsigned orientation, bool little) {
+  return tiff_block({{.value = tiff_value(orientation, 2, little)}}, little);
+}
+
+inline Bytes exif_mark() { return {'E', 'x', 'i', 'f', 0, 0}; }
+
+/// `jpeg` with an APP1 segment right behind its first marker, before those that it has.
+inline Bytes with_app1(const Bytes& jpeg, const Bytes& data) {
+  const std::size_t length = data.size() + 2;
+  Bytes out = first(jpeg, 2) + Bytes{0xff, 0xe1, static_cast<std::uint8_t>(length >> 8),
+                                     static_cast<std::uint8_t>(length)};
+  out = out + data;
+  out.insert(out.end(), jpeg.begin() + 2, jpeg.end());
+  return out;
+}
+
+/// Where chunk `type` of a PNG file begins (its length).
+inline std::size_t chunk_at(const Bytes& png, std::string_view type) {
+  std::size_t at = 8;
+  const auto length = [&] {
+    return std::size_t{png[at]} << 24 | std::size_t{png[at + 1]} << 16 |
+           std::size_t{png[at + 2]} << 8 | png[at + 3];
+  };
+  while (at + 8 < png.size() && !std::equal(type.begin(), type.end(), &png[at + 4]))
+    at += 12 + length();
+  return at;
+}
+
+/// `png` with one chunk more before its chunk `before`.
+inline Bytes with_chunk(const Bytes& png, std::string_view before, std::string_view type,
+                        const Bytes& data) {
+  const std::size_t at = chunk_at(png, before);
+  Bytes out = first(png, at);
+  append_chunk(out, type, data);
+  out.insert(out.end(), png.begin() + static_cast<Index>(at), png.end());
+  return out;
 }
 
 /// The message of the casa::error that f throws, or "no error".

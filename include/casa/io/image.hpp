@@ -17,8 +17,9 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
-/// An image file in memory, decoded to RGB of 8 bits. `name` stands for it in messages.
-/// Throws casa::error if it is none of the known formats, or cut, damaged, or beyond the limits.
+/// An image file in memory, decoded to RGB of 8 bits, upright unless `options` ask for the stored
+/// pixels. `name` stands for it in messages. Throws casa::error if it is none of the known formats,
+/// beyond the limits, or cut or damaged where Pillow refuses it (`options.damaged`).
 inline Image decode_image(std::span<const std::uint8_t> bytes, const DecodeOptions& options = {},
                           std::string_view name = "image") {
   require(!bytes.empty(), name, ": an empty file is not an image");

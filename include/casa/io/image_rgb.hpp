@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <string_view>
 
 #include "casa/core/error.hpp"
@@ -57,9 +59,25 @@ class Image {
 /// (before).
 enum class Alpha { white, dropped };
 
+/// Which way round the pixels come: as the picture is to be shown (what Exif or XMP say is applied,
+/// as by Pillow's exif_transpose, which transformers calls), or as the file stores them.
+enum class Orientation { upright, stored };
+
+/// What becomes of a file whose pixels are not all there.
+enum class Damaged {
+  refused,  ///< every fault of the pixels' data is an error: lost marks, bad checksums, no end
+  pillow,   ///< taken where Pillow takes it, with Pillow's pixels; a cut before the last row is not
+  filled    ///< cut files too: what they lack is grey in JPEG, zero in PNG (LOAD_TRUNCATED_IMAGES)
+};
+
 struct DecodeOptions {
   Alpha alpha = Alpha::white;
-  LoadLimits limits = {};  // image_bytes, image_side, image_pixels
+  Orientation orientation = Orientation::upright;
+  Damaged damaged = Damaged::pillow;
+  int jpeg_scans = 500;  ///< at most; each is a walk over the whole image
+  /// Told, with the file's name, when a damaged file is taken and pixels may be wrong.
+  std::function<void(const std::string&)> warn = {};
+  LoadLimits limits = {};  ///< image_bytes, image_side, image_pixels (of the stored image)
 };
 
 namespace detail {
