@@ -331,6 +331,7 @@ TEST_CASE("an interlaced PNG file that is cut keeps the passes that it has") {
   const Bytes cut = first(file, file.size() - 100);
   CHECK(has(read(cut).error, "Damaged::filled takes it"));
   const Image filled = read(cut, Damaged::filled).image;
+  REQUIRE(filled.size() == whole.size());
   Index kept = 0, zeros = 0;
   for (Index i = 0; i < whole.size(); ++i) {
     kept += filled.data()[i] == whole.data()[i];
@@ -348,6 +349,7 @@ TEST_CASE("a PNG file whose zlib stream ends before its rows is refused, with th
   append_chunk(file, "IEND", {});
   CHECK(has(read(file).error, "(in row 2 of 2); Damaged::filled takes it"));
   const Image image = read(file, Damaged::filled).image;
+  REQUIRE(image.size() == 6);
   CHECK(Bytes(image.data(), image.data() + image.size()) == Bytes{1, 2, 3, 0, 0, 0});
 }
 
