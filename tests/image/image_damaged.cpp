@@ -33,9 +33,9 @@ Reading read(const Bytes& file, Damaged damaged = Damaged::pillow, Alpha alpha =
 }
 
 /// Pixels by libjpeg alone, as Pillow uses it: warnings are passed over, missing bytes are an end
-/// mark (which Pillow adds only where it is told to load truncated images). No image after an
-/// error.
-Image by_libjpeg(const Bytes& file) {
+/// mark (which Pillow adds only where it is told to load truncated images). False after an error,
+/// which jumps back into this function: nothing in it has a destructor.
+bool decode_by_libjpeg(const Bytes& file, Image& image) {
   struct Errors {
     jpeg_error_mgr base;
     std::jmp_buf jump;
@@ -46,11 +46,10 @@ Image by_libjpeg(const Bytes& file) {
   errors.base.error_exit = [](j_common_ptr i) {
     std::longjmp(reinterpret_cast<Errors*>(i->err)->jump, 1);
   };
-  Image image;
   jpeg_create_decompress(&info);
   if (setjmp(errors.jump)) {
     jpeg_destroy_decompress(&info);
-    return {};
+    return false;
   }
   jpeg_mem_src(&info, file.data(), static_cast<unsigned long>(file.size()));
   jpeg_read_header(&info, TRUE);
@@ -63,7 +62,13 @@ Image by_libjpeg(const Bytes& file) {
   }
   jpeg_finish_decompress(&info);
   jpeg_destroy_decompress(&info);
-  return image;
+  return true;
+}
+
+/// No image after an error.
+Image by_libjpeg(const Bytes& file) {
+  Image image;
+  return decode_by_libjpeg(file, image) ? std::move(image) : Image();
 }
 
 Bytes noise(Index height, Index width, unsigned seed) {
@@ -232,9 +237,9 @@ TEST_CASE("the number of scans of a JPEG file is limited by an option") {
 TEST_CASE("a PNG file that has all its rows is whole, whatever became of its end") {
   for (const auto& [colour_type, depth] : {std::pair{2, 8}, {0, 1}, {3, 4}, {6, 16}, {4, 8}})
     for (const bool interlaced : {false, true}) {
-      CAPTURE(colour_type);
       CAPTURE(interlaced);
       const Bytes file = encode_png(noise_png(colour_type, depth, interlaced));
+      CAPTURE(file.size());
       const Image whole = decode_png(file, {.damaged = Damaged::refused});
       // IEND is 12 bytes, before it are a checksum and zlib's own, 4 bytes each.
       for (std::size_t lost = 1; lost <= 20; ++lost) {

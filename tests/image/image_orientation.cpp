@@ -95,7 +95,8 @@ TEST_CASE("all eight orientations of JPEG and PNG are applied, and stored pixels
   for (const auto& [height, width] : {std::pair<Index, Index>{3, 5}, {40, 71}, {1, 9}, {33, 1}})
     for (unsigned o = 1; o <= 8; ++o)
       for (const bool little : {false, true}) {
-        CAPTURE(height);
+        const Index pixels = height * width;
+        CAPTURE(pixels);
         CAPTURE(o);
         CAPTURE(little);
         const Bytes jpeg = noise_jpeg(height, width);
