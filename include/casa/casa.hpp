@@ -10,6 +10,7 @@
 #include "casa/core/executor.hpp"
 #include "casa/core/interval.hpp"
 #include "casa/core/memory.hpp"
+#include "casa/core/processors.hpp"
 #include "casa/core/scalar.hpp"
 #include "casa/core/simd.hpp"
 #include "casa/core/simd/exponential.hpp"

@@ -67,7 +67,7 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   }
 
   const Index jobs = static_cast<Index>(plan.jobs.size());
-  const Index workers = (std::min)(context.executor.concurrency, jobs);
+  const Index workers = (std::min)(context.executor.num_workers(), jobs);
   using Runner = JobRunner<T, S>;
   Runner* runners = workspace.take<Runner>(workers);
   for (Index w = 0; w < workers; ++w)

@@ -123,7 +123,7 @@ inline Image resize_bicubic(ImageView in, Index height, Index width,
   const ResampleTaps down = bicubic_taps(in.height, height);
   const bool vertical_first = starts_vertically({in.height, in.width}, {height, width}, order);
   // A band of output rows a worker: bands share the few input rows at their edges.
-  const Index bands = (std::min)(executor.concurrency, (height + 15) / 16);
+  const Index bands = (std::min)(executor.num_workers(), (height + 15) / 16);
   executor.for_each(bands, [&](Index band, Index) {
     const Index begin = height * band / bands;
     const Index end = height * (band + 1) / bands;

@@ -94,7 +94,7 @@ class Product {
     constexpr Index ahead = simd::kReadAhead;
     const Index step = Format::kScaled ? kQuantGroup : rows > 1 ? kPackedBlock : 1;
     const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
-    const Index workers = context_.executor.concurrency;
+    const Index workers = context_.executor.num_workers();
     const Index share = workers == 1 ? panels_.count : job_panels(workers * 8, 2);
     context_.executor.for_each((panels_.count + share - 1) / share, [&](Index job, Index worker) {
       alignas(64) T tile[std::size_t{kWholePanelRows * kWidth}];
@@ -121,7 +121,7 @@ class Product {
     static_assert(kQuantGroup % (unit * kPackedBlock) == 0);  // blocks of k are whole packed blocks
     using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
     const Workspace::Frame frame(context_.workspace);
-    const Index depth = weight_.depth(), workers = context_.executor.concurrency;
+    const Index depth = weight_.depth(), workers = context_.executor.num_workers();
     const TileSplit split(x.rows());
     const Index a_depth = packed_depth(depth / unit);
     A* packed = context_.workspace.take<A>(x.rows() * a_depth);

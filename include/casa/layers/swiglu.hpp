@@ -106,7 +106,7 @@ class Mlp {
   void hidden(MatrixView<const T> x, MatrixView<T> h, const Context& context) const {
     const PackedWeight<T>& weight = gate_up_.packed();
     const Index gate_size = std::min(x.rows(), detail::kPackRows) * kWidth;
-    T* gates = context.workspace.template take<T>(context.executor.concurrency * gate_size);
+    T* gates = context.workspace.template take<T>(context.executor.num_workers() * gate_size);
     const detail::Product<T> product(weight, {0, weight.num_panels(), 1}, context);
     product.run(x, [&](Index p, Index row, Index rows, const T* tile, Index worker) {
       T* gate = gates + worker * gate_size + row * kWidth;
