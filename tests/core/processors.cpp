@@ -121,6 +121,10 @@ TEST_CASE("version 1: its own files, in the hierarchy of cpu alone") {
                     {"/sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_period_us", period},
                     {"/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "700000\n"},
                     {"/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n"},
+                    {"/sys/fs/cgroup/cpu,cpuacct/m/cpu.cfs_quota_us", "100000\n"},
+                    {"/sys/fs/cgroup/cpu,cpuacct/m/cpu.cfs_period_us", "100000\n"},
+                    {"/sys/fs/cgroup/memory/a/cpu.cfs_quota_us", "100000\n"},
+                    {"/sys/fs/cgroup/memory/a/cpu.cfs_period_us", "100000\n"},
                     {"/sys/fs/cgroup/memory/m/cpu.cfs_quota_us", "100000\n"},
                     {"/sys/fs/cgroup/memory/m/cpu.cfs_period_us", "100000\n"}});
   };
