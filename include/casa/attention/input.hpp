@@ -9,7 +9,7 @@
 #include "casa/core/memory.hpp"
 #include "casa/core/scalar.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Query head h reads key/value head h / (num_heads / num_kv_heads).
 struct AttentionShape {
@@ -18,9 +18,13 @@ struct AttentionShape {
   Index head_dim = 1;
 
   /// Query heads per key/value head.
-  Index group() const { return num_heads / num_kv_heads; }
-  friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
+  CASA_COMMON_INLINE Index group() const { return num_heads / num_kv_heads; }
+  CASA_COMMON_INLINE friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// `count` keys and their values as they lie in somebody's memory: value i of token t of head h is
 /// k[h * head_stride + t * token_stride + i]. Head-major memory (token_stride = head_dim) is

@@ -1,10 +1,17 @@
-// What every header needs first: the version, the index type, and the inline namespace that holds
-// all public names.
+// What every header needs first: the version, the index type, and the two namespaces of all public
+// names.
 //
-// The namespace is tagged by the instruction set that the kernels see. The linker keeps one copy of
-// each template: without the tag, two files built with different -m flags would share kernels and
-// memory layouts that only one of them was compiled for. With it, mixing them is an undefined
-// reference.
+// Nearly all of them stand in an inline namespace that is tagged by the instruction set that the
+// kernels see. The linker keeps one copy of each template: without the tag, two files built with
+// different -m flags would share kernels and memory layouts that only one of them was compiled for.
+// With it, mixing them is an undefined reference.
+//
+// Untagged, in CASA_COMMON_NAMESPACE, is what crosses between parts of a program that were built
+// with different flags, as plug-ins are: casa::error, which a program must be able to catch whoever
+// threw it, enums, and plain structs of numbers. The price is that there the linker may take either
+// part's copy of an inline function, so nothing untagged may need one: members are
+// CASA_COMMON_INLINE, which leaves no copy, and what owns memory, computes, or calls what does
+// stays tagged. tests/house/link_tag.sh holds this.
 #pragma once
 
 #include <cstddef>
@@ -79,9 +86,14 @@
   }                        \
   }
 
-CASA_NAMESPACE_BEGIN
+#define CASA_COMMON_NAMESPACE_BEGIN namespace casa {
+#define CASA_COMMON_NAMESPACE_END }
+#define CASA_COMMON_INLINE [[gnu::always_inline]]
+#define CASA_VISIBLE __attribute__((visibility("default")))
+
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Counts and places of tokens, rows, heads. Signed, so that differences are ordinary numbers.
 using Index = std::ptrdiff_t;
 
-CASA_NAMESPACE_END
+CASA_COMMON_NAMESPACE_END

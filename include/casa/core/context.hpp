@@ -4,7 +4,7 @@
 #include "casa/core/executor.hpp"
 #include "casa/core/workspace.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Which twin of an operation computes: `fast` is the library, `naive` is its definition (tests
 /// compare).
@@ -19,6 +19,10 @@ enum class Precision {
             ///< in_features); sums, of softmax weights as they were rounded, stay float. About
             ///< doubles the variance of the error that storing them so brings
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// Workers and scratch memory of one caller. Two callers at once need two contexts (they may share
 /// a thread pool). Keep it alive: a warm workspace is what makes a step free of allocations.

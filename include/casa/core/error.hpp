@@ -9,15 +9,21 @@
 
 #include "casa/core/config.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Thrown at every public door for a wrong shape, index, value or file. The message names the
 /// thing, the expected and the actual value. What was being built or changed is as it was before
-/// the call.
-class error : public std::runtime_error {
+/// the call. One type in all of a program, also where its parts (plug-ins) were built with
+/// different -m flags or hide their symbols.
+class CASA_VISIBLE error : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  CASA_COMMON_INLINE explicit error(const std::string& message) : std::runtime_error(message) {}
+  CASA_COMMON_INLINE explicit error(const char* message) : std::runtime_error(message) {}
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 namespace detail {
 

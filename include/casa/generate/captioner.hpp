@@ -34,8 +34,16 @@ struct CaptionerOptions {
   friend bool operator==(const CaptionerOptions&, const CaptionerOptions&) = default;
 };
 
+CASA_NAMESPACE_END
+
+CASA_COMMON_NAMESPACE_BEGIN
+
 /// Whether a frame's caption goes on, or why it has ended.
 enum class Caption { open, stopped, cut };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// All that a captioner remembers besides the caches of its stream.
 struct CaptionerState {

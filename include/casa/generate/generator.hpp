@@ -162,8 +162,16 @@ class Generator {
   std::vector<StreamInput<T>> inputs_;  // scratch of advance
 };
 
+CASA_NAMESPACE_END
+
+CASA_COMMON_NAMESPACE_BEGIN
+
 /// Why a text ended.
 enum class Stop { length, stop_id, callback };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// What became of a prompt: the new tokens, without the stop token that ended them.
 struct Generation {

@@ -12,14 +12,18 @@
 
 #include "casa/core/error.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Frames per second, numerator / denominator in lowest terms: 2 is 2 / 1, NTSC video 30000 / 1001.
 struct FrameRate {
   std::int64_t numerator = 2;
   std::int64_t denominator = 1;
-  friend bool operator==(const FrameRate&, const FrameRate&) = default;
+  CASA_COMMON_INLINE friend bool operator==(const FrameRate&, const FrameRate&) = default;
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// The bounds that keep frame_milliseconds exact in 64 bits.
 inline constexpr std::int64_t kMaxRateNumerator = 1'000'000'000;

@@ -12,6 +12,13 @@
 #include "casa/core/memory.hpp"
 #include "casa/core/scalar.hpp"
 
+CASA_COMMON_NAMESPACE_BEGIN
+
+/// How a cache stores keys and values: in the type that is computed in, or narrower (float models).
+enum class CacheType { native, bfloat16, half };
+
+CASA_COMMON_NAMESPACE_END
+
 CASA_NAMESPACE_BEGIN
 
 /// Keys and values of a run of tokens as (head, token, head_dim), so that a head's keys lie one
@@ -199,9 +206,6 @@ class KvCache {
   Index end_ = 0;
   Buffer<S> k_, v_;
 };
-
-/// How a cache stores keys and values: in the type that is computed in, or narrower (float models).
-enum class CacheType { native, bfloat16, half };
 
 namespace detail {
 template <Scalar T>

@@ -5,10 +5,14 @@
 
 #include "casa/layers/product.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Whether a result replaces what stands in the output or is added to it.
 enum class Accumulate { no, yes };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// One weight as checkpoints hold it, (out x in), and its bias: `out` values, or none.
 struct LinearPiece {

@@ -8,11 +8,19 @@
 #include "casa/layers/quantize.hpp"
 #include "casa/layers/stored_view.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// How packed weights are held. `native` is the scalar computed in; the others need float and are
 /// widened in registers. int8 has one scale per 32 values along in_features (quantize.hpp).
 enum class WeightType { native, bfloat16, half, int8 };
+
+/// How the panels of several pieces follow one another: all of a piece before the next, or one of
+/// each piece in turn.
+enum class PieceOrder { stacked, alternating };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// Calls f.template operator()<S>() with the stored type S of `type` (int8_t for int8).
 template <Scalar T, class F>
@@ -153,10 +161,6 @@ struct PanelFormat {
     }
   }
 };
-
-/// How the panels of several pieces follow one another: all of a piece before the next, or one of
-/// each piece in turn.
-enum class PieceOrder { stacked, alternating };
 
 /// Some panels of a weight: first, first + step, ...
 struct PanelRun {

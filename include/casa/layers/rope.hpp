@@ -15,13 +15,17 @@
 #include "casa/layers/elementwise.hpp"
 #include "casa/stream/positions.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Which values of a head form pair i: half (i, i + rotary_dim / 2), interleaved (2i, 2i + 1).
 enum class RopeStyle { half, interleaved };
 
 /// Which coordinate of a Position turns a pair.
 enum class RopeAxis : std::uint8_t { t, h, w };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// How a model turns its heads. The first rotary_dim() values of a head turn, the rest stays.
 struct Rope {
@@ -56,6 +60,10 @@ Rope make_rope(Index head_dim, double theta, RopeStyle style) {
   return {style, rope_inv_freq<T>(head_dim, theta), {}};
 }
 
+CASA_NAMESPACE_END
+
+CASA_COMMON_NAMESPACE_BEGIN
+
 /// The frequency scaling of Llama 3.1 (`rope_type` "llama3").
 struct Llama3Scaling {
   double factor = 8;
@@ -63,6 +71,10 @@ struct Llama3Scaling {
   double high_freq_factor = 4;
   double original_max_position_embeddings = 8192;
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// Frequencies of long wavelength divided by factor, short ones kept, those between blended.
 template <Scalar T>

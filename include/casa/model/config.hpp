@@ -11,7 +11,7 @@
 #include "casa/stream/positions.hpp"
 #include "casa/stream/visibility.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// h += F(h); h += SA(h)  |  h += SA(h) + F(h)  |  h += F(h)       (difference D3 of arXiv
 /// 2512.19535)
@@ -23,6 +23,10 @@ enum class Sharing { own, shared };
 enum class ImageUpdate { none, ffn, attention_ffn };
 /// F alone, or F times tanh of a learned number.
 enum class Gate { none, tanh };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// How text looks at images: a point of the design space that holds CASA, cross-attention and token
 /// insertion. Data only; equal configs behave equally.

@@ -7,7 +7,7 @@
 #include "casa/model/block.hpp"
 #include "casa/stream/layout.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// How a stream is kept.
 struct StateOptions {
@@ -23,8 +23,12 @@ struct StateOptions {
   /// know no position beyond some length.
   Index horizon = 0;
 
-  friend bool operator==(const StateOptions&, const StateOptions&) = default;
+  CASA_COMMON_INLINE friend bool operator==(const StateOptions&, const StateOptions&) = default;
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// The memory of one stream. Made by Decoder::new_state, changed by Decoder::forward; two streams
 /// never share anything. Copying it forks the stream.

@@ -5,10 +5,14 @@
 
 #include "casa/model/state.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Which rows of a chunk give logits.
 enum class LogitRows { none, last, all };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// What comes next in one stream: text, with images before some of its tokens or behind the last.
 template <Scalar T>

@@ -7,15 +7,19 @@
 
 #include "casa/model/weights.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// An image or a video in patches: frames (in steps of temporal_patch_size), rows, columns.
 struct VisionGrid {
   Index t = 1;
   Index h = 0;
   Index w = 0;
-  friend bool operator==(const VisionGrid&, const VisionGrid&) = default;
+  CASA_COMMON_INLINE friend bool operator==(const VisionGrid&, const VisionGrid&) = default;
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// The tower, in the names of published configs.
 struct VisionTowerConfig {

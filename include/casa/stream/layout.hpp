@@ -8,13 +8,13 @@
 #include "casa/core/error.hpp"
 #include "casa/core/interval.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// `num_tokens` image tokens stand right before text token `position` (0 <= position <= text_len).
 struct Insertion {
   Index position = 0;
   Index num_tokens = 0;
-  friend bool operator==(const Insertion&, const Insertion&) = default;
+  CASA_COMMON_INLINE friend bool operator==(const Insertion&, const Insertion&) = default;
 };
 
 /// The images that stand at one point and the text up to the next insertion point: ranges of text
@@ -22,8 +22,12 @@ struct Insertion {
 struct Window {
   Interval text;
   Interval image;
-  friend bool operator==(const Window&, const Window&) = default;
+  CASA_COMMON_INLINE friend bool operator==(const Window&, const Window&) = default;
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// A stream of text tokens 0..text_len-1 and image tokens 0..image_len-1 (numbered in stream
 /// order). Window 0 is the text before the first insertion, perhaps empty; each distinct insertion

@@ -7,7 +7,7 @@
 
 #include "casa/core/error.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Where a token stands for the rotary embedding: time, row and column. Ordinary embeddings read
 /// `t` alone; text stands at the same number on all three axes.
@@ -16,11 +16,11 @@ struct Position {
   std::int64_t h = 0;
   std::int64_t w = 0;
 
-  constexpr Position() = default;
-  constexpr Position(std::int64_t p) : t(p), h(p), w(p) {}
-  constexpr Position(std::int64_t time, std::int64_t row, std::int64_t col)
+  CASA_COMMON_INLINE constexpr Position() = default;
+  CASA_COMMON_INLINE constexpr Position(std::int64_t p) : t(p), h(p), w(p) {}
+  CASA_COMMON_INLINE constexpr Position(std::int64_t time, std::int64_t row, std::int64_t col)
       : t(time), h(row), w(col) {}
-  friend bool operator==(const Position&, const Position&) = default;
+  CASA_COMMON_INLINE friend bool operator==(const Position&, const Position&) = default;
 };
 
 /// Where image tokens stand for the rotary embedding of a fusion layer; K is the number of text
@@ -38,8 +38,12 @@ enum class ImageRope {
 struct ImageGrid {
   Index rows = 0;
   Index cols = 0;
-  friend bool operator==(const ImageGrid&, const ImageGrid&) = default;
+  CASA_COMMON_INLINE friend bool operator==(const ImageGrid&, const ImageGrid&) = default;
 };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// Hands out positions in stream order. Text positions count text alone, except in consecutive and
 /// stream. An image with a grid stands at (p, p + row, p + column) around its point p

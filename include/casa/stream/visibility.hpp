@@ -13,13 +13,17 @@
 
 #include "casa/stream/layout.hpp"
 
-CASA_NAMESPACE_BEGIN
+CASA_COMMON_NAMESPACE_BEGIN
 
 /// Which tokens give keys, and thereby their order: text order, image order, stream order.
 enum class Keys { text, image, image_text };
 
 /// Whether keys of earlier windows are seen.
 enum class History { window, all };
+
+CASA_COMMON_NAMESPACE_END
+
+CASA_NAMESPACE_BEGIN
 
 /// Places of text tokens or of image tokens among the keys.
 inline Index num_keys(const StreamLayout& layout, Keys keys) {
