@@ -54,6 +54,7 @@
 #include "casa/model/block.hpp"
 #include "casa/model/config.hpp"
 #include "casa/model/decoder.hpp"
+#include "casa/model/decoder_weights.hpp"
 #include "casa/model/fusion_layer.hpp"
 #include "casa/model/image_placeholders.hpp"
 #include "casa/model/patch_encoder.hpp"

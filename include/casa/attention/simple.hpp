@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "casa/attention/attention.hpp"
@@ -59,25 +60,37 @@ auto attend(const Q& q_rows, const K& k_rows, const V& v_rows, std::span<const I
   return out;
 }
 
-/// The intervals of sequences packed end to end: sequence b has queries [cu_seqlens_q[b],
-/// cu_seqlens_q[b+1]) and keys [cu_seqlens_k[b], cu_seqlens_k[b+1]). Causal is aligned at the
-/// bottom right, as in flash-attention: the last query sees all keys of its sequence, each one
-/// before it one key less.
-inline std::vector<Interval> varlen_intervals(std::span<const std::int32_t> cu_seqlens_q,
-                                              std::span<const std::int32_t> cu_seqlens_k,
-                                              bool causal) {
-  const auto &q = cu_seqlens_q, &k = cu_seqlens_k;
+namespace detail {
+
+inline void check_varlen(std::span<const std::int32_t> q, std::span<const std::int32_t> k) {
   require(
       !q.empty() && q.size() == k.size(),
       "varlen: cu_seqlens_q and cu_seqlens_k must have equally many entries, at least one, got ",
       q.size(), " and ", k.size());
   require(q[0] == 0 && k[0] == 0, "varlen: cu_seqlens must begin with 0, got ", q[0], " and ",
           k[0]);
+  for (std::size_t b = 0; b + 1 < q.size(); ++b)
+    require(q[b + 1] >= q[b] && k[b + 1] >= k[b], "varlen: cu_seqlens must not decrease, sequence ",
+            b, " has ", Index{q[b + 1]} - Index{q[b]}, " queries and ",
+            Index{k[b + 1]} - Index{k[b]}, " keys");
+}
+
+}  // namespace detail
+
+/// The intervals of sequences packed end to end: sequence b has queries [cu_seqlens_q[b],
+/// cu_seqlens_q[b+1]) and keys [cu_seqlens_k[b], cu_seqlens_k[b+1]). Causal is aligned at the
+/// bottom right, as in flash-attention: the last query sees all keys of its sequence, each one
+/// before it one key less.
+///
+/// Throws casa::error unless both lists begin with 0, do not fall and have equally many entries.
+inline std::vector<Interval> varlen_intervals(std::span<const std::int32_t> cu_seqlens_q,
+                                              std::span<const std::int32_t> cu_seqlens_k,
+                                              bool causal) {
+  detail::check_varlen(cu_seqlens_q, cu_seqlens_k);
+  const auto &q = cu_seqlens_q, &k = cu_seqlens_k;
   std::vector<Interval> intervals;
   for (std::size_t b = 0; b + 1 < q.size(); ++b) {
     const Index rows = Index{q[b + 1]} - Index{q[b]}, begin = k[b], end = k[b + 1];
-    require(rows >= 0 && end >= begin, "varlen: cu_seqlens must not decrease, sequence ", b,
-            " has ", rows, " queries and ", end - begin, " keys");
     for (Index i = 0; i < rows; ++i)
       intervals.push_back({begin, causal ? end - (rows - 1 - i) : end});
   }
@@ -85,13 +98,21 @@ inline std::vector<Interval> varlen_intervals(std::span<const std::int32_t> cu_s
 }
 
 /// flash-attention's variable-length attention: q (total_q, num_heads * head_dim), k and v
-/// (total_k, num_kv_heads * head_dim), sequences end to end as cu_seqlens say.
+/// (total_k, num_kv_heads * head_dim), sequences end to end as cu_seqlens say. There may be more
+/// rows than that: those of q see nothing (zeros, log-sum-exp -inf), those of k and v are not read.
+/// Throws casa::error if sizes do not fit or the lists are none (varlen_intervals).
 template <class Q, class K, class V>
 auto varlen(const Q& q, const K& k, const V& v, std::span<const std::int32_t> cu_seqlens_q,
             std::span<const std::int32_t> cu_seqlens_k, bool causal,
             const AttendOptions<detail::ValueOf<Q>>& options = {}) {
-  const auto intervals = varlen_intervals(cu_seqlens_q, cu_seqlens_k, causal);
-  require_equal("varlen: rows of k", k.rows(), Index{cu_seqlens_k.back()});
+  detail::check_varlen(cu_seqlens_q, cu_seqlens_k);
+  for (const auto& [name, rows, end] :
+       {std::tuple{"q", Index{q.rows()}, Index{cu_seqlens_q.back()}},
+        std::tuple{"k", Index{k.rows()}, Index{cu_seqlens_k.back()}}})
+    require(end <= rows, "varlen: cu_seqlens_", name, " ends at ", end, ", but ", name, " has ",
+            rows, " rows");
+  auto intervals = varlen_intervals(cu_seqlens_q, cu_seqlens_k, causal);
+  intervals.resize(static_cast<std::size_t>(q.rows()));  // padding sees nothing
   return attend(q, k, v, std::span<const Interval>(intervals), options);
 }
 

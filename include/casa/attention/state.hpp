@@ -25,10 +25,12 @@ struct AttentionState {
   Index num_rows() const { return max.rows(); }
 };
 
-/// The state that has seen no key.
+/// The state that has seen no key. Throws casa::error for a wrong shape or a negative number of
+/// rows.
 template <Scalar T>
 AttentionState<T> empty_state(Index rows, const AttentionShape& shape) {
   detail::check_shape(shape);
+  require(rows >= 0, "attention state: rows must not be negative, got ", rows);
   AttentionState<T> s{{rows, shape.num_heads},
                       {rows, shape.num_heads},
                       {rows, checked_mul(shape.num_heads, shape.head_dim, "attention state")}};
@@ -81,7 +83,7 @@ Index checked_head_dim(const AttentionState<T>& s) {
 }  // namespace detail
 
 /// `to` becomes the state over both sets of keys (which must have no key in common). Merging with a
-/// state that has seen nothing changes no bit.
+/// state that has seen nothing changes no bit. Throws casa::error if sizes do not fit.
 template <Scalar T>
 void merge(AttentionState<T>& to, const AttentionState<T>& from) {
   const Index head_dim = detail::checked_head_dim(to);
@@ -95,13 +97,15 @@ void merge(AttentionState<T>& to, const AttentionState<T>& from) {
 }
 
 /// The attention output (rows, num_heads * head_dim) and, unless null, lse (rows, num_heads), the
-/// natural log of the sum of exp(scale q.k). Rows that have seen no key give zeros and -inf.
+/// natural log of the sum of exp(scale q.k). Rows that have seen no key give zeros and -inf. Throws
+/// casa::error if sizes do not fit.
 template <Scalar T>
 void finish(const AttentionState<T>& state, MatrixView<std::type_identity_t<T>> out,
             std::type_identity_t<T>* lse = nullptr) {
   const Index head_dim = detail::checked_head_dim(state);
   require_equal("finish: rows of out", out.rows(), state.out.rows());
   require_equal("finish: columns of out", out.cols(), state.out.cols());
+  require_memory("finish: out", out);
   for (Index r = 0; r < state.max.rows(); ++r)
     for (Index h = 0; h < state.max.cols(); ++h) {
       const T sum = state.sum(r, h);

@@ -13,7 +13,12 @@ CASA_COMMON_NAMESPACE_BEGIN
 
 /// Thrown at every public door for a wrong shape, index, value or file. The message names the
 /// thing, the expected and the actual value. What was being built or changed is as it was before
-/// the call. One type in all of a program, also where its parts (plug-ins) were built with
+/// the call.
+///
+/// Not checked is what a single value is reached by, as in std::vector: operator(), operator[],
+/// row(), and what says so; and no function can know how much memory a pointer stands for, or
+/// whether what it writes overlaps what it reads. tests/*/contracts.cpp try every other wrong call.
+/// One type in all of a program, also where its parts (plug-ins) were built with
 /// different -m flags or hide their symbols.
 class CASA_VISIBLE error : public std::runtime_error {
  public:

@@ -10,6 +10,7 @@
 #include <limits>
 #include <new>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -149,6 +150,18 @@ class MatrixView {
   Index cols_ = 0;
   Index stride_ = 0;
 };
+
+/// Throws casa::error, naming `what`, unless a view has a size, memory for it, and rows that do not
+/// overlap.
+template <class T>
+void require_memory(std::string_view what, const MatrixView<T>& m) {
+  const bool empty = m.rows() == 0 || m.cols() == 0;
+  if (m.rows() >= 0 && m.cols() >= 0 && (empty || m.data() != nullptr) &&
+      (m.rows() <= 1 || m.stride() >= m.cols()))
+    return;
+  fail(what, ": a view of ", m.rows(), " x ", m.cols(), " values must have memory and a stride of ",
+       m.cols(), " or more, got a stride of ", m.stride(), m.data() ? "" : " and no memory");
+}
 
 /// A row-major matrix that owns its memory. Fresh values are not initialised.
 template <class T>

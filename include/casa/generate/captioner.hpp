@@ -88,7 +88,7 @@ class Captioner {
         logits_(1, model.config().vocab_size),
         row_(1, model.config().vocab_size) {
     pending_.reserve(options_.before_image.size() + options_.after_image.size() + 64);
-    ids_.reserve(static_cast<std::size_t>(options_.max_new_tokens) + 1);
+    ids_.reserve(static_cast<std::size_t>((std::min)(options_.max_new_tokens, Index{1} << 16)) + 1);
   }
 
   /// Text that comes next: a prompt, or what a user says between two frames. It goes through the
@@ -197,6 +197,9 @@ class Captioner {
   /// not fit its options and model.
   void restore(DecoderState<T> stream, const CaptionerState& state, MatrixView<const T> logits) {
     require_equal("Captioner::restore: layers", stream.num_layers(), stream_.num_layers());
+    require_equal("Captioner::restore: num_kv_heads", stream.num_kv_heads(),
+                  stream_.num_kv_heads());
+    require_equal("Captioner::restore: head_dim", stream.head_dim(), stream_.head_dim());
     require(stream.options() == stream_.options(), "Captioner::restore: state options differ");
     for (const auto* ids : {&state.pending, &state.ids})
       for (const int id : *ids)
@@ -209,6 +212,7 @@ class Captioner {
     if (state.has_logits) {
       require_equal("Captioner::restore: rows of logits", logits.rows(), 1);
       require_equal("Captioner::restore: columns of logits", logits.cols(), vocab_size());
+      require_memory("Captioner::restore: logits", logits);
     }
     Captioner other(*this);
     other.restore_text(state);

@@ -97,7 +97,8 @@ class Generator {
     model_->forward(input, {}, context, trace_);
   }
 
-  /// The next token, which advance() (or feed) will then take into the stream.
+  /// The next token, which advance() (or feed) will then take into the stream. Throws casa::error
+  /// before the first feed, twice for one token, and as Sampler::next does.
   int sample() {
     require(pending_ < 0 && state_.text_len() > 0, "sample: ",
             pending_ < 0 ? "nothing has been fed" : "the last token has not been taken further");
@@ -105,19 +106,23 @@ class Generator {
     return pending_ = static_cast<int>(sampler_.next(row));
   }
 
-  /// Takes the sampled token through the model.
+  /// Takes the sampled token through the model. Throws casa::error unless there is one, and beyond
+  /// GenerateOptions::context.
   void advance(const Context& context) {
     Generator* self = this;
     advance(std::span<Generator* const>(&self, 1), context);
   }
 
-  /// The same for several streams of one model at once: their weights are read once for all.
+  /// The same for several streams of one model at once: their weights are read once for all. Throws
+  /// casa::error likewise, and for a null pointer, a stream given twice, or two models.
   static void advance(std::span<Generator* const> streams, const Context& context) {
     if (streams.empty()) return;
+    require(streams[0] != nullptr, "advance: a stream is null");
     const Decoder<T>& model = *streams[0]->model_;
     std::vector<StreamInput<T>>& inputs = streams[0]->inputs_;
     inputs.clear();
     for (Generator* g : streams) {
+      require(g != nullptr, "advance: a stream is null");
       require(g->model_ == &model, "advance: streams of different models");
       require(g->pending_ >= 0, "advance: a stream has sampled no token");
       g->require_room(1);

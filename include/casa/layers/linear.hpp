@@ -68,20 +68,24 @@ class Linear {
   Index in_features() const { return weight_.depth(); }
   Index out_features() const { return begin_.empty() ? 0 : begin_.back(); }
   Index num_pieces() const { return begin_.empty() ? 0 : static_cast<Index>(begin_.size()) - 1; }
-  /// The first output of piece p; of p = num_pieces(), the end.
-  Index piece_begin(Index p) const { return begin_[static_cast<std::size_t>(p)]; }
+  /// The first output of piece p; of p = num_pieces(), the end. Throws casa::error for another p.
+  Index piece_begin(Index p) const {
+    if (p < 0 || p >= std::ssize(begin_)) fail("Linear: piece ", p, " of ", num_pieces());
+    return begin_[static_cast<std::size_t>(p)];
+  }
   WeightType type() const { return weight_.type(); }
   /// Bytes held by weights, scales and biases.
   Index bytes() const { return weight_.bytes() + bias_.size() * Index{sizeof(T)}; }
 
   /// y (+)= x W^T + b, with x (rows x in_features), y (rows x out_features). y must not overlap x.
+  /// Throws casa::error for other sizes.
   void forward(MatrixView<const T> x, MatrixView<T> y, const Context& context,
                Accumulate accumulate = Accumulate::no) const {
     run(x, y, 0, num_pieces(), context, accumulate);
   }
 
   /// The outputs of pieces [first, last) only: y (rows x piece_begin(last) - piece_begin(first)).
-  /// Of alternating pieces, one or all.
+  /// Of alternating pieces, one or all. Throws casa::error for other sizes, or other pieces.
   void forward_pieces(MatrixView<const T> x, MatrixView<T> y, Index first, Index last,
                       const Context& context) const {
     require(0 <= first && first <= last && last <= num_pieces(), "Linear: pieces [", first, ", ",
@@ -89,7 +93,7 @@ class Linear {
     run(x, y, first, last, context, Accumulate::no);
   }
 
-  /// One row of the weight, in_features values.
+  /// One row of the weight, in_features values. Throws casa::error unless there is one.
   void unpack_row(Index out_row, T* dst) const {
     require(0 <= out_row && out_row < out_features(), "Linear: row ", out_row, " of ",
             out_features());
@@ -128,6 +132,8 @@ class Linear {
     require_equal("Linear: columns of x", x.cols(), in_features());
     require_equal("Linear: columns of y", y.cols(), end - begin);
     require_equal("Linear: rows of y", y.rows(), x.rows());
+    require_memory("Linear: x", x);
+    require_memory("Linear: y", y);
     if (x.rows() == 0 || begin == end) return;
     if (context.path == Path::naive) return run_naive(x, y, begin, accumulate);
 

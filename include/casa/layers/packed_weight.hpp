@@ -185,12 +185,19 @@ class PackedWeight {
 
   PackedWeight() = default;
   /// `pieces`: matrices (out x depth), whose outputs follow one another; as many of each where they
-  /// alternate. They are packed into `arena`, or into memory of their own.
+  /// alternate. They are packed into `arena`, or into memory of their own. Throws casa::error for
+  /// other sizes, a type other than native with T = double, and a value that does not fit the type.
   PackedWeight(std::span<const StoredView> pieces, Index depth, WeightType type,
                Arena* arena = nullptr, PieceOrder order = PieceOrder::stacked)
       : depth_(depth), type_(type) {
+    require(type == WeightType::native || std::same_as<T, float>,
+            "PackedWeight: 16-bit and 8-bit weights are computed in float, not in double");
+    require(depth >= 0, "PackedWeight: depth must not be negative, got ", depth);
     Index total = 0, out = 0;
     for (const StoredView& w : pieces) {
+      require_equal("PackedWeight: columns of a piece", w.cols(), depth);
+      if (order == PieceOrder::alternating)
+        require_equal("PackedWeight: rows of a piece that alternates", w.rows(), pieces[0].rows());
       const Index count = (w.rows() + kWidth - 1) / kWidth;
       if (order == PieceOrder::stacked) {
         pieces_.push_back({total, count, 1});
@@ -210,7 +217,7 @@ class PackedWeight {
 
   Index depth() const { return depth_; }
   Index num_panels() const { return static_cast<Index>(panels_.size()); }
-  /// The panels of a piece, in the order of its outputs.
+  /// The panels of a piece, in the order of its outputs. (This and what follows is not checked.)
   const PanelRun& piece(Index i) const { return pieces_[static_cast<std::size_t>(i)]; }
   const Panel& panel(Index p) const { return panels_[static_cast<std::size_t>(p)]; }
   WeightType type() const { return type_; }

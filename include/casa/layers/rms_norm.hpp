@@ -31,7 +31,7 @@ T sum_of_squares(const T* x, Index d) {
 }  // namespace detail
 
 /// out = x / sqrt(mean(x^2) + eps) * weight, row by row; x and out (rows x d), weight (d). out may
-/// be x.
+/// be x. Throws casa::error for other sizes.
 template <Scalar T>
 void rms_norm(MatrixView<const T> x, std::span<const std::type_identity_t<T>> weight, double eps,
               MatrixView<std::type_identity_t<T>> out, const Context& context) {
@@ -39,6 +39,8 @@ void rms_norm(MatrixView<const T> x, std::span<const std::type_identity_t<T>> we
   require_equal("rms_norm: values of weight", static_cast<Index>(weight.size()), d);
   require_equal("rms_norm: columns of out", out.cols(), d);
   require_equal("rms_norm: rows of out", out.rows(), x.rows());
+  require_memory("rms_norm: x", x);
+  require_memory("rms_norm: out", out);
   const T* w = weight.data();
   const auto scale_of = [&](T sum) {
     return T{1} / std::sqrt(sum / static_cast<T>(d) + static_cast<T>(eps));

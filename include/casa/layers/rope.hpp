@@ -136,7 +136,8 @@ Rope make_vision_rope(Index head_dim, double theta = 10000) {
 template <Scalar T>
 class RopeTable {
  public:
-  /// The table of `positions` under `rope`. Angles are within 1e-6 rad of exact up to 2^30.
+  /// The table of `positions` under `rope`. Angles are within 1e-6 rad of exact up to 2^30. Throws
+  /// casa::error unless rope.axis is empty or one per pair.
   void assign(const Rope& rope, std::span<const Position> positions, const Context& context) {
     require(rope.axis.empty() || rope.axis.size() == rope.inv_freq.size(),
             "Rope: ", rope.axis.size(), " axes for ", rope.inv_freq.size(), " pairs");
@@ -155,12 +156,14 @@ class RopeTable {
   Index num_pairs() const { return pairs_; }
   Index rotary_dim() const { return 2 * pairs_; }
   RopeStyle style() const { return style_; }
+  /// Not checked, as turn().
   T cos(Index row, Index pair) const { return (this->row(row))[pair * step()]; }
   T sin(Index row, Index pair) const {
     return (this->row(row) + width())[pair * step() + step() - 1];
   }
 
-  /// Turns one head in place: rotary_dim() values at x, by row `row` of the table.
+  /// Turns one head in place: rotary_dim() values at x, by row `row` of the table. Not checked:
+  /// apply_rope is.
   void turn(Index row, T* x) const {
     const T *c = this->row(row), *s = c + width();
     if (style_ == RopeStyle::half) {
@@ -212,7 +215,8 @@ class RopeTable {
 };
 
 /// Turns every head of x (rows x num_heads * head_dim) in place: row r by row first_row + r of the
-/// table. Pair (a, b) becomes (a cos - b sin, b cos + a sin).
+/// table. Pair (a, b) becomes (a cos - b sin, b cos + a sin). Throws casa::error for columns that
+/// are not heads, or are too narrow for the table, and for rows that the table does not have.
 template <Scalar T>
 void apply_rope(MatrixView<T> x, const RopeTable<T>& table, Index head_dim, const Context& context,
                 Index first_row = 0) {
@@ -222,6 +226,7 @@ void apply_rope(MatrixView<T> x, const RopeTable<T>& table, Index head_dim, cons
           " exceeds head_dim ", head_dim);
   require(first_row >= 0 && x.rows() <= table.rows() - first_row, "apply_rope: rows [", first_row,
           ", ", first_row + x.rows(), ") of a table of ", table.rows());
+  require_memory("apply_rope: x", x);
   if (context.path == Path::naive) {
     const bool half = table.style() == RopeStyle::half;
     for (Index r = 0; r < x.rows(); ++r)

@@ -17,13 +17,16 @@ class StoredView {
   enum class Type { float32, float64, bfloat16, half };
 
   StoredView() = default;
+  /// Throws casa::error for a view without memory.
   template <Storage S>
   StoredView(MatrixView<const S> m)
       : data_(m.data()),
         rows_(m.rows()),
         cols_(m.cols()),
         stride_(m.stride()),
-        type_(type_of<S>()) {}
+        type_(type_of<S>()) {
+    require_memory("StoredView", m);
+  }
   template <Storage S>
   StoredView(MatrixView<S> m) : StoredView(MatrixView<const S>(m)) {}
   template <Storage S>
@@ -40,9 +43,12 @@ class StoredView {
   Type type() const { return type_; }
 
   /// Values [begin, begin + count) of row r as T. Widening is exact; float64 to float rounds to
-  /// nearest.
+  /// nearest. Throws casa::error unless the row has them.
   template <Scalar T>
   void copy(Index r, Index begin, Index count, T* dst) const {
+    if (r < 0 || r >= rows_ || begin < 0 || count < 0 || count > cols_ - begin)
+      fail("StoredView: values [", begin, ", ", begin + count, ") of row ", r, " of a matrix of ",
+           rows_, " x ", cols_);
     switch (type_) {
       case Type::float32:
         return copy_from<float>(r, begin, count, dst);

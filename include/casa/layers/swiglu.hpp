@@ -25,7 +25,8 @@ CASA_INLINE V swiglu_vector(V gate, V up) {
 
 }  // namespace detail
 
-/// out = silu(gate) * up, all (rows x d). out may be gate or up.
+/// out = silu(gate) * up, all (rows x d). out may be gate or up. Throws casa::error for other
+/// sizes.
 template <Scalar T>
 void swiglu(MatrixView<const T> gate, MatrixView<const std::type_identity_t<T>> up,
             MatrixView<std::type_identity_t<T>> out, const Context& context) {
@@ -33,6 +34,9 @@ void swiglu(MatrixView<const T> gate, MatrixView<const std::type_identity_t<T>> 
   require_equal("swiglu: rows of up", up.rows(), gate.rows());
   require_equal("swiglu: columns of out", out.cols(), gate.cols());
   require_equal("swiglu: rows of out", out.rows(), gate.rows());
+  require_memory("swiglu: gate", gate);
+  require_memory("swiglu: up", up);
+  require_memory("swiglu: out", out);
   if (context.path == Path::naive) {
     for (Index r = 0; r < gate.rows(); ++r)
       for (Index c = 0; c < gate.cols(); ++c) out(r, c) = silu(gate(r, c)) * up(r, c);
@@ -68,11 +72,15 @@ class Mlp {
   const Linear<T>& gate_up() const { return gate_up_; }
   const Linear<T>& down() const { return down_; }
 
-  /// y (+)= down(silu(gate(x)) * up(x)); x (rows x hidden), y (rows x down's outputs).
+  /// y (+)= down(silu(gate(x)) * up(x)); x (rows x hidden), y (rows x down's outputs). Throws
+  /// casa::error for other sizes.
   void forward(MatrixView<const T> x, MatrixView<T> y, const Context& context,
                Accumulate accumulate = Accumulate::no) const {
     require_equal("Mlp: columns of x", x.cols(), hidden_size());
     require_equal("Mlp: rows of y", y.rows(), x.rows());
+    require_equal("Mlp: columns of y", y.cols(), down_.out_features());
+    require_memory("Mlp: x", x);
+    require_memory("Mlp: y", y);
     for (Index row = 0; row < x.rows(); row += detail::kPackRows) {  // bounds the scratch memory
       const Workspace::Frame frame(context.workspace);
       const Index rows = std::min(detail::kPackRows, x.rows() - row);

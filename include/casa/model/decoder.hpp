@@ -5,20 +5,12 @@
 #include <span>
 #include <vector>
 
+#include "casa/model/decoder_weights.hpp"
 #include "casa/model/state.hpp"
 #include "casa/model/stream_input.hpp"
 #include "casa/model/weight_reader.hpp"
 
 CASA_NAMESPACE_BEGIN
-
-/// The weights of a decoder, packed. What it does not have is empty (lm_head: tied to embed).
-template <Scalar T>
-struct DecoderWeights {
-  Linear<T> embed;
-  std::vector<BlockWeights<T>> blocks;
-  Buffer<T> norm;
-  Linear<T> lm_head;
-};
 
 /// A decoder-only language model that looks at images as its config says (model/config.hpp).
 /// Immutable once made: any number of streams and threads share one.
@@ -48,12 +40,11 @@ class Decoder {
   }
 
   /// Of weights that are there already: those that decoder_spec(config) names. Throws casa::error
-  /// for a config out of range or another number of blocks.
+  /// for a config out of range, and for weights that are missing or of another size.
   Decoder(const DecoderConfig& config, DecoderWeights<T> weights)
       : config_(config), weights_(std::move(weights)) {
     check(config_);
-    require_equal("Decoder: blocks", static_cast<Index>(weights_.blocks.size()),
-                  config_.num_hidden_layers);
+    check(config_, weights_);
     rope_ = make_rope<T>(config_.rope, config_.head_dim);
   }
 
@@ -75,6 +66,7 @@ class Decoder {
     require(options.text_window >= 0 && options.sinks >= 0,
             "StateOptions: text_window and sinks must not be negative, got ", options.text_window,
             " and ", options.sinks);
+    checked_add(options.text_window, options.sinks, "StateOptions: text_window + sinks");
     require(
         options.text_window == 0 || !config_.fusion || config_.fusion->history == History::window,
         "StateOptions: text_window needs fusion.history window: with all, fusion layers grow too");

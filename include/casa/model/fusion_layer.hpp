@@ -46,6 +46,11 @@ class FusionLayer {
                   config_.hidden_size);
     require_equal("FusionLayer: outputs of q, k, v", weights.attention.qkv.out_features(),
                   (heads + 2 * kv_heads) * head_dim);
+    require(weights.attention.qkv.num_pieces() == 3 &&
+                weights.attention.qkv.piece_begin(1) == heads * head_dim &&
+                weights.attention.qkv.piece_begin(2) == (heads + kv_heads) * head_dim,
+            "FusionLayer: q, k, v must be three pieces of ", heads * head_dim, ", ",
+            kv_heads * head_dim, " and ", kv_heads * head_dim, " outputs");
     require_equal("FusionLayer: inputs of o", weights.attention.o.in_features(), heads * head_dim);
     require_equal("FusionLayer: outputs of o", weights.attention.o.out_features(),
                   config_.hidden_size);
@@ -70,6 +75,10 @@ class FusionLayer {
     if (x.rows() > 0) require_equal("FusionLayer: columns of x", x.cols(), config_.hidden_size);
     if (y.rows() > 0) require_equal("FusionLayer: columns of y", y.cols(), config_.hidden_size);
     if (x.rows() > 0) require_equal("FusionLayer: columns of out", out.cols(), config_.hidden_size);
+
+    require_memory("FusionLayer: x", x);
+    require_memory("FusionLayer: y", y);
+    require_memory("FusionLayer: out", out);
 
     const FusionConfig& f = config_.fusion;
     const Interval text{0, layout.text_len()}, images{0, layout.image_len()};

@@ -1,6 +1,7 @@
 // Token insertion as its definition: images are tokens of one stream, a dense causal mask,
 // everything computed anew for every call, in double. The reference that the rungs of the ladder
-// are held against; it shares no code with them beyond the names of the weights.
+// are held against; it shares no code with them beyond the names of the weights and the check of
+// what it is given.
 #pragma once
 
 #include <Eigen/Core>
@@ -12,6 +13,7 @@
 
 #include "casa/model/config.hpp"
 #include "casa/model/weights.hpp"
+#include "casa/stream/layout.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -24,9 +26,18 @@ class NaiveTokenInsertion {
   /// Which earlier places a place of the stream sees besides itself: everything, by default.
   using Mask = std::function<bool(Index row, Index key)>;
 
-  NaiveTokenInsertion(const DecoderConfig& config, const Source& source) : config_(config) {
+  /// Throws casa::error for a config out of range and a tensor of another shape.
+  NaiveTokenInsertion(const DecoderConfig& config, const Source& given) : config_(config) {
     config_.fusion.reset();
     check(config_);
+    const Source source = [&given](const TensorSpec& s) {
+      Dense values = given(s);
+      const Index cols = s.cols == 0 ? 1 : s.cols;
+      if (values.rows() != s.rows || values.cols() != cols)
+        fail("weights: ", s.name, ": expected ", s.rows, " x ", cols, " values, got ",
+             values.rows(), " x ", values.cols());
+      return values;
+    };
     const DecoderSpec spec = decoder_spec(config_);
     embed_ = source(spec.embed_tokens);
     head_ = spec.lm_head ? source(*spec.lm_head) : embed_;
@@ -43,9 +54,17 @@ class NaiveTokenInsertion {
   }
 
   /// Logits (text_len, vocab_size) of the text rows of a stream of ids with image_tokens
-  /// (image_len, hidden_size) inserted.
+  /// (image_len, hidden_size) inserted. Throws casa::error for ids out of range and sizes that do
+  /// not fit.
   Dense logits(std::span<const int> ids, std::span<const Insertion> insertions,
                const Dense& image_tokens, const Mask& mask = {}) const {
+    for (const int id : ids)
+      require(id >= 0 && id < config_.vocab_size, "logits: token id must be in [0, ",
+              config_.vocab_size, "), got ", id);
+    const StreamLayout layout(std::ssize(ids), insertions);
+    require_equal("logits: rows of image_tokens", image_tokens.rows(), layout.image_len());
+    if (image_tokens.rows() > 0)
+      require_equal("logits: columns of image_tokens", image_tokens.cols(), config_.hidden_size);
     std::vector<Index> text_rows;
     Dense h = merge(ids, insertions, image_tokens, text_rows);
     for (const Block& b : blocks_) {

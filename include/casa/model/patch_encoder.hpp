@@ -112,9 +112,14 @@ class PatchEncoder {
 
   /// images: one a row, 8-bit pixels in raster order (n x image_size^2). tokens: the patches of
   /// image i in raster order from row i * num_patches on (n * num_patches x out_hidden_size).
+  /// Throws casa::error for other sizes.
   void encode(MatrixView<const std::uint8_t> images, MatrixView<T> tokens, Scratch& scratch,
               const Context& context) const {
-    const Index patches = config_.num_patches(), rows = images.rows() * patches;
+    require(!blocks_.empty(), "encode: the encoder was made without weights");
+    require_memory("encode: images", images);
+    require_memory("encode: tokens", tokens);
+    const Index patches = config_.num_patches();
+    const Index rows = checked_mul(images.rows(), patches, "encode: patches");
     require_equal("encode: pixels of an image", images.cols(),
                   config_.image_size * config_.image_size);
     require_equal("encode: rows of tokens", tokens.rows(), rows);

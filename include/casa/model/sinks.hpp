@@ -12,11 +12,15 @@
 CASA_NAMESPACE_BEGIN
 
 /// Notes the keys among k (tokens x num_kv_heads * head_dim, not rotated yet, next to be appended
-/// to `cache`) that belong to the first sink_keys.rows() tokens of the stream.
+/// to `cache`) that belong to the first sink_keys.rows() tokens of the stream. Throws casa::error
+/// where their sizes differ.
 template <Scalar T>
 void note_sinks(const AnyKvCache<T>& cache, MatrixView<const T> k, Matrix<T>& sink_keys) {
   const Index held = std::visit([](const auto& c) { return c.size(); }, cache);
   const Index count = (std::min)(k.rows(), sink_keys.rows() - held);
+  if (count <= 0) return;
+  require_equal("note_sinks: columns of k", k.cols(), sink_keys.cols());
+  require_memory("note_sinks: k", k);
   for (Index r = 0; r < count; ++r) std::copy_n(k.row(r), k.cols(), sink_keys.row(held + r));
 }
 

@@ -47,6 +47,13 @@ class DecoderState {
   Index self_tokens() const { return self_tokens_; }
   Index fusion_tokens() const { return fusion_tokens_; }
   Index num_layers() const { return static_cast<Index>(blocks_.size()); }
+  /// Of the keys of every layer; 0 without layers.
+  Index num_kv_heads() const {
+    return of_keys([](const auto& c) { return c.num_kv_heads(); });
+  }
+  Index head_dim() const {
+    return of_keys([](const auto& c) { return c.head_dim(); });
+  }
   /// Bytes of keys and values held: of text in self-attention layers, and in fusion layers.
   Index self_bytes() const { return bytes(&BlockCache<T>::self); }
   Index fusion_bytes() const { return bytes(&BlockCache<T>::fusion); }
@@ -83,6 +90,10 @@ class DecoderState {
   template <Scalar U>
   friend class StateArchive;  // model/state_archive.hpp
 
+  template <class F>
+  Index of_keys(F f) const {
+    return blocks_.empty() ? 0 : std::visit(f, blocks_[0].self);
+  }
   Index bytes(AnyKvCache<T> BlockCache<T>::*cache) const {
     Index sum = 0;
     for (const auto& block : blocks_)

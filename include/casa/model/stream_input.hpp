@@ -46,6 +46,12 @@ void check(std::span<const StreamInput<T>> inputs, const DecoderConfig& config,
     require(in.state->num_layers() == config.num_hidden_layers, "forward: the state of input ", s,
             " has ", in.state->num_layers(), " blocks, the model ", config.num_hidden_layers,
             " (states are made by new_state of the same model)");
+    require(
+        in.state->num_layers() == 0 || (in.state->num_kv_heads() == config.num_key_value_heads &&
+                                        in.state->head_dim() == config.head_dim),
+        "forward: the state of input ", s, " has keys of ", in.state->num_kv_heads(), " heads x ",
+        in.state->head_dim(), ", the model ", config.num_key_value_heads, " x ", config.head_dim,
+        " (states are made by new_state of the same model)");
     for (std::size_t other = 0; other < s; ++other)
       require(inputs[other].state != in.state, "forward: inputs ", other, " and ", s,
               " are the same stream");
@@ -75,12 +81,14 @@ void check(std::span<const StreamInput<T>> inputs, const DecoderConfig& config,
       images = checked_add(images, count, "forward: image tokens");
     }
     require_equal("forward: rows of image_tokens", in.image_tokens.rows(), images);
+    require_memory("forward: image_tokens", in.image_tokens);
     if (images > 0)
       require_equal("forward: columns of image_tokens", in.image_tokens.cols(), config.hidden_size);
     rows += in.logit_rows();
   }
   require_equal("forward: rows of logits", logits.rows(), rows);
   if (rows > 0) require_equal("forward: columns of logits", logits.cols(), config.vocab_size);
+  require_memory("forward: logits", logits);
 }
 
 CASA_NAMESPACE_END

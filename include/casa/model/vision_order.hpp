@@ -11,19 +11,25 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Tokens of an image or video after the merger, in raster order.
+/// Tokens of an image or video after the merger, in raster order. The config is one that check()
+/// takes.
 inline Index num_tokens(const VisionTowerConfig& c, const VisionGrid& grid) {
+  require(c.spatial_merge_size > 0, "vision_config: spatial_merge_size must be positive, got ",
+          c.spatial_merge_size);
   return grid.t * (grid.h / c.spatial_merge_size) * (grid.w / c.spatial_merge_size);
 }
 
 /// The tokens of a still image (t = 1) as rows and columns, as the decoder's positions need them.
 inline ImageGrid merged_grid(const VisionTowerConfig& c, const VisionGrid& grid) {
+  require(c.spatial_merge_size > 0, "vision_config: spatial_merge_size must be positive, got ",
+          c.spatial_merge_size);
   return {grid.h / c.spatial_merge_size, grid.w / c.spatial_merge_size};
 }
 
 /// Patches of all images together. Throws casa::error for a grid that is not whole tokens.
 inline Index num_patches(const VisionTowerConfig& c, std::span<const VisionGrid> grids) {
   const Index merge = c.spatial_merge_size;
+  require(merge > 0, "vision_config: spatial_merge_size must be positive, got ", merge);
   Index sum = 0;
   for (std::size_t i = 0; i < grids.size(); ++i) {
     const auto [t, h, w] = grids[i];
@@ -52,11 +58,13 @@ struct VisionOrder {
   /// column of tokens, row in token, column in token. Throws casa::error for a grid that is not
   /// whole tokens.
   void assign(const VisionTowerConfig& c, std::span<const VisionGrid> grids) {
+    const Index merge = c.spatial_merge_size;
+    num_patches(c, grids);
+    require(c.patch_size > 0 && c.window_tokens() > 0,
+            "vision_config: window_size must hold a token, got ", c.window_size);
     for (auto* v : {&patch, &token}) v->clear();
     for (auto* v : {&window, &frame}) v->clear();
     position.clear();
-    const Index merge = c.spatial_merge_size;
-    num_patches(c, grids);
     for (const auto& [t, h, w] : grids)
       for (Index f = 0; f < t; ++f) append_frame(c, h / merge, w / merge);
   }

@@ -82,6 +82,7 @@ class VisionTower {
   void encode(MatrixView<const T> patches, std::span<const VisionGrid> grids, MatrixView<T> tokens,
               Scratch& scratch, const Context& context, MatrixView<T> last_hidden = {},
               const Trace<T>* trace = nullptr) const {
+    require(!blocks_.empty(), "vision tower: it was made without weights");
     const Index rows = num_patches(config_, grids);
     require_equal("vision tower: rows of patches", patches.rows(), rows);
     require(patches.cols() == config_.patch_width() || patches.cols() == config_.frame_width(),
@@ -94,6 +95,9 @@ class VisionTower {
       require_equal("vision tower: columns of last_hidden", last_hidden.cols(),
                     config_.hidden_size);
     }
+    require_memory("vision tower: patches", patches);
+    require_memory("vision tower: tokens", tokens);
+    require_memory("vision tower: last_hidden", last_hidden);
     scratch.order.assign(config_, grids);
     const Workspace::Frame frame(context.workspace);
     const MatrixView<T> x = context.workspace.matrix<T>(rows, config_.hidden_size);

@@ -17,7 +17,7 @@ struct WeightSource {
 };
 
 /// Builds the parts of a model from their specs, projections side by side in the order of the
-/// calls.
+/// calls. Throws casa::error, with the tensor's name, where a source gives another shape.
 template <Scalar T>
 class WeightReader {
  public:
@@ -25,14 +25,14 @@ class WeightReader {
 
   Buffer<T> vector(const TensorSpec& spec) const {
     Buffer<T> v(spec.rows);
-    source_.get(spec).copy_row(0, v.data());
+    view(spec).copy_row(0, v.data());
     source_.done(spec);
     return v;
   }
   Matrix<T> matrix(const TensorSpec& spec) const {
     Matrix<T> m(spec.rows, spec.cols);
-    const StoredView view = source_.get(spec);
-    for (Index r = 0; r < m.rows(); ++r) view.copy_row(r, m.row(r));
+    const StoredView values = view(spec);
+    for (Index r = 0; r < m.rows(); ++r) values.copy_row(r, m.row(r));
     source_.done(spec);
     return m;
   }
@@ -65,8 +65,17 @@ class WeightReader {
   }
 
  private:
+  StoredView view(const TensorSpec& spec) const {
+    const StoredView v = source_.get(spec);
+    const Index rows = spec.cols == 0 ? 1 : spec.rows,
+                cols = spec.cols == 0 ? spec.rows : spec.cols;
+    if (v.rows() != rows || v.cols() != cols)
+      fail("weights: ", spec.name, ": expected ", rows, " x ", cols, " values, got ", v.rows(),
+           " x ", v.cols());
+    return v;
+  }
   LinearPiece piece(const LinearSpec& spec) const {
-    return {source_.get(spec.weight), spec.bias ? source_.get(*spec.bias) : StoredView{}};
+    return {view(spec.weight), spec.bias ? view(*spec.bias) : StoredView{}};
   }
 
   const WeightSource& source_;

@@ -46,9 +46,12 @@ class StreamLayout {
   }
 
   /// Text of `text_len` more tokens with insertions at positions relative to it. Several insertions
-  /// at the end of the text so far (or at one position) make one window.
+  /// at the end of the text so far (or at one position) make one window. Throws as the constructor
+  /// does; the stream is then as it was.
   void append(Index text_len, std::span<const Insertion> insertions) {
     check(text_len, insertions);
+    const std::size_t needed = windows_.size() + insertions.size();
+    if (needed > windows_.capacity()) windows_.reserve((std::max)(needed, 2 * windows_.capacity()));
     Index done = 0;
     for (const Insertion& insertion : insertions) {
       append_text(insertion.position - done);
@@ -59,17 +62,19 @@ class StreamLayout {
   }
 
   /// One image of num_tokens at the end of the stream: it joins the window that starts there, if
-  /// any.
+  /// any. Throws casa::error for a negative number, or one that does not fit beside what is there.
   void append_image(Index num_tokens) {
     require(num_tokens >= 0, "StreamLayout: num_tokens must not be negative, got ", num_tokens);
+    checked_add(stream_len(), num_tokens, "StreamLayout: tokens");
     const bool at_insertion = windows_.size() > 1 && windows_.back().text.size() == 0;
     if (!at_insertion) windows_.push_back({{text_len(), text_len()}, {image_len(), image_len()}});
     windows_.back().image.end += num_tokens;
   }
 
-  /// `count` text tokens at the end of the stream.
+  /// `count` text tokens at the end of the stream. Throws as append_image does.
   void append_text(Index count) {
     require(count >= 0, "StreamLayout: count must not be negative, got ", count);
+    checked_add(stream_len(), count, "StreamLayout: tokens");
     windows_.back().text.end += count;
   }
 
@@ -82,26 +87,36 @@ class StreamLayout {
   Index stream_len() const { return text_len() + image_len(); }
   std::span<const Window> windows() const { return windows_; }
 
-  /// The number of the window that text token i (0 <= i < text_len) stands in.
+  /// The number of the window that text token i stands in. Throws casa::error unless
+  /// 0 <= i < text_len().
   Index window_of_text(Index i) const {
+    require(0 <= i && i < text_len(), "StreamLayout: text token ", i, " of ", text_len());
     return first_window([i](const Window& w) { return w.text.end > i; });
   }
-  /// The number of the window that image token j (0 <= j < image_len) stands in.
+  /// The number of the window that image token j stands in. Throws casa::error unless
+  /// 0 <= j < image_len().
   Index window_of_image(Index j) const {
+    require(0 <= j && j < image_len(), "StreamLayout: image token ", j, " of ", image_len());
     return first_window([j](const Window& w) { return w.image.end > j; });
   }
-  const Window& window(Index w) const { return windows_[static_cast<std::size_t>(w)]; }
+  /// Window w. Throws casa::error unless there is one.
+  const Window& window(Index w) const {
+    require(0 <= w && w < std::ssize(windows_), "StreamLayout: window ", w, " of ",
+            windows_.size());
+    return windows_[static_cast<std::size_t>(w)];
+  }
 
   friend bool operator==(const StreamLayout&, const StreamLayout&) = default;
 
  private:
-  static void check(Index text_len, std::span<const Insertion> insertions) {
+  void check(Index text_len, std::span<const Insertion> insertions) const {
     require(text_len >= 0, "StreamLayout: text_len must not be negative, got ", text_len);
-    Index previous = 0;
+    Index previous = 0, total = checked_add(stream_len(), text_len, "StreamLayout: tokens");
     for (const auto& [position, num_tokens] : insertions) {
       require(position >= previous && position <= text_len, "StreamLayout: insertion position ",
               position, " must be in [", previous, ", ", text_len, "] (sorted, inside the text)");
       require(num_tokens >= 0, "StreamLayout: num_tokens must not be negative, got ", num_tokens);
+      total = checked_add(total, num_tokens, "StreamLayout: tokens");
       previous = position;
     }
   }

@@ -67,8 +67,12 @@ class PositionCounter {
     if (!out.empty()) window_has_text_ = true;
   }
 
-  /// Positions of the tokens of one image inserted here.
+  /// Positions of the tokens of one image inserted here. Throws casa::error unless the grid is
+  /// {0, 0} or has as many places as the image has tokens.
   void image(ImageGrid grid, std::span<Position> out) {
+    if (grid != ImageGrid{})
+      require_equal("PositionCounter: rows * cols of a grid",
+                    checked_mul(grid.rows, grid.cols, "PositionCounter: grid"), out.size());
     if (window_has_text_) {
       window_images_ = 0;
       window_has_text_ = false;
@@ -109,7 +113,11 @@ class PositionCounter {
     friend bool operator==(const State&, const State&) = default;
   };
   State state() const { return {text_, stream_, window_images_, window_has_text_}; }
+  /// Throws casa::error for a negative counter.
   void restore(const State& s) {
+    require(s.text >= 0 && s.stream >= 0 && s.window_images >= 0,
+            "PositionCounter: counters must not be negative, got ", s.text, ", ", s.stream, ", ",
+            s.window_images);
     text_ = s.text;
     stream_ = s.stream;
     window_images_ = s.window_images;

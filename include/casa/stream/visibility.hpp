@@ -66,31 +66,33 @@ inline Interval seen_by_image(const Window& w, Index j, Keys keys, History histo
   return {};
 }
 
-/// The intervals of text rows [rows.begin, rows.end), written to out[0..rows.size()).
+/// The intervals of text rows [rows.begin, rows.end), written to out[0..rows.size()). Throws
+/// casa::error unless the layout has these rows and out has as many.
 inline void text_intervals(const StreamLayout& layout, Interval rows, Keys keys, History history,
                            std::span<Interval> out) {
   require(0 <= rows.begin && rows.end <= layout.text_len(), "text_intervals: rows [", rows.begin,
           ", ", rows.end, ") outside the text of ", layout.text_len(), " tokens");
   require_equal("text_intervals: out.size()", static_cast<Index>(out.size()), rows.size());
-  Index w = layout.window_of_text(rows.begin);
+  if (rows.size() == 0) return;
+  const Window* w = &layout.window(layout.window_of_text(rows.begin));
   for (Index i = rows.begin; i < rows.end; ++i) {
-    while (layout.window(w).text.end <= i) ++w;
-    out[static_cast<std::size_t>(i - rows.begin)] =
-        seen_by_text(layout.window(w), i, keys, history);
+    while (w->text.end <= i) ++w;
+    out[static_cast<std::size_t>(i - rows.begin)] = seen_by_text(*w, i, keys, history);
   }
 }
 
-/// The intervals of image rows [rows.begin, rows.end), written to out[0..rows.size()).
+/// The intervals of image rows [rows.begin, rows.end), written to out[0..rows.size()). Throws as
+/// text_intervals does.
 inline void image_intervals(const StreamLayout& layout, Interval rows, Keys keys, History history,
                             std::span<Interval> out) {
   require(0 <= rows.begin && rows.end <= layout.image_len(), "image_intervals: rows [", rows.begin,
           ", ", rows.end, ") outside the ", layout.image_len(), " image tokens");
   require_equal("image_intervals: out.size()", static_cast<Index>(out.size()), rows.size());
-  Index w = layout.window_of_image(rows.begin);
+  if (rows.size() == 0) return;
+  const Window* w = &layout.window(layout.window_of_image(rows.begin));
   for (Index j = rows.begin; j < rows.end; ++j) {
-    while (layout.window(w).image.end <= j) ++w;
-    out[static_cast<std::size_t>(j - rows.begin)] =
-        seen_by_image(layout.window(w), j, keys, history);
+    while (w->image.end <= j) ++w;
+    out[static_cast<std::size_t>(j - rows.begin)] = seen_by_image(*w, j, keys, history);
   }
 }
 
