@@ -10,6 +10,7 @@
 #include <string>
 
 #include "casa/io/trace.hpp"
+#include "support/program.hpp"
 
 int main(int argc, char** argv) {
   CLI::App app{"Compares two traces and names the first layer that differs."};
@@ -22,12 +23,7 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   app.add_flag("--all", all, "print every layer, not only the first that differs");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  }
-  try {
+  return program::run("compare_traces", app, argc, argv, [&] {
     const auto differences =
         casa::io::compare_traces(casa::io::read_safetensors(a), casa::io::read_safetensors(b));
     const casa::io::TraceDifference* first = nullptr;
@@ -35,24 +31,22 @@ int main(int argc, char** argv) {
       if (!first && d.exceeds(tolerance)) first = &d;
       if (!all) continue;
       if (!d.problem.empty())
-        std::printf("%-32s %s\n", d.name.c_str(), d.problem.c_str());
+        program::print("%-32s %s\n", d.name.c_str(), d.problem.c_str());
       else
-        std::printf("%-32s differs by %.3g, largest value %.3g%s\n", d.name.c_str(), d.difference,
-                    d.largest, d.exceeds(tolerance) ? "  <--" : "");
+        program::print("%-32s differs by %.3g, largest value %.3g%s\n", d.name.c_str(),
+                       d.difference, d.largest, d.exceeds(tolerance) ? "  <--" : "");
     }
     if (!first) {
-      std::printf("%zu tensors agree within %g of their largest value\n", differences.size(),
-                  tolerance);
+      program::print("%zu tensors agree within %g of their largest value\n", differences.size(),
+                     tolerance);
       return 0;
     }
     if (!first->problem.empty())
-      std::printf("first difference: %s, %s\n", first->name.c_str(), first->problem.c_str());
+      program::print("first difference: %s, %s\n", first->name.c_str(), first->problem.c_str());
     else
-      std::printf("first difference: %s, by %.6g at row %td, column %td (largest value %.6g)\n",
-                  first->name.c_str(), first->difference, first->row, first->col, first->largest);
+      program::print("first difference: %s, by %.6g at row %td, column %td (largest value %.6g)\n",
+                     first->name.c_str(), first->difference, first->row, first->col,
+                     first->largest);
     return 1;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "compare_traces: %s\n", e.what());
-    return 1;
-  }
+  });
 }

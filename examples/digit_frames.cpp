@@ -11,6 +11,7 @@
 
 #include "casa/io/file.hpp"
 #include "casa/io/safetensors.hpp"
+#include "support/program.hpp"
 
 namespace {
 
@@ -32,12 +33,11 @@ std::string spelled(const casa::Matrix<int>& captions, Index i) {
 }
 
 void write_frame(const std::uint8_t* image, Index side, Index scale) {
-  std::vector<std::uint8_t> line(static_cast<std::size_t>(side * scale));
+  std::string line(static_cast<std::size_t>(side * scale), '\0');
   for (Index y = 0; y < side * scale; ++y) {
     for (Index x = 0; x < side * scale; ++x)
-      line[static_cast<std::size_t>(x)] = image[y / scale * side + x / scale];
-    casa::require(std::fwrite(line.data(), 1, line.size(), stdout) == line.size(),
-                  "cannot write frames");
+      line[static_cast<std::size_t>(x)] = static_cast<char>(image[y / scale * side + x / scale]);
+    program::put(line);
   }
 }
 
@@ -71,15 +71,8 @@ int main(int argc, char** argv) {
   app.add_option("--count", a.count, "the first so many; 0: all");
   app.add_option("--truth", a.truth, "write the true captions here, a line an image");
   app.add_option("--begins", a.begins, "write the numbers of the images that begin a stream here");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  }
-  try {
+  return program::run("digit_frames", app, argc, argv, [&] {
     run(a);
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "digit_frames: %s\n", e.what());
-    return 1;
-  }
+    return 0;
+  });
 }

@@ -30,6 +30,7 @@
 #include "casa/io/load_model.hpp"
 #include "casa/io/tokenizer.hpp"
 #include "casa/io/trace.hpp"
+#include "support/program.hpp"
 
 namespace {
 
@@ -203,8 +204,8 @@ Answer speak(Session& session, const Arguments& a, const casa::Context& context,
 }
 
 void say_to_stdout(const std::string& piece) {
-  std::fwrite(piece.data(), 1, piece.size(), stdout);
-  std::fflush(stdout);
+  program::put(piece);
+  program::flush();
 }
 
 std::string ids_text(const std::vector<int>& ids) {
@@ -258,10 +259,10 @@ int run_once(Session& session, const Arguments& a, const casa::Context& context)
     w.end_array().member("text", answer.text);
     w.member("prefill_seconds", prefill).member("decode_seconds", answer.seconds);
     w.member("peak_bytes", peak_bytes()).end_object();
-    std::puts(w.str().c_str());
+    program::put(w.str() + "\n");
   } else {
-    if (!session.has_tokenizer()) std::fputs(ids_text(answer.ids).c_str(), stdout);
-    std::fputs("\n", stdout);
+    if (!session.has_tokenizer()) program::put(ids_text(answer.ids));
+    say_to_stdout("\n");
   }
   if (!a.quiet) report(prompt.ids.size(), prefill, answer);
   return interrupted ? 130 : 0;
@@ -299,7 +300,7 @@ int run_chat(Session& session, const Arguments& a, const casa::Context& context)
     session.feed(prompt.ids, prompt.insertions, images);
     const double prefill = now() - begin;
     const Answer answer = speak(session, a, context, say_to_stdout);
-    std::fputs("\n", stdout);
+    say_to_stdout("\n");
     if (!a.quiet) report(prompt.ids.size(), prefill, answer);
     images.clear();
     first = false;
@@ -354,20 +355,15 @@ int main(int argc, char** argv) {
   app.add_flag("--json", a.json, "one JSON object on stdout instead of the text");
   app.add_flag("--ignore-eos,--ignore_eos", a.ignore_eos, "go on after a stop token");
   app.add_flag("-q,--quiet", a.quiet, "nothing on stderr but errors");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  }
-  struct sigaction action {};
-  action.sa_handler = [](int) {
-    if (interrupted) _exit(130);
-    interrupted = 1;
-  };
-  sigaction(SIGINT, &action, nullptr);
+  return program::run("generate", app, argc, argv, [&] {
+    struct sigaction action {};
+    action.sa_handler = [](int) {
+      if (interrupted) _exit(130);
+      interrupted = 1;
+    };
+    sigaction(SIGINT, &action, nullptr);
 
-  if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
-  try {
+    if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
     if (file->count() > 0) {
       std::ifstream in(a.prompt_file, std::ios::binary);
       casa::require(in.good(), "cannot read ", a.prompt_file);
@@ -389,8 +385,5 @@ int main(int argc, char** argv) {
     const int status = chat ? run_chat(session, a, context) : run_once(session, a, context);
     if (!a.trace.empty()) recorder.save(a.trace);
     return status;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "generate: %s\n", e.what());
-    return 1;
-  }
+  });
 }

@@ -12,6 +12,7 @@
 
 #include "casa/core/build_info.hpp"
 #include "casa/io/load_model.hpp"
+#include "support/program.hpp"
 
 namespace {
 
@@ -27,40 +28,40 @@ std::string listed(const auto& values) {
 std::string listed(const std::optional<int>& id) { return id ? std::to_string(*id) : "none"; }
 
 void print_decoder(const casa::DecoderConfig& c) {
-  std::printf("decoder          %td layers, hidden %td, intermediate %td, vocabulary %td%s\n",
-              c.num_hidden_layers, c.hidden_size, c.intermediate_size, c.vocab_size,
-              c.tie_word_embeddings ? ", head tied" : "");
-  std::printf("attention        %td heads of %td, %td key/value heads, bias %s\n",
-              c.num_attention_heads, c.head_dim, c.num_key_value_heads,
-              c.attention_out_bias ? "on q, k, v, o"
-              : c.attention_bias   ? "on q, k, v"
-                                   : "none");
-  std::printf(
+  program::print("decoder          %td layers, hidden %td, intermediate %td, vocabulary %td%s\n",
+                 c.num_hidden_layers, c.hidden_size, c.intermediate_size, c.vocab_size,
+                 c.tie_word_embeddings ? ", head tied" : "");
+  program::print("attention        %td heads of %td, %td key/value heads, bias %s\n",
+                 c.num_attention_heads, c.head_dim, c.num_key_value_heads,
+                 c.attention_out_bias ? "on q, k, v, o"
+                 : c.attention_bias   ? "on q, k, v"
+                                      : "none");
+  program::print(
       "rope             %s, theta %g%s%s\n",
       c.rope.style == casa::RopeStyle::half ? "half" : "interleaved", c.rope.theta,
       c.rope.llama3 ? ", llama3 scaling" : "",
       c.rope.mrope_sections.empty() ? "" : (", sections " + listed(c.rope.mrope_sections)).c_str());
-  std::printf("rms_norm_eps     %g\n", c.rms_norm_eps);
+  program::print("rms_norm_eps     %g\n", c.rms_norm_eps);
   if (!c.fusion) {
-    std::printf("fusion           none (text alone)\n");
+    program::print("fusion           none (text alone)\n");
     return;
   }
   JsonWriter w;
   write_fusion(w, *c.fusion);
-  std::printf("fusion           %s\n", w.str().c_str());
+  program::print("fusion           %s\n", w.str().c_str());
 }
 
 void print_vision(const ModelConfig& c) {
   if (const auto& v = c.vision_tower)
-    std::printf(
+    program::print(
         "vision tower     %td blocks, hidden %td, %td heads of %td, intermediate %td; patches "
         "of %td px, %td x %td to a token, windows of %td px, full attention in %s\n",
         v->depth, v->hidden_size, v->num_heads, v->head_dim(), v->intermediate_size, v->patch_size,
         v->spatial_merge_size, v->spatial_merge_size, v->window_size,
         listed(v->fullatt_block_indexes).c_str());
   if (const auto& p = c.patch_encoder)
-    std::printf("patch encoder    %td blocks, hidden %td; images of %td px, patches of %td px\n",
-                p->num_hidden_layers, p->hidden_size, p->image_size, p->patch_size);
+    program::print("patch encoder    %td blocks, hidden %td; images of %td px, patches of %td px\n",
+                   p->num_hidden_layers, p->hidden_size, p->image_size, p->patch_size);
 }
 
 const char* part_of(std::string_view tensor) {
@@ -76,21 +77,21 @@ const char* part_of(std::string_view tensor) {
 }
 
 void print_tensors(const ModelFolder& folder, const TensorReport& r) {
-  std::printf(
+  program::print(
       "tensors          %zu matched, %zu missing, %zu of another shape or type, %zu "
       "unexpected, %zu not needed\n",
       r.matched.size(), r.missing.size(), r.mismatched.size(), r.unexpected.size(),
       r.unused.size());
   for (const auto& s : r.missing)
-    std::printf("  missing        %s %s\n", casa::quoted(s.name).c_str(),
-                shape_text(s.shape()).c_str());
+    program::print("  missing        %s %s\n", casa::quoted(s.name).c_str(),
+                   shape_text(s.shape()).c_str());
   for (const auto& m : r.mismatched)
-    std::printf("  other          %s: expected %s, got %s\n", casa::quoted(m.name).c_str(),
-                m.expected.c_str(), m.actual.c_str());
+    program::print("  other          %s: expected %s, got %s\n", casa::quoted(m.name).c_str(),
+                   m.expected.c_str(), m.actual.c_str());
   for (const auto& name : r.unexpected)
-    std::printf("  unexpected     %s\n", casa::quoted(name).c_str());
+    program::print("  unexpected     %s\n", casa::quoted(name).c_str());
   for (const auto& name : r.unused)
-    std::printf("  not needed     %s\n", casa::quoted(name).c_str());
+    program::print("  not needed     %s\n", casa::quoted(name).c_str());
 
   Index parameters = 0;
   std::map<std::string, std::size_t> bytes;
@@ -101,14 +102,14 @@ void print_tensors(const ModelFolder& folder, const TensorReport& r) {
     bytes[part_of(name)] += t.bytes.size();
     ++types[std::string(to_string(t.dtype))];
   }
-  std::printf("parameters       %td (", parameters);
+  program::print("parameters       %td (", parameters);
   const char* separator = "";
   for (const auto& [type, count] : types) {
-    std::printf("%s%td tensors %s", separator, count, type.c_str());
+    program::print("%s%td tensors %s", separator, count, type.c_str());
     separator = ", ";
   }
-  std::printf(")\nbytes in files   %lld\n", static_cast<long long>(folder.files().data_bytes()));
-  for (const auto& [part, size] : bytes) std::printf("  %-14s %zu\n", part.c_str(), size);
+  program::print(")\nbytes in files   %lld\n", static_cast<long long>(folder.files().data_bytes()));
+  for (const auto& [part, size] : bytes) program::print("  %-14s %zu\n", part.c_str(), size);
 }
 
 void print_caches(const ModelConfig& config) {
@@ -120,18 +121,18 @@ void print_caches(const ModelConfig& config) {
   const bool text_keys = fused > 0 && c.fusion->keys == casa::Keys::image_text;
   const Index self = per_layer * (c.num_hidden_layers - (replaced ? fused : 0));
   const Index fusion_text = text_keys ? per_layer * fused : 0;
-  std::printf("cache (float)    %td bytes a text token%s\n", self + (all ? fusion_text : 0),
-              all || fusion_text == 0
-                  ? ""
-                  : casa::text(", and ", fusion_text, " while its window is open").c_str());
+  program::print("cache (float)    %td bytes a text token%s\n", self + (all ? fusion_text : 0),
+                 all || fusion_text == 0
+                     ? ""
+                     : casa::text(", and ", fusion_text, " while its window is open").c_str());
   if (fused == 0) return;
   const Index image_token = per_layer * fused;
   const auto print = [&](const char* what, Index tokens) {
-    std::printf("                 %td bytes %s of %td tokens%s\n", image_token * tokens, what,
-                tokens, all ? "" : ", gone when the next image comes");
+    program::print("                 %td bytes %s of %td tokens%s\n", image_token * tokens, what,
+                   tokens, all ? "" : ", gone when the next image comes");
   };
-  std::printf("                 %td bytes an image token%s\n", image_token,
-              all ? "" : ", while its window is open");
+  program::print("                 %td bytes an image token%s\n", image_token,
+                 all ? "" : ", while its window is open");
   if (const auto& v = config.vision_tower) {
     const Index side = 448 / (v->patch_size * v->spatial_merge_size);
     print("an image of 448 x 448 pixels,", side * side);
@@ -145,33 +146,25 @@ int main(int argc, char** argv) {
   CLI::App app{"Prints what a model folder holds and whether it would load."};
   std::string folder_name;
   app.add_option("DIR", folder_name, "folder with config.json and model.safetensors")->required();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  }
-  std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
-  try {
+  return program::run("inspect", app, argc, argv, [&] {
+    std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
     const ModelFolder folder(folder_name);
     const ModelConfig& c = folder.config();
-    std::printf("folder           %s\n", folder_name.c_str());
-    std::printf("family           %s, its tensors %slayers.0 and so on\n", c.model_type.c_str(),
-                std::string(folder.prefixes().text).c_str());
+    program::print("folder           %s\n", folder_name.c_str());
+    program::print("family           %s, its tensors %slayers.0 and so on\n", c.model_type.c_str(),
+                   std::string(folder.prefixes().text).c_str());
     print_decoder(c.decoder);
     print_vision(c);
-    std::printf("tokens           eos %s; bos %s; image %s; vision start %s, end %s\n",
-                listed(c.tokens.eos).c_str(), listed(c.tokens.bos).c_str(),
-                listed(c.tokens.image).c_str(), listed(c.tokens.vision_start).c_str(),
-                listed(c.tokens.vision_end).c_str());
+    program::print("tokens           eos %s; bos %s; image %s; vision start %s, end %s\n",
+                   listed(c.tokens.eos).c_str(), listed(c.tokens.bos).c_str(),
+                   listed(c.tokens.image).c_str(), listed(c.tokens.vision_start).c_str(),
+                   listed(c.tokens.vision_end).c_str());
     if (c.max_position_embeddings > 0)
-      std::printf("trained to       %td positions\n", c.max_position_embeddings);
+      program::print("trained to       %td positions\n", c.max_position_embeddings);
     const TensorReport report = folder.report();
     print_tensors(folder, report);
     print_caches(c);
-    std::printf("%s\n", report.ok() ? "this folder loads" : "this folder does NOT load");
+    program::print("%s\n", report.ok() ? "this folder loads" : "this folder does NOT load");
     return report.ok() ? 0 : 1;
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "inspect: %s\n", e.what());
-    return 1;
-  }
+  });
 }

@@ -15,6 +15,7 @@
 #include "casa/io/file.hpp"
 #include "casa/io/json_writer.hpp"
 #include "casa/io/load_model.hpp"
+#include "support/program.hpp"
 
 namespace {
 
@@ -117,7 +118,7 @@ void show(const Streams& streams, Index i) {
       const int mean = (pixels[y * 32 + x] + pixels[(y + 1) * 32 + x]) / 2;
       line += shades[static_cast<std::size_t>(mean) * shades.size() / 256];
     }
-    std::puts(line.c_str());
+    program::put(line + "\n");
   }
 }
 
@@ -178,27 +179,27 @@ void compare_all(const std::string& data, const casa::Context& context) {
   constexpr Index shown = 3;
   for (Index i = 0; i < std::min(shown, streams.images.rows()); ++i) {
     const auto u = static_cast<std::size_t>(i);
-    std::printf("image %td\n", i);
+    program::print("image %td\n", i);
     show(streams, i);
     if (!streams.captions.empty())
-      std::printf("  %-16s %s\n", "truth", spelled(streams.captions[u]).c_str());
+      program::print("  %-16s %s\n", "truth", spelled(streams.captions[u]).c_str());
     for (std::size_t v = 0; v < readings.size(); ++v)
-      std::printf("  %-16s %s\n", variants[v], spelled(readings[v].captions[u]).c_str());
-    std::puts("");
+      program::print("  %-16s %s\n", variants[v], spelled(readings[v].captions[u]).c_str());
+    program::put("\n");
   }
 
-  std::printf("%td images in %td streams\n\n", streams.images.rows(), streams.count());
-  std::printf("%-16s %11s %14s %9s   cache KiB after each image of a stream\n", "variant",
-              "exact match", "digits right", "tokens/s");
+  program::print("%td images in %td streams\n\n", streams.images.rows(), streams.count());
+  program::print("%-16s %11s %14s %9s   cache KiB after each image of a stream\n", "variant",
+                 "exact match", "digits right", "tokens/s");
   for (std::size_t v = 0; v < readings.size(); ++v) {
     const Reading& r = readings[v];
     const auto [exact, digits] = score(r, streams);
-    std::printf("%-16s %9.2f %% %12.2f %% %9.0f  ", variants[v], 100 * exact, 100 * digits,
-                static_cast<double>(tokens_read(r)) / r.seconds);
+    program::print("%-16s %9.2f %% %12.2f %% %9.0f  ", variants[v], 100 * exact, 100 * digits,
+                   static_cast<double>(tokens_read(r)) / r.seconds);
     const auto longest =
         std::ranges::max_element(r.cache_bytes, {}, [](const auto& after) { return after.size(); });
-    for (const Index bytes : *longest) std::printf(" %7.0f", static_cast<double>(bytes) / 1024);
-    std::puts("");
+    for (const Index bytes : *longest) program::print(" %7.0f", static_cast<double>(bytes) / 1024);
+    program::put("\n");
   }
 }
 
@@ -214,13 +215,8 @@ int main(int argc, char** argv) {
   app.add_option("--data", data, "folder of the three models and their streams")
       ->capture_default_str();
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  }
-  std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
-  try {
+  return program::run("read_digits", app, argc, argv, [&] {
+    std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
     casa::ThreadPool pool(threads);
     const casa::Context context{.executor = pool};
     if (model.empty() && streams.empty() && json.empty()) {
@@ -234,9 +230,7 @@ int main(int argc, char** argv) {
     const Streams input = load_streams(streams);
     const Reading reading = read(load(model), input, context);
     if (!json.empty()) write_json(json, reading);
-    for (const Ids& caption : reading.captions) std::puts(spelled(caption).c_str());
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "read_digits: %s\n", e.what());
-    return 1;
-  }
+    for (const Ids& caption : reading.captions) program::put(spelled(caption) + "\n");
+    return 0;
+  });
 }

@@ -65,5 +65,39 @@ if [ -x "$CASA_EXAMPLES/generate" ]; then
     expect 0 "a trace equals itself" "$CASA_EXAMPLES/compare_traces" "$work/a.safetensors" "$work/a.safetensors"
   fi
 fi
+# stdout that does not take what is written: a program that cannot deliver says so, with the reason;
+# one whose reader has left says nothing.
+delivers() {  # delivers NAME COMMAND...
+  local name=$1 rc; shift
+  "$@" > /dev/full 2> "$work/err" < /dev/null; rc=$?
+  : > "$work/out"
+  holds "$name, full disk: status 1, got $rc" [ $rc -eq 1 ]
+  holds "$name, full disk: the reason" grep -q ": stdout: cannot write: No space left on device$" "$work/err"
+  "$@" 2> "$work/err" < /dev/null >&-; rc=$?
+  holds "$name, closed stdout: status 1, got $rc" [ $rc -eq 1 ]
+  holds "$name, closed stdout: the reason" grep -q ": stdout: cannot write: Bad file descriptor$" "$work/err"
+  # The reader has gone before the program starts: a FIFO opened, and its other end closed.
+  rm -f "$work/pipe"; mkfifo "$work/pipe"
+  exec 7<> "$work/pipe" 8> "$work/pipe" 7<&-
+  "$@" 2> "$work/err" < /dev/null >&8; rc=$?
+  exec 8>&-
+  holds "$name, no reader: status 141, got $rc" [ $rc -eq 141 ]
+  holds "$name, no reader: quiet" sh -c "! grep -v '^casa [0-9]' '$work/err' | grep -q ."
+}
+for program in caption_stream compare_traces digit_frames generate inspect read_digits; do
+  [ -x "$CASA_EXAMPLES/$program" ] && delivers "$program --help" "$CASA_EXAMPLES/$program" --help
+done
+[ -x "$CASA_EXAMPLES/inspect" ] && delivers "inspect" "$CASA_EXAMPLES/inspect" "$golden/hf_llama"
+[ -x "$CASA_EXAMPLES/read_digits" ] &&
+  delivers "read_digits" "$CASA_EXAMPLES/read_digits" --model "$golden/digits/casa" --streams "$golden/digits/streams.safetensors"
+[ -x "$CASA_EXAMPLES/digit_frames" ] && delivers "digit_frames" "$CASA_EXAMPLES/digit_frames"
+if [ -x "$CASA_EXAMPLES/compare_traces" ]; then
+  delivers "compare_traces" "$CASA_EXAMPLES/compare_traces" "$golden/hf_llama/model.safetensors" "$golden/hf_llama/model.safetensors"
+fi
+if [ -x "$CASA_EXAMPLES/generate" ]; then
+  for form in "" --json; do
+    delivers "generate $form" "$CASA_EXAMPLES/generate" -m "$golden/hf_llama" --prompt-ids 1,2 -n 3 --ignore-eos -q $form
+  done
+fi
 [ $asked -gt 0 ] || exit 77
 exit $((failures > 0))
