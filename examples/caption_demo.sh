@@ -14,5 +14,5 @@ mkdir -p "$out"
 "$build/examples/caption_stream" -m "$top/tests/golden/digits/casa" --video "$out/digits.mp4" --fps 2 \
   --opening '>' --stop ';' --closing ';' --greedy \
   --text-window 40 --sinks 0 --horizon 70 \
-  --truth "$out/truth.txt" --srt "$out/digits.srt" --jsonl "$out/digits.jsonl"
+  --truth "$out/truth.txt" --overwrite --srt "$out/digits.srt" --jsonl "$out/digits.jsonl"
 echo "$out/digits.mp4 $out/digits.srt $out/digits.jsonl"

@@ -11,6 +11,7 @@
 
 #include "casa/io/file.hpp"
 #include "casa/io/safetensors.hpp"
+#include "support/files.hpp"
 #include "support/program.hpp"
 
 namespace {
@@ -42,6 +43,12 @@ void write_frame(const std::uint8_t* image, Index side, Index scale) {
 }
 
 void run(const Arguments& a) {
+  program::Files files;
+  files.input("--streams", a.streams);
+  files.output("--truth", a.truth);
+  files.output("--begins", a.begins);
+  files.standard_output();
+  files.require_distinct();
   const casa::io::SafeTensors file = casa::io::read_safetensors(a.streams);
   const auto& images = file.at("images");
   const Index side = images.shape[1];

@@ -30,6 +30,7 @@
 #include "casa/io/load_model.hpp"
 #include "casa/io/tokenizer.hpp"
 #include "casa/io/trace.hpp"
+#include "support/files.hpp"
 #include "support/program.hpp"
 
 namespace {
@@ -371,6 +372,14 @@ int main(int argc, char** argv) {
       content << in.rdbuf();
       a.prompt = content.str();
     }
+    program::Files files;
+    files.input_model("-m", a.model);
+    files.input("-f", a.prompt_file);
+    for (const std::string& image : a.images) files.input("--image", image);
+    files.output("--trace", a.trace);
+    files.standard_output();
+    files.require_distinct();
+    if (!a.trace.empty()) program::require_replaceable("--trace", a.trace);
     casa::ThreadPool pool(a.threads);
     const casa::Context context{
         .executor = pool,

@@ -15,6 +15,7 @@
 #include "casa/io/file.hpp"
 #include "casa/io/json_writer.hpp"
 #include "casa/io/load_model.hpp"
+#include "support/files.hpp"
 #include "support/program.hpp"
 
 namespace {
@@ -227,6 +228,13 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "read_digits: --model and --streams go together\n");
       return 2;
     }
+    program::Files files;
+    files.input_model("--model", model);
+    files.input("--streams", streams);
+    files.output("--json", json);
+    files.standard_output();
+    files.require_distinct();
+    if (!json.empty()) program::require_replaceable("--json", json);
     const Streams input = load_streams(streams);
     const Reading reading = read(load(model), input, context);
     if (!json.empty()) write_json(json, reading);

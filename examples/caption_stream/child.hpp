@@ -36,7 +36,7 @@ Read read_all(int fd, unsigned char* bytes, std::size_t size, std::chrono::milli
     pollfd p{fd, POLLIN, 0};
     const int ready = ::poll(&p, 1, static_cast<int>(step.count()));
     if (ready < 0 && errno == EINTR) continue;
-    casa::require(ready >= 0, "cannot wait for frames: ", std::strerror(errno));
+    if (ready < 0) casa::fail("cannot wait for frames: ", std::strerror(errno));
     if (ready == 0) {
       waited += step;
       if (waited >= timeout) return Read::timeout;
@@ -44,7 +44,7 @@ Read read_all(int fd, unsigned char* bytes, std::size_t size, std::chrono::milli
     }
     const ssize_t n = ::read(fd, bytes + done, size - done);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    casa::require(n >= 0, "cannot read frames: ", std::strerror(errno));
+    if (n < 0) casa::fail("cannot read frames: ", std::strerror(errno));
     if (n == 0) return Read::end;
     done += static_cast<std::size_t>(n);
     waited = std::chrono::milliseconds(0);
@@ -57,11 +57,12 @@ class Child {
   /// argv[0] is looked up in PATH.
   explicit Child(const std::vector<std::string>& arguments) : name_(arguments.at(0)) {
     int out[2], err[2];
-    casa::require(::pipe2(out, O_CLOEXEC) == 0, "cannot make a pipe: ", std::strerror(errno));
+    if (::pipe2(out, O_CLOEXEC) != 0) casa::fail("cannot make a pipe: ", std::strerror(errno));
     if (::pipe2(err, O_CLOEXEC) != 0) {
+      const int reason = errno;
       ::close(out[0]);
       ::close(out[1]);
-      casa::fail("cannot make a pipe: ", std::strerror(errno));
+      casa::fail("cannot make a pipe: ", std::strerror(reason));
     }
     std::vector<char*> argv;
     for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
@@ -74,8 +75,14 @@ class Child {
     ::posix_spawn_file_actions_adddup2(&actions, err[1], 2);
     ::posix_spawnattr_init(&attributes);
     // A process group of its own: Ctrl-C is ours to handle, and what it starts is stopped with it.
-    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    // A closed pipe ends it, as it does where nobody ignores such signals.
+    ::sigset_t by_default;
+    ::sigemptyset(&by_default);
+    ::sigaddset(&by_default, SIGPIPE);
+    ::sigaddset(&by_default, SIGXFSZ);
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF);
     ::posix_spawnattr_setpgroup(&attributes, 0);
+    ::posix_spawnattr_setsigdefault(&attributes, &by_default);
     const int failure = ::posix_spawnp(&pid_, argv[0], &actions, &attributes, argv.data(), environ);
     ::posix_spawn_file_actions_destroy(&actions);
     ::posix_spawnattr_destroy(&attributes);
@@ -95,11 +102,12 @@ class Child {
 
   int out() const { return out_; }
 
-  /// Waits for the end of a program that has closed its pipe; throws with its last words unless it
-  /// ended well.
-  void expect_success() {
+  /// Waits for the end of a program that has closed its pipe, at most `timeout`; throws with its
+  /// last words unless it ended well.
+  void expect_success(std::chrono::milliseconds timeout) {
+    constexpr auto step = std::chrono::milliseconds(10);
     int status = 0;
-    for (int i = 0; i < 500 && pid_ > 0; ++i) {
+    for (auto waited = step * 0; waited <= timeout && pid_ > 0; waited += step) {
       if (::waitpid(pid_, &status, WNOHANG) == pid_) {
         finish();
         casa::require(WIFEXITED(status) && WEXITSTATUS(status) == 0, name_,
@@ -107,7 +115,7 @@ class Child {
                       WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), last_words());
         return;
       }
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      std::this_thread::sleep_for(step);
     }
     stop();
     casa::fail(name_, " closed its output but did not end");

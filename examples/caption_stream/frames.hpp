@@ -101,7 +101,7 @@ inline FrameSource video(const std::string& ffmpeg, const std::string& file, cas
     if (!child) return std::nullopt;
     auto frame = read_frame(child->out(), shape, timeout, number++, interrupted);
     if (frame) return frame;
-    if (!interrupted()) child->expect_success();
+    if (!interrupted()) child->expect_success(timeout);
     child.reset();
     return std::nullopt;
   };

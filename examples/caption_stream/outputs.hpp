@@ -5,17 +5,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "caption_stream/growing_file.hpp"
+#include "casa/io/json.hpp"
 #include "casa/io/json_writer.hpp"
 #include "casa/io/srt.hpp"
+#include "support/standard_output.hpp"
 
 /// What is said of a frame.
 struct FrameRecord {
@@ -36,31 +37,6 @@ inline double peak_gib() {
   return static_cast<double>(usage.ru_maxrss) / (1024.0 * 1024.0);
 }
 
-/// A text file that is complete on disk after each append.
-class GrowingFile {
- public:
-  GrowingFile() = default;
-  bool is_open() const { return file_ != nullptr; }
-  const std::string& path() const { return path_; }
-  explicit GrowingFile(const std::string& path) : path_(path), file_(open(path), std::fclose) {}
-
-  void append(const std::string& s) {
-    if (!file_) return;
-    casa::require(std::fwrite(s.data(), 1, s.size(), file_.get()) == s.size() &&
-                      std::fflush(file_.get()) == 0,
-                  path_, ": cannot write: ", std::strerror(errno));
-  }
-
- private:
-  static std::FILE* open(const std::string& path) {
-    std::FILE* file = std::fopen(path.c_str(), "we");
-    if (!file) casa::fail(path, ": cannot create: ", std::strerror(errno));
-    return file;
-  }
-  std::string path_;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, std::fclose};
-};
-
 /// One line, under the keys of the authors' captioner and some of our own.
 inline std::string json_line(const FrameRecord& r) {
   casa::io::JsonWriter w;
@@ -79,28 +55,64 @@ inline std::string json_line(const FrameRecord& r) {
   return w.end_object().str() + "\n";
 }
 
+/// Where a resumed stream goes on: its next frame, and when that is shown.
+struct Resumed {
+  std::int64_t frame = 0, begin_ms = 0;
+};
+
+struct OutputOptions {
+  std::string srt, jsonl;  // empty: none
+  bool overwrite = false;  // files that are in the way
+  bool quiet = false;
+};
+
+/// Throws casa::error if the file holds something, which a new stream would have to overwrite.
+inline void require_absent_or_empty(const std::string& path) {
+  struct stat s {};
+  if (path.empty() || ::stat(path.c_str(), &s) != 0 || !S_ISREG(s.st_mode)) return;
+  casa::require(s.st_size == 0, path, ": is there already, ", s.st_size,
+                " bytes, and no --session that goes on with it: give another name, or --overwrite");
+}
+
 class Outputs {
  public:
-  Outputs(const std::string& srt, const std::string& jsonl, bool quiet)
-      : status_(!quiet && isatty(STDERR_FILENO)), to_terminal_(isatty(STDOUT_FILENO) != 0) {
-    if (!srt.empty()) srt_ = GrowingFile(srt);
-    if (!jsonl.empty()) jsonl_ = GrowingFile(jsonl);
+  /// Opens the files and changes nothing yet. A resumed stream goes on with files that hold what it
+  /// said before; all else that is in the way is refused (casa::error) unless options.overwrite.
+  Outputs(const OutputOptions& options, const std::optional<Resumed>& resumed)
+      : status_(!options.quiet && isatty(STDERR_FILENO)), to_terminal_(isatty(STDOUT_FILENO) != 0) {
+    if (!options.srt.empty()) {
+      srt_ = GrowingFile(options.srt);
+      go_on(srt_, options, resumed, [&] { return keep_cues(*resumed); });
+    }
+    if (!options.jsonl.empty()) {
+      jsonl_ = GrowingFile(options.jsonl);
+      go_on(jsonl_, options, resumed, [&] { return keep_records(*resumed); });
+    }
   }
 
-  /// A piece of the running caption.
-  void say(const std::string& piece) {
-    if (piece.empty()) return;
+  /// A piece of the running caption. `stop`: asked while the reader of stdout is slow.
+  void say(const std::string& piece, bool (*stop)()) {
+    if (piece.empty() || failure_) return;
     if (to_terminal_) clear_status();
-    std::fwrite(piece.data(), 1, piece.size(), stdout);
-    std::fflush(stdout);
+    try {
+      program::put(piece);
+      program::flush(stop);
+    } catch (program::OutputFailed failure) {
+      failure_ = failure;
+    }
   }
+  /// Why stdout takes no more, if so.
+  std::optional<program::OutputFailed> failure() const { return failure_; }
 
-  void frame_done(const FrameRecord& r) {
+  void frame_done(const FrameRecord& r, bool (*stop)()) {
     if (!r.skipped) {
+      say("\n", stop);
       const std::string cue =
           r.truth.empty() ? r.subtitle : "read  " + r.subtitle + "\ntruth " + r.truth;
-      if (!cue.empty()) srt_.append(casa::io::srt_cue(++cues_, r.begin_ms, r.end_ms, cue));
-      say("\n");
+      if (!cue.empty()) {
+        srt_.append(casa::io::srt_cue(cues_ + 1, r.begin_ms, r.end_ms, cue));
+        ++cues_;
+      }
     }
     jsonl_.append(json_line(r));
   }
@@ -118,16 +130,22 @@ class Outputs {
   /// that a stream of days takes no memory for them.
   void finish() {
     clear_status();
-    if (!jsonl_.is_open() || !std::filesystem::is_regular_file(jsonl_.path())) return;
-    constexpr std::string_view last = "{\"full_transcript\":", before = "\"subtitle\":\"",
-                               behind = "\",\"ids\":[", skipped = "\"skipped\":true}";
-    std::ifstream lines(jsonl_.path());
-    jsonl_.append(std::string(last) + "\"");
-    for (std::string line; std::getline(lines, line) && !line.starts_with(last);) {
-      const std::size_t begin = line.find(before) + before.size(), end = line.rfind(behind);
-      if (!line.ends_with(skipped)) jsonl_.append(line.substr(begin, end - begin) + "\\n");
+    srt_.begin();
+    srt_.sync();
+    jsonl_.begin();
+    if (!jsonl_.is_open() || !jsonl_.is_regular()) return;
+    const std::int64_t records = jsonl_.size();
+    try {
+      jsonl_.append(std::string(kTranscript) + "\"");
+      jsonl_.lines(records, [&](std::string_view line) {
+        if (const auto said = subtitle_in(line)) jsonl_.append(std::string(*said) + "\\n");
+      });
+      jsonl_.append("\"}\n");
+    } catch (...) {
+      jsonl_.cut(records);
+      throw;
     }
-    jsonl_.append("\"}\n");
+    jsonl_.sync();
   }
   void clear_status() {
     if (shown_) std::fputs("\r\033[K", stderr);
@@ -135,10 +153,80 @@ class Outputs {
   }
 
  private:
+  static constexpr std::string_view kTranscript = "{\"full_transcript\":",
+                                    kBefore = "\"subtitle\":\"", kBehind = "\",\"ids\":[",
+                                    kSkipped = "\"skipped\":true}";
+
+  // The text in a line that json_line wrote, as it is escaped there; nothing for a skipped frame.
+  static std::optional<std::string_view> subtitle_in(std::string_view line) {
+    const std::size_t begin = line.find(kBefore), end = line.rfind(kBehind);
+    if (line.ends_with(kSkipped) || begin == line.npos || end == line.npos) return std::nullopt;
+    return line.substr(begin + kBefore.size(), end - begin - kBefore.size());
+  }
+
+  // Says how much of an old file stays.
+  template <class Kept>
+  static void go_on(GrowingFile& file, const OutputOptions& options,
+                    const std::optional<Resumed>& resumed, Kept kept) {
+    if (file.old_size() == 0) return;
+    if (!resumed) {
+      if (!options.overwrite) require_absent_or_empty(file.path());
+      return;
+    }
+    try {
+      file.keep(kept());
+    } catch (const casa::error& e) {
+      if (!options.overwrite)
+        casa::fail(e.what(), ": left as it is; give another name, or --overwrite");
+    }
+  }
+
+  static void require_before(const std::string& path, const char* what, std::int64_t last_end,
+                             const Resumed& resumed) {
+    casa::require(last_end <= resumed.begin_ms, path, ": ", what, " end at ",
+                  casa::srt_time(last_end), ", but the session goes on at ",
+                  casa::srt_time(resumed.begin_ms),
+                  " (another stream's, or said after the session was saved)");
+  }
+
+  std::int64_t keep_cues(const Resumed& resumed) {
+    casa::io::SrtScanner scanner(srt_.path());
+    srt_.lines(srt_.old_size(), [&](std::string_view line) { scanner.line(line); });
+    const casa::io::SrtEnd old = scanner.finish();
+    require_before(srt_.path(), "its cues", old.end, resumed);
+    cues_ = old.number;
+    return srt_.old_size();
+  }
+
+  // All records, but not the transcript behind them.
+  std::int64_t keep_records(const Resumed& resumed) {
+    std::int64_t at = 0, kept = 0, number = 0;
+    long long last_end = 0;
+    bool ended = false;
+    jsonl_.lines(jsonl_.old_size(), [&](std::string_view line) {
+      const std::string where = casa::text(jsonl_.path(), ": line ", ++number);
+      casa::require(!ended, where, ": more behind the full_transcript");
+      at += static_cast<std::int64_t>(line.size()) + 1;
+      ended = line.starts_with(kTranscript);
+      if (ended) return;
+      kept = at;
+      const auto record = casa::io::parse_json(line, where);
+      const auto end = record.at("end_timestamp").as_number(0, 1e12);
+      casa::require(line.find(kBefore) != line.npos && line.rfind(kBehind) != line.npos, where,
+                    ": not a line of caption_stream");
+      last_end = std::max(last_end, std::llround(end * 1000));
+    });
+    casa::require(at == jsonl_.old_size(), jsonl_.path(), ": line ", number,
+                  " has no end: the file may have been cut");
+    require_before(jsonl_.path(), "its records", last_end, resumed);
+    return kept;
+  }
+
   GrowingFile srt_, jsonl_;
   bool status_, to_terminal_;
   bool shown_ = false;
   std::int64_t cues_ = 0;
+  std::optional<program::OutputFailed> failure_;
 };
 
 /// Times of one kind, the newest few thousand; the median and the slowest of a hundred.

@@ -43,7 +43,7 @@ inline int status_of(const char* name, OutputFailed failure) {
 template <class Body>
 int run(const char* name, CLI::App& app, int argc, char** argv, Body&& body) {
   open_standard_descriptors();
-  std::signal(SIGPIPE, SIG_IGN);
+  for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);  // EPIPE, EFBIG tell
   try {
     int status = 0;
     try {

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The captioner as its users meet it: ids of raw frames are those of read_digits, a video comes
-# through ffmpeg, and whatever breaks leaves whole files and a clear message.
+# through ffmpeg, whatever breaks leaves whole files and a clear message, and no mistake on the
+# command line costs a file what it holds. Nothing here waits for a time: what must be waited for is
+# a line in a FIFO, and a frame that must not come has no writer.
 #
 #   caption_stream.sh FOLDER_OF_PROGRAMS
 set -uo pipefail
@@ -11,9 +13,14 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 bad=0
-check() { if eval "$2"; then echo "ok: $1"; else echo "FAILED: $1"; bad=1; fi; }
+check() { if eval "$2"; then echo "ok: $1"; else echo "FAILED: $1"; head -c 600 err 2> /dev/null; bad=1; fi; }
 ids() { sed -nE 's/.*"ids":\[([0-9,]*)\].*/\1/p' "$1"; }
-read_frames() { "$bin/caption_stream" -q -t 1 -m "$digits/casa" --greedy --opening '>' --stop ';' --closing ';' "$@"; }
+cues() { grep -c -- '-->' "$1"; }
+frames() { head -c $((($1 + $2) * 1024)) frames.raw | tail -c $(($2 * 1024)); }  # frames FIRST COUNT
+# The timeout is a guard against hanging, except where a test sets `limit`.
+captioner=("$bin/caption_stream" -q -t 1 -m "$digits/casa" --greedy --opening '>' --stop ';' --closing ';')
+read_frames() { "${captioner[@]}" --timeout "${limit:-600000}" "$@"; }
+one="--text-window 40 --sinks 0 --horizon 70"  # one stream without end
 
 "$bin/digit_frames" --truth truth.txt --begins begins.txt > frames.raw
 begins=$(cat begins.txt)
@@ -27,55 +34,171 @@ check "the ids of raw frames are those of read_digits" \
 check "stdout is the text alone, quiet is silent" \
   '[ "$(wc -l < all.txt)" -eq 224 ] && [ ! -s all.err ] && ! grep -q "[^0-9/]" all.txt'
 check "a cue a frame, times that rise" \
-  '[ "$(grep -c -- "-->" all.srt)" -eq 224 ] && grep -- "-->" all.srt | sort -c'
+  '[ "$(cues all.srt)" -eq 224 ] && grep -- "-->" all.srt | sort -c'
 check "the keys of the authors' captioner" \
   'for key in start_timestamp end_timestamp ttft num_tokens_generated memory_so_far subtitle ids lag; do
-     [ "$(grep -c "\"$key\":" all.jsonl)" -eq 224 ] || exit 1; done; tail -n 1 all.jsonl | grep -q full_transcript' 
+     [ "$(grep -c "\"$key\":" all.jsonl)" -eq 224 ] || exit 1; done; tail -n 1 all.jsonl | grep -q full_transcript'
 
-# A stream stopped after 100 frames and resumed from a file.
-one="--text-window 40 --sinks 0 --horizon 70"
-read_frames --raw 32x32x1 $one --jsonl whole.jsonl < frames.raw > /dev/null
-head -c 102400 frames.raw | read_frames --raw 32x32x1 $one --session s --jsonl a.jsonl > /dev/null
-tail -c +102401 frames.raw | read_frames --raw 32x32x1 $one --session s --jsonl b.jsonl > /dev/null
+# A stream stopped after 100 frames and resumed: into new files, and into the same.
+read_frames --raw 32x32x1 $one --srt whole.srt --jsonl whole.jsonl < frames.raw > /dev/null
+frames 0 100 | read_frames --raw 32x32x1 $one --session s --srt go.srt --jsonl a.jsonl > /dev/null
+cp a.jsonl go.jsonl; cp s s100; cp go.srt go100.srt; cp go.jsonl go100.jsonl
+frames 100 124 | read_frames --raw 32x32x1 $one --session s --jsonl b.jsonl > /dev/null
 check "a session resumes where it stopped" \
   'cmp -s <(ids whole.jsonl) <(ids a.jsonl; ids b.jsonl) && [ "$(ids b.jsonl | wc -l)" -eq 124 ]'
-head -c 1000 s > cut && mv cut s
-head -c 1024 frames.raw | read_frames --raw 32x32x1 $one --session s > /dev/null 2> err; rc=$?
-check "a cut session is refused by name" '[ $rc -eq 1 ] && grep -q "^caption_stream: s: " err'
+cp s100 s
+frames 100 124 | read_frames --raw 32x32x1 $one --session s --srt go.srt --jsonl go.jsonl > /dev/null 2> err; rc=$?
+check "a resumed stream goes on with its subtitles: as if never stopped" '[ $rc -eq 0 ] && cmp -s whole.srt go.srt'
+check "and with its records: one transcript, of all of them, at the end" \
+  'cmp -s <(ids whole.jsonl) <(ids go.jsonl) && [ "$(grep -c full_transcript go.jsonl)" -eq 1 ] &&
+   cmp -s <(tail -n 1 whole.jsonl) <(tail -n 1 go.jsonl) &&
+   cmp -s <(grep -o "\"frame\":[0-9]*" whole.jsonl) <(grep -o "\"frame\":[0-9]*" go.jsonl)'
+for n in 0 0 1 1 2 2; do frames $n 1; done > pairs.raw
+read_frames --raw 32x32x1 $one --skip-similar 0.01 --srt pairs.srt < pairs.raw > /dev/null
+head -c 3072 pairs.raw | read_frames --raw 32x32x1 $one --skip-similar 0.01 --session p --srt pair.srt > /dev/null
+tail -c +3073 pairs.raw | read_frames --raw 32x32x1 $one --skip-similar 0.01 --session p --srt pair.srt > /dev/null 2> err
+check "skipped frames count in a resumed stream's times, and its first may be one" \
+  '[ "$(cues pairs.srt)" -eq 3 ] && cmp -s pairs.srt pair.srt'
+
+# refuse NAME PATTERN COMMAND...: status 1 or 2, PATTERN on stderr, and the files old.* as they were.
+refuse() {
+  local name=$1 pattern=$2 rc; shift 2
+  "$@" > /dev/null 2> err; rc=$?
+  check "$name" '{ [ $rc -eq 1 ] || [ $rc -eq 2 ]; } && grep -qE -- "$pattern" err && sha256sum --quiet -c sums > /dev/null 2>&1 && [ -z "$(ls -A | grep -E "^new|tmp-")" ]'
+}
+cp go100.srt old.srt; cp go100.jsonl old.jsonl; cp s100 old.session; cp truth.txt old.truth
+head -c 1000 s100 > old.cut; cp "$digits/sheet_streams_00_07.png" old.png; echo "notes of mine" > old.txt
+(cat go100.srt; printf '101\n00:00:50,000 --> 00:00:50,500\n12') > old.cut.srt
+head -c -1 go100.jsonl | head -n 100 > old.more.jsonl; printf '{"start_timestamp":50.0,"end' >> old.more.jsonl
+mkdir old.model; cp "$digits/casa/"* old.model; ln old.png old.hard; ln -s old.png old.link; ln -s new.target old.dangling
+sha256sum $(find old.* -type f) > sums
+files="--srt old.srt --jsonl old.jsonl"
+for also in "" --overwrite; do
+  note="nothing is lost${also:+ with }$also:" or=
+  [ -n "$also" ] || or="|old.srt: is there already"
+  refuse "$note a typo in --raw" WIDTHxHEIGHTxCHANNELS read_frames --raw 32x32 $files $also < frames.raw
+  refuse "$note a truth that is not there" "none: cannot open: No such file$or" read_frames --raw 32x32x1 --truth none $files $also < frames.raw
+  refuse "$note a truth that is a folder" "cannot read$or" read_frames --raw 32x32x1 --truth old.model $files $also < frames.raw
+  refuse "$note a picture that is not there" "none.png: cannot open: No such file" read_frames --images old.png none.png $files $also
+  refuse "$note no such model" "none$or" "$bin/caption_stream" -q -m none --raw 32x32x1 $files $also
+  refuse "$note a rate that is none" "frame rate$or" read_frames --raw 32x32x1 --fps 2/0 $files $also < frames.raw
+  refuse "$note a word the model has not" "no token$or" read_frames --raw 32x32x1 -p Hello $files $also < frames.raw
+  refuse "$note an unknown option" "no-such" read_frames --raw 32x32x1 --no-such $files $also < frames.raw
+  refuse "$note a cut session" "^caption_stream: old.cut: " read_frames --raw 32x32x1 $one --session old.cut $files $also < frames.raw
+  refuse "$note a session of other options" "saved under other state options" read_frames --raw 32x32x1 --session old.session $files $also < frames.raw
+  refuse "$note a session at another rate" "give that, or another --session" read_frames --raw 32x32x1 $one --fps 4 --session old.session $files $also < frames.raw
+  refuse "$note a session in no folder" "No such file" read_frames --raw 32x32x1 --session none/s $files $also < frames.raw
+  refuse "$note a decoder that is not there" "cannot start$or" read_frames --video none.mp4 --ffmpeg ./none $files $also
+  refuse "$note a decoder that fails at once" "ended with status 1$or" read_frames --video none.mp4 --ffmpeg false $files $also
+  refuse "$note a first frame that is cut" "frame 0: the stream ended after 9 of 1024$or" read_frames --raw 32x32x1 $files $also < <(head -c 9 frames.raw)
+  refuse "$note the second output cannot be" "cannot create: No such file" read_frames --raw 32x32x1 --srt new.srt --jsonl none/new $also < frames.raw
+  for share in -0.1 1.5 nan half; do
+    refuse "$note --skip-similar $share" "skip-similar" read_frames --raw 32x32x1 --skip-similar=$share $files $also < frames.raw
+  done
+  for same in old.png ./old.png "$work/old.png" old.hard old.link; do
+    refuse "$note a picture as output: $same" "same file as --images" read_frames --images old.png --srt $same $also
+    refuse "$note a picture as session: $same" "same file as --images" read_frames --images old.png --session $same $also
+  done
+  refuse "$note the truth as output" "same file as --truth" read_frames --raw 32x32x1 --truth old.truth --jsonl old.truth $also < frames.raw
+  refuse "$note the video as output" "same file as --video" read_frames --video old.png --jsonl old.png $also
+  refuse "$note stdin as output" "same file as stdin" read_frames --raw 32x32x1 --srt old.txt $also < old.txt
+  refuse "$note a model's file as output" "same file as -m" "$bin/caption_stream" -q -m old.model --raw 32x32x1 --jsonl old.model/config.json $also < frames.raw
+  refuse "$note a session among the weights" "safetensors" "$bin/caption_stream" -q -m old.model --raw 32x32x1 --session old.model/new.safetensors $also < frames.raw
+  refuse "$note the session as output" "same file as --session" read_frames --raw 32x32x1 $one --session old.session --srt old.session $also < frames.raw
+  refuse "$note one name twice" "written as well" read_frames --raw 32x32x1 --srt new --jsonl ./new $also < frames.raw
+  refuse "$note one name twice, by a link to nothing yet" "written as well" read_frames --raw 32x32x1 --srt new.target --jsonl old.dangling $also < frames.raw
+  refuse "$note one name twice, the session" "written as well" read_frames --raw 32x32x1 --session new --jsonl new $also < frames.raw
+done
+refuse "stdout as output" "stdout is the same file as --jsonl" eval 'read_frames --raw 32x32x1 --jsonl out.txt < frames.raw > out.txt'
+refuse "a new stream and old subtitles" "old.srt: is there already.*--overwrite" read_frames --raw 32x32x1 --srt old.srt < frames.raw
+refuse "a new stream and old records" "old.jsonl: is there already.*--overwrite" read_frames --raw 32x32x1 --session new --jsonl old.jsonl < frames.raw
+resumed() { read_frames --raw 32x32x1 $one --session old.session "$@" < frames.raw; }
+refuse "cues that are none" "old.txt: line 1: expected the number of a SubRip cue, got \"notes of mine\".*left as it is" resumed --srt old.txt
+refuse "a cue that is cut" "old.cut.srt: cue 101 is not ended by an empty line.*--overwrite" resumed --srt old.cut.srt
+refuse "records that are none" "old.txt: line 1" resumed --jsonl old.txt
+refuse "a record that is cut" "old.more.jsonl: line 101" resumed --jsonl old.more.jsonl
+refuse "cues behind the session's time" "all.srt: its cues end at 00:01:52,000, but the session goes on at 00:00:50,000" resumed --srt all.srt
+refuse "records behind the session's time" "all.jsonl: its records end at 00:01:52,000" resumed --jsonl all.jsonl
+refuse "subtitles are looked at before records are changed" "old.txt" resumed --srt old.srt --jsonl old.txt
+cp old.txt over.srt; frames 0 2 | read_frames --raw 32x32x1 --overwrite --srt over.srt > /dev/null 2> err; rc=$?
+check "--overwrite overwrites" '[ $rc -eq 0 ] && [ "$(cues over.srt)" -eq 2 ] && ! grep -q notes over.srt'
+: > empty.srt; frames 0 2 | read_frames --raw 32x32x1 --srt empty.srt > /dev/null 2> err; rc=$?
+check "an empty file is no loss" '[ $rc -eq 0 ] && [ "$(cues empty.srt)" -eq 2 ]'
+tr -d '\r' < go100.srt | sed 's/$/\r/' > crlf.srt; cp s100 s
+frames 100 2 | read_frames --raw 32x32x1 $one --session s --srt crlf.srt > /dev/null 2> err; rc=$?
+check "cues that an editor saved are gone on with" '[ $rc -eq 0 ] && cmp -s <(tr -d "\r" < crlf.srt) <(cat go100.srt; head -n 408 whole.srt | tail -n 8)'
 
 # Frames that are skipped, and broken ones.
-(head -c 1024 frames.raw; head -c 1024 frames.raw; head -c 2048 frames.raw | tail -c 1024) |
-  read_frames --raw 32x32x1 --skip-similar 0.01 --jsonl skip.jsonl > skip.txt
+(frames 0 1; frames 0 1; frames 1 1) | read_frames --raw 32x32x1 --skip-similar 0.01 --jsonl skip.jsonl > skip.txt
 check "a frame like the last one is skipped, and said so" \
   '[ "$(wc -l < skip.txt)" -eq 2 ] && [ "$(sed -n 2p skip.jsonl | grep -c "\"skipped\":true")" -eq 1 ]'
-head -c 2500 frames.raw | read_frames --raw 32x32x1 --srt cut.srt --jsonl cut.jsonl > cut.txt 2> err
+(frames 0 1; frames 0 1; frames 1 1) | read_frames --raw 32x32x1 --skip-similar 0.01 --restart-at 0,1 > skip.txt
+check "a frame that begins a stream is not skipped" '[ "$(wc -l < skip.txt)" -eq 3 ]'
+head -c 2500 frames.raw | read_frames --raw 32x32x1 $one --session broken --srt cut.srt --jsonl cut.jsonl > cut.txt 2> err
 rc=$?
 check "a pipe that ends inside a frame: an error, the captions so far whole" \
   '[ $rc -eq 1 ] && grep -q "frame 2: the stream ended after 452 of 1024 bytes" err &&
-   [ "$(grep -c -- "-->" cut.srt)" -eq 2 ] && [ "$(ids cut.jsonl | wc -l)" -eq 2 ]'
-(head -c 1024 frames.raw; sleep 3) | read_frames --raw 32x32x1 --timeout 300 > /dev/null 2> err
-rc=${PIPESTATUS[1]}
+   [ "$(cues cut.srt)" -eq 2 ] && [ "$(ids cut.jsonl | wc -l)" -eq 2 ] && tail -n 1 cut.jsonl | grep -q full_transcript'
+frames 2 10 | read_frames --raw 32x32x1 $one --session broken --srt cut.srt --jsonl cut.jsonl > cut.txt 2> err; rc=$?
+check "and the session goes on behind them" '[ $rc -eq 0 ] && cmp -s <(head -n 48 whole.srt) cut.srt && cmp -s <(ids whole.jsonl | head -n 12) <(ids cut.jsonl)'
+mkfifo live still said none
+exec 5<> live
+frames 0 1 >&5
+limit=300 read_frames --raw 32x32x1 < live > /dev/null 2> err; rc=$?
 check "frames that do not come are a timeout" '[ $rc -eq 1 ] && grep -q "frame 1: nothing came for 300 ms" err'
 read_frames --raw 32x32 < frames.raw > /dev/null 2> err; rc=$?
 check "a shape that is none is refused" '[ $rc -eq 1 ] && grep -q "WIDTHxHEIGHTxCHANNELS" err'
+read_frames --raw 32x32x1 < . > /dev/null 2> err; rc=$?
+check "stdin that is a folder: the reason" '[ $rc -eq 1 ] && grep -q "cannot read frames: Is a directory" err'
+read_frames --raw 32x32x1 <&- > /dev/null 2> err; rc=$?
+check "stdin that is closed: the reason" '[ $rc -eq 1 ] && grep -q "cannot read frames: Bad file descriptor" err'
 read_frames > /dev/null 2>&1; rc=$?
 check "no frames: a wrong command line" '[ $rc -eq 2 ]'
 "$bin/caption_stream" --help > /dev/null; rc=$?
 check "help is no error" '[ $rc -eq 0 ]'
 
-# Ctrl-C in the middle: 130, files whole.
-mkfifo live
-(cat frames.raw; sleep 20) > live & feeder=$!
-"$bin/caption_stream" -q -t 1 -m "$digits/casa" --raw 32x32x1 --greedy --opening '>' --stop ';' --closing ';' \
-  --srt live.srt --jsonl live.jsonl < live > /dev/null & pid=$!
-for _ in $(seq 100); do [ "$(ids live.jsonl 2> /dev/null | wc -l)" -ge 3 ] && break; sleep 0.1; done
-kill -INT $pid; wait $pid; rc=$?
-kill $feeder 2> /dev/null; wait $feeder 2> /dev/null
-check "Ctrl-C ends with 130 and whole files" \
-  '[ $rc -eq 130 ] && [ "$(tail -c 1 live.jsonl | od -An -c | tr -d " ")" = "\n" ] && tail -n 1 live.jsonl | grep -q full_transcript'
+# Outputs that fail.
+frames 0 8 | read_frames --raw 32x32x1 --srt /dev/full > /dev/null 2> err; rc=$?
+check "subtitles on a full disk: the reason" '[ $rc -eq 1 ] && grep -qx "caption_stream: /dev/full: cannot write: No space left on device" err'
+frames 0 8 | read_frames --raw 32x32x1 --jsonl /dev/full --srt full.srt > /dev/null 2> err; rc=$?
+check "records on a full disk: the reason, and the frame's cue is whole" '[ $rc -eq 1 ] && grep -q "/dev/full: cannot write: No space left on device" err && cmp -s full.srt <(head -n 4 whole.srt)'
+(ulimit -f 1; frames 0 100 | read_frames --raw 32x32x1 $one --srt limit.srt > /dev/null 2> err); rc=$?
+check "a file that may not grow: the reason, and no half cue" \
+  '[ $rc -eq 1 ] && grep -q "limit.srt: cannot write: File too large" err && n=$(cues limit.srt) && [ $n -gt 10 ] && cmp -s limit.srt <(head -n $((4 * n)) whole.srt)'
+frames 0 8 | read_frames --raw 32x32x1 $one --srt full.srt --overwrite --session full.s > /dev/full 2> err; rc=$?
+check "stdout on a full disk: the reason, the frame so far whole, the session saved" \
+  '[ $rc -eq 1 ] && grep -qx "caption_stream: stdout: cannot write: No space left on device" err && [ "$(cues full.srt)" -le 1 ] && [ -s full.s ]'
+frames 0 8 | read_frames --raw 32x32x1 --srt closed.srt >&- 2> err; rc=$?
+check "a closed stdout: the reason, and no text among the cues" \
+  '[ $rc -eq 1 ] && grep -q "stdout: cannot write: Bad file descriptor" err && [ "$(cues closed.srt)" -le 1 ] && ! sed -n 1p closed.srt | grep -qv "^1$"'
+exec 6<> said 7> said 6<&-  # a pipe whose reader has gone
+read_frames --raw 32x32x1 --srt gone.srt < frames.raw >&7 2> err; rc=$?
+exec 7>&-
+check "stdout whose reader has gone: 141, quiet, at once" '[ $rc -eq 141 ] && [ ! -s err ] && [ "$(cues gone.srt)" -le 1 ]'
+# The reader goes while the captioner waits for frames that never come: live stays open, empty.
+frames 0 40 >&5
+read_frames --raw 32x32x1 < live 2> err > said & pid=$!
+head -n 1 < said > first
+wait $pid; rc=$?
+check "stdout whose reader goes later: the same" '[ $rc -eq 141 ] && [ ! -s err ] && [ "$(wc -l < first)" -eq 1 ]'
+
+# Signals in the middle: files whole, the session saved. Three lines are waited for, then no frame
+# would come any more.
+exec 5<> still 7<> said
+for signal in INT:130 TERM:143 HUP:129; do
+  rm -f sig.*
+  frames 0 3 >&5
+  "${captioner[@]}" --timeout 600000 --raw 32x32x1 $one --session sig.s --srt sig.srt --jsonl sig.jsonl < still 2> err >&7 & pid=$!
+  head -n 3 <&7 > first
+  kill -"${signal%:*}" $pid; wait $pid; rc=$?
+  check "SIG${signal%:*} ends with ${signal#*:} and whole files" \
+    '[ $rc -eq ${signal#*:} ] && [ ! -s err ] && [ -s sig.s ] && cmp -s sig.srt <(head -n 12 whole.srt) && tail -n 1 sig.jsonl | grep -q "^{\"full_transcript\":.*}$"'
+done
+exec 7>&-
+exec 5>&-
 
 # Decoders that misbehave.
-fake() { printf '#!/bin/sh\n%s\n' "$1" > fake; chmod +x fake; read_frames --video v.mp4 --ffmpeg ./fake --timeout "${2:-5000}" > fake.txt 2> err; }
+fake() { printf '#!/bin/sh\n%s\n' "$1" > fake; chmod +x fake; read_frames --video v.mp4 --ffmpeg ./fake > fake.txt 2> err; }
 cat > noisy.sh <<'S'
 head -c 1048576 /dev/zero | tr '\0' 'e' >&2
 head -c 3072 /dev/zero
@@ -84,8 +207,12 @@ fake ". $work/noisy.sh"; rc=$?
 check "a decoder that writes 1 MiB to stderr does not hang" '[ $rc -eq 0 ] && [ "$(wc -l < fake.txt)" -eq 1 ]'
 fake 'head -c 3072 /dev/zero; echo "it broke" >&2; exit 3'; rc=$?
 check "a decoder that fails is an error with its last words" '[ $rc -eq 1 ] && grep -q "ended with status 3: \"it broke\"" err && [ "$(wc -l < fake.txt)" -eq 1 ]'
-fake 'sleep 60' 300; rc=$?
+limit=300 fake "read never < $work/none"; rc=$?
 check "a decoder that never writes is stopped" '[ $rc -eq 1 ] && grep -q "nothing came for 300 ms" err'
+limit=300 fake "exec >&-; read never < $work/none"; rc=$?
+check "a decoder that never ends is stopped" '[ $rc -eq 1 ] && grep -q "closed its output but did not end" err'
+fake 'kill -PIPE $$; head -c 3072 /dev/zero'; rc=$?
+check "a decoder sees closed pipes as it does elsewhere" '[ $rc -eq 1 ] && grep -q "was killed by signal 13" err'
 printf '#!/bin/sh\nfor a; do printf "%%s\\n" "$a"; done > args; exit 0\n' > fake; chmod +x fake
 read_frames --video '-i; touch owned $(touch owned)' --ffmpeg ./fake > /dev/null 2>&1
 check "no shell, no protocol but file and pipe" \
@@ -107,4 +234,5 @@ if command -v ffmpeg > /dev/null; then
 else
   echo "left out: no ffmpeg"
 fi
+check "no temporary file is left" '[ -z "$(ls -A | grep tmp-)" ]'
 exit $bad

@@ -99,5 +99,31 @@ if [ -x "$CASA_EXAMPLES/generate" ]; then
     delivers "generate $form" "$CASA_EXAMPLES/generate" -m "$golden/hf_llama" --prompt-ids 1,2 -n 3 --ignore-eos -q $form
   done
 fi
+
+# An output that is an input, or cannot be made, is refused before any work, and nothing is lost.
+keeps() {  # keeps NAME PATTERN COMMAND...: status 1, PATTERN on stderr, the folder `kept` as it was
+  local name=$1 pattern=$2; shift 2
+  expect 1 "$name" "$@"
+  holds "$name: says so" grep -q -- "$pattern" "$work/err"
+  holds "$name: nothing is lost" sh -c "cd '$work' && sha256sum --quiet -c sums && [ ! -e new ]"
+}
+mkdir "$work/kept"; cp "$golden/hf_llama/"*.json "$golden/hf_llama/model.safetensors" "$work/kept"
+cp "$golden/digits/streams.safetensors" "$work/kept/frames"; ln "$work/kept/frames" "$work/kept/link"; echo 1 2 > "$work/kept/text"
+(cd "$work" && sha256sum kept/* > sums)
+kept=$work/kept
+if [ -x "$CASA_EXAMPLES/digit_frames" ]; then
+  keeps "digit_frames: its input as output" "same file as --streams" "$CASA_EXAMPLES/digit_frames" --streams "$kept/frames" --truth "$kept/link"
+  keeps "digit_frames: one output twice" "written as well" "$CASA_EXAMPLES/digit_frames" --truth "$work/new" --begins "$work/./new"
+fi
+if [ -x "$CASA_EXAMPLES/read_digits" ]; then
+  keeps "read_digits: its input as output" "same file as --streams" "$CASA_EXAMPLES/read_digits" --model "$golden/digits/casa" --streams "$kept/frames" --json "$kept/link"
+  keeps "read_digits: an output in no folder" "none/captions.json: cannot write in .*none/: No such file" \
+    "$CASA_EXAMPLES/read_digits" --model "$golden/digits/casa" --streams "$kept/frames" --json "$work/none/captions.json"
+fi
+if [ -x "$CASA_EXAMPLES/generate" ]; then
+  keeps "generate: its model as trace" "same file as -m" "$CASA_EXAMPLES/generate" -m "$kept" --prompt-ids 1,2 --trace "$kept/model.safetensors"
+  keeps "generate: its prompt as trace" "same file as -f" "$CASA_EXAMPLES/generate" -m "$kept" -f "$kept/text" --trace "$kept/text"
+  keeps "generate: a trace in no folder" "No such file" "$CASA_EXAMPLES/generate" -m "$kept" --prompt-ids 1,2 --trace "$work/none/new"
+fi
 [ $asked -gt 0 ] || exit 77
 exit $((failures > 0))

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -105,6 +106,25 @@ inline std::string srt_time(std::int64_t milliseconds) {
   s += ',';
   append(milliseconds % 1000, 3);
   return s;
+}
+
+/// The milliseconds that srt_time wrote as `time`; nothing where it is no such time.
+inline std::optional<std::int64_t> parse_srt_time(std::string_view time) {
+  constexpr std::size_t tail = 10, most_hour_digits = 9;  // ":mm:ss,mmm"
+  if (time.size() < tail + 2 || time.size() > tail + most_hour_digits) return std::nullopt;
+  const std::size_t hours = time.size() - tail;
+  std::int64_t value[4] = {};  // hours, minutes, seconds, milliseconds
+  const std::size_t begin[] = {0, hours + 1, hours + 4, hours + 7}, length[] = {hours, 2, 2, 3};
+  for (std::size_t part = 0; part < 4; ++part) {
+    for (const char c : time.substr(begin[part], length[part])) {
+      if (c < '0' || c > '9') return std::nullopt;
+      value[part] = 10 * value[part] + (c - '0');
+    }
+  }
+  if (time[hours] != ':' || time[hours + 3] != ':' || time[hours + 6] != ',' || value[1] > 59 ||
+      value[2] > 59)
+    return std::nullopt;
+  return ((value[0] * 60 + value[1]) * 60 + value[2]) * 1000 + value[3];
 }
 
 CASA_NAMESPACE_END

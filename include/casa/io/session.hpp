@@ -115,11 +115,12 @@ void load_cache(const SafeTensors& file, Index layer, const std::string& part, I
 
 }  // namespace detail
 
-/// Writes the stream of `captioner` to `path`: whole, or the old file stays (casa::error). Returns
-/// the bytes of the file's tensors.
+/// Writes the stream of `captioner` to `path`: whole, or the old file stays (casa::error). `notes`
+/// are what a program wants to know again (the time of its next frame, say): they stand in the file
+/// as "notes.<name>". Returns the bytes of the file's tensors.
 template <Scalar T>
 std::int64_t save_session(const std::string& path, const Captioner<T>& captioner,
-                          std::string_view model) {
+                          std::string_view model, const std::vector<NamedTensor>& notes = {}) {
   using Archive = StateArchive<T>;
   const StreamNumbers numbers = Archive::numbers(captioner.stream());
   const CaptionerState text = captioner.state();
@@ -150,23 +151,29 @@ std::int64_t save_session(const std::string& path, const Captioner<T>& captioner
     ++layer;
   }
   all.add_pinned();
-  write_safetensors(path, all.tensors(),
+  std::vector<NamedTensor> tensors = all.tensors();
+  for (const NamedTensor& note : notes) {
+    tensors.push_back(note);
+    tensors.back().name = "notes." + note.name;
+  }
+  std::int64_t bytes = 0;
+  for (const NamedTensor& t : tensors) bytes += static_cast<std::int64_t>(t.bytes.size());
+  const std::string checksum = detail::session_checksum(tensors);
+  write_safetensors(path, std::move(tensors),
                     {{"format", std::string(detail::kSessionFormat)},
                      {"model", std::string(model)},
-                     {"checksum", detail::session_checksum(all.tensors())}});
-  std::int64_t bytes = 0;
-  for (const NamedTensor& t : all.tensors()) bytes += static_cast<std::int64_t>(t.bytes.size());
+                     {"checksum", checksum}});
   return bytes;
 }
 
 /// Makes `captioner` (of the same model, with the same StateOptions) go on where the saved one
 /// stopped; its other options may be others. Throws casa::error that names file and reason for a
 /// file that is cut, changed, no session, of another model, or does not fit; the captioner then
-/// stays as it is.
+/// stays as it is. Returns the file, for its "notes.<name>".
 template <Scalar T>
-void load_session(const std::string& path, Captioner<T>& captioner, std::string_view model) {
+SafeTensors load_session(const std::string& path, Captioner<T>& captioner, std::string_view model) {
   using Archive = StateArchive<T>;
-  const SafeTensors file = read_safetensors(path);
+  SafeTensors file = read_safetensors(path);
   const auto noted = [&](const char* key) -> std::string {
     const auto at = file.metadata().find(key);
     return at == file.metadata().end() ? std::string() : at->second;
@@ -244,6 +251,7 @@ void load_session(const std::string& path, Captioner<T>& captioner, std::string_
     if (message.starts_with(path)) throw;
     fail(path, ": ", message);
   }
+  return file;
 }
 
 }  // namespace io
