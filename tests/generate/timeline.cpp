@@ -8,6 +8,7 @@
 using casa::frame_milliseconds;
 using casa::FrameRate;
 using casa::parse_frame_rate;
+using casa::parse_srt_time;
 using casa::srt_time;
 
 namespace {
@@ -117,6 +118,21 @@ TEST_CASE("a time that does not fit, a frame below 0 and a rate of 0 are errors"
   CHECK_THROWS_AS(frame_milliseconds(-1, {2, 1}), casa::error);
   CHECK_THROWS_AS(frame_milliseconds(1, {0, 1}), casa::error);
   CHECK_THROWS_AS(frame_milliseconds(1, {2, -1}), casa::error);
+}
+
+TEST_CASE("SRT times read back, and nothing else is one") {
+  for (const std::int64_t ms :
+       {std::int64_t{0}, std::int64_t{999}, std::int64_t{61'001}, std::int64_t{3'599'999},
+        100 * std::int64_t{3'600'000} - 1, 25 * kDay, std::int64_t{1} << 61})
+    CHECK(parse_srt_time(srt_time(ms)) == ms);
+  CHECK(parse_srt_time("123:59:59,999") == 446'399'999);
+  for (const char* other :
+       {"", "0:00:00,000", "00:00:00.000", "00:00:00,00", "00:60:00,000", "00:00:60,000",
+        "-1:00:00,000", "00:-1:00,000", "00:00:00,0000", "00:00:00,000 ", "aa:00:00,000",
+        "00;00:00,000", "9999999999999:00:00,000"}) {
+    CAPTURE(other);
+    CHECK(!parse_srt_time(other));
+  }
 }
 
 TEST_CASE("SRT times carry, and hours grow past two digits") {

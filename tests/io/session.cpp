@@ -100,6 +100,33 @@ TEST_CASE("the same stream gives the same file") {
   CHECK(scratch.read("a") == scratch.read("c"));
 }
 
+TEST_CASE("notes come back with the session, and the checksum holds them") {
+  Stage<float> stage;
+  const Context context;
+  const Scratch scratch;
+  Captioner<float> captioner(stage.model, context, small_options());
+  captions(captioner, stage, 0, 3);
+  const std::vector<std::int64_t> frames = {7, 30000, 1001};
+  const auto plain = io::save_session(scratch.file("plain"), captioner, "m");
+  const auto bytes = io::save_session(scratch.file("s"), captioner, "m",
+                                      {io::named_tensor("frames", {3}, frames)});
+  CHECK(bytes == plain + 24);
+  Captioner<float> resumed(stage.model, context, small_options());
+  const auto file = io::load_session(scratch.file("s"), resumed, "m");
+  CHECK(file.at("notes.frames").to_vector<std::int64_t>() == frames);
+  CHECK(resumed.state() == captioner.state());
+  CHECK(io::load_session(scratch.file("plain"), resumed, "m").find("notes.frames") == nullptr);
+
+  std::string changed = scratch.read("s");
+  const std::string note(reinterpret_cast<const char*>(frames.data()), 24);
+  const std::size_t at = changed.find(note);
+  REQUIRE(at != std::string::npos);
+  changed[at] = 8;
+  scratch.write("s", changed);
+  CHECK(contains(refusal([&] { io::load_session(scratch.file("s"), resumed, "m"); }),
+                 "checksum differs"));
+}
+
 TEST_CASE("a wrong, changed or cut session is refused by name, and nothing changes") {
   Stage<float> stage;
   const Context context;

@@ -110,7 +110,7 @@ inline std::string srt_time(std::int64_t milliseconds) {
 
 /// The milliseconds that srt_time wrote as `time`; nothing where it is no such time.
 inline std::optional<std::int64_t> parse_srt_time(std::string_view time) {
-  constexpr std::size_t tail = 10, most_hour_digits = 9;  // ":mm:ss,mmm"
+  constexpr std::size_t tail = 10, most_hour_digits = 12;  // ":mm:ss,mmm"
   if (time.size() < tail + 2 || time.size() > tail + most_hour_digits) return std::nullopt;
   const std::size_t hours = time.size() - tail;
   std::int64_t value[4] = {};  // hours, minutes, seconds, milliseconds
