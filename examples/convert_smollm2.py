@@ -7,7 +7,9 @@ config.json, model.safetensors (bfloat16), tokenizer.json, tokenizer_config.json
 """
 import argparse
 import importlib.util
+import itertools
 import json
+import os
 import pathlib
 
 import gguf
@@ -56,6 +58,21 @@ def bfloat16(x):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
+def write_whole(path, parts):
+    """The file becomes the joined parts, or stays as it was: a full disk leaves no half model."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with open(temporary, "wb") as f:
+            for part in parts:
+                f.write(part)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_safetensors(path, tensors):
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, data in tensors.items():
@@ -63,10 +80,8 @@ def write_safetensors(path, tensors):
         offset += data.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for data in tensors.values():
-            f.write(data.tobytes())
+    head = len(text).to_bytes(8, "little") + text
+    write_whole(path, itertools.chain([head], (data.tobytes() for data in tensors.values())))
 
 
 def main():
@@ -106,7 +121,7 @@ def main():
         "bos_token_id": field("tokenizer.ggml.bos_token_id"), "eos_token_id": field("tokenizer.ggml.eos_token_id"),
         "pad_token_id": field("tokenizer.ggml.padding_token_id"),
     }
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_whole(out / "config.json", [(json.dumps(config, indent=2) + "\n").encode()])
 
     tokens, types = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.token_type")
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -128,13 +143,13 @@ def main():
             "vocab": {token: i for i, token in enumerate(tokens)}, "merges": field("tokenizer.ggml.merges"),
         },
     }
-    (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    (out / "tokenizer_config.json").write_text(json.dumps({
+    write_whole(out / "tokenizer.json", [json.dumps(tokenizer, ensure_ascii=False).encode()])
+    write_whole(out / "tokenizer_config.json", [(json.dumps({
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": tokens[config["bos_token_id"]],
         "eos_token": tokens[config["eos_token_id"]], "pad_token": tokens[config["pad_token_id"]],
         "model_max_length": config["max_position_embeddings"],
         "chat_template": field("tokenizer.chat_template"),
-    }, indent=2) + "\n")
+    }, indent=2) + "\n").encode()])
     print(f"{out}: {len(tensors)} tensors, {sum(t.nbytes for t in tensors.values()) / 1e6:.0f} MB")
 
 
