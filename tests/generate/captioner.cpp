@@ -19,7 +19,6 @@ namespace {
 struct Memory {
   Index pages = 0;
   std::size_t heap = 0;
-  friend bool operator==(const Memory&, const Memory&) = default;
 };
 
 Memory memory_in_use() {
