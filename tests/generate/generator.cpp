@@ -108,6 +108,12 @@ TEST_CASE("a text ends at a stop id, at its length, or when the callback says so
   });
   CHECK(cut.stop == Stop::callback);
   CHECK(cut.ids == seen);
+
+  GenerateOptions bounded;  // five of the prompt, three behind it, and the one that comes then
+  bounded.context = 8;
+  const auto full = generate(model, c.prompt(), bounded, 10, {});
+  CHECK(full.stop == Stop::length);
+  CHECK(full.ids == std::vector<int>(free.ids.begin(), free.ids.begin() + 4));
   CHECK(seen.size() == 3);
   CHECK(generate(model, c.prompt(), {}, 0, {}).ids.empty());
 }

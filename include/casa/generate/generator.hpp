@@ -26,7 +26,8 @@ struct GenerateOptions {
   StateOptions state = {};
   /// Text tokens of a prompt that go through the model at once. Bounds memory, not results.
   Index prefill_chunk = 512;
-  /// Most text tokens of a stream; 0: no bound. A prompt or token beyond it is a casa::error.
+  /// Most text tokens of a stream; 0: no bound. A prompt beyond it is a casa::error, and so is
+  /// advance() where has_room() is false; generate() ends there (Stop::length).
   Index context = 0;
 };
 
@@ -138,6 +139,11 @@ class Generator {
     }
   }
 
+  /// Does options().context let `count` more text tokens into the stream?
+  bool has_room(Index count = 1) const {
+    return options_.context == 0 || state_.text_len() + count <= options_.context;
+  }
+
   /// From now on every pass shows its hidden states; null: none does. Must outlive the passes.
   /// Streams that advance together are shown as one, by the first one's.
   void set_trace(const Trace<T>* trace) { trace_ = trace; }
@@ -151,8 +157,7 @@ class Generator {
 
  private:
   void require_room(Index count) const {
-    const auto needed = state_.text_len() + count;
-    require(options_.context == 0 || needed <= options_.context, "context: ", needed,
+    require(has_room(count), "context: ", state_.text_len() + count,
             " text tokens are more than the ", options_.context, " asked for");
   }
 
@@ -189,7 +194,7 @@ struct Generation {
 using OnToken = std::function<bool(std::size_t stream, int id)>;
 
 /// Continues prompts[s] by at most max_new_tokens under options[s], side by side, until each
-/// samples one of its stop ids. Throws casa::error as Generator does.
+/// samples one of its stop ids or its context is full. Throws casa::error as Generator does.
 template <Scalar T>
 std::vector<Generation> generate(const Decoder<T>& model, std::span<const Prompt<T>> prompts,
                                  std::span<const GenerateOptions> options, Index max_new_tokens,
@@ -221,7 +226,7 @@ std::vector<Generation> generate(const Decoder<T>& model, std::span<const Prompt
         g.stop = Stop::callback;
         return true;
       }
-      return static_cast<Index>(g.ids.size()) == max_new_tokens;
+      return static_cast<Index>(g.ids.size()) == max_new_tokens || !generators[s]->has_room();
     });
     going_on.clear();
     for (const std::size_t s : running) going_on.push_back(generators[s].get());
