@@ -19,35 +19,19 @@
 #include <iostream>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "casa/core/build_info.hpp"
-#include "casa/generate/generator.hpp"
-#include "casa/io/chat_template.hpp"
-#include "casa/io/image.hpp"
-#include "casa/io/image_tokens.hpp"
 #include "casa/io/json_writer.hpp"
-#include "casa/io/load_model.hpp"
-#include "casa/io/tokenizer.hpp"
 #include "casa/io/trace.hpp"
+#include "generate/session.hpp"
 #include "support/files.hpp"
 #include "support/program.hpp"
 
 namespace {
 
-using casa::Index;
-
 volatile std::sig_atomic_t interrupted = 0;
-
-struct Arguments {
-  std::string model, prompt, prompt_file, system, trace, dtype = "float", precision = "full";
-  std::vector<int> prompt_ids;
-  std::vector<std::string> images;
-  Index max_new_tokens = 128, threads = 0, context = 0, top_k = 0;
-  double temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
-  std::uint64_t seed = 0;
-  bool json = false, chat = false, ignore_eos = false, quiet = false;
-};
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -87,100 +71,15 @@ class Progress {
   std::thread thread_;
 };
 
-// A model folder, its tokenizer and image encoder, and one stream that goes on.
-class Session {
- public:
-  Session(const Arguments& a, const casa::Context& context)
-      : context_(context),
-        folder_(a.model),
-        model_(casa::io::load_model<float>(a.model, options(a))),
-        generator_(model_.decoder, generate_options(a)) {
-    if (casa::io::detail::file_exists(a.model + "/tokenizer.json")) {
-      tokenizer_.emplace(a.model);
-      tokenizer_->require_fits(model_.decoder.config().vocab_size);
-    }
-  }
-
-  const casa::io::Tokenizer& tokenizer() const {
-    casa::require(tokenizer_.has_value(),
-                  "the folder has no tokenizer.json: give the prompt as --prompt-ids");
-    return *tokenizer_;
-  }
-  bool has_tokenizer() const { return tokenizer_.has_value(); }
-  bool vision_delimiters() const { return tokenizer().find("<|vision_start|>").has_value(); }
-
-  // The template that the special tokens of the tokenizer tell of.
-  casa::io::ChatFamily chat_family() const {
-    if (vision_delimiters()) return casa::io::ChatFamily::qwen2_5_vl;
-    if (tokenizer().find("<|im_start|>")) return casa::io::ChatFamily::smollm2;
-    if (tokenizer().find("<|start_header_id|>")) return casa::io::ChatFamily::llama3;
-    casa::fail("no chat template is known for this tokenizer: give a raw text with --prompt");
-  }
-
-  // Images given as files, at the insertion points of the prompt.
-  void feed(const std::vector<int>& ids, const std::vector<Index>& points,
-            const std::vector<std::string>& images) {
-    if (!images.empty() && !encoder_) encoder_.emplace(model_, folder_);
-    std::vector<casa::io::EncodedImage<float>> encoded;
-    Index rows = 0;
-    for (const std::string& file : images) {
-      encoded.push_back(encoder_->encode(casa::io::read_image(file), context_));
-      rows += encoded.back().tokens.rows();
-    }
-    casa::Matrix<float> tokens(rows, model_.decoder.config().hidden_size);
-    std::vector<casa::Insertion> insertions;
-    std::vector<casa::ImageGrid> grids;
-    Index row = 0;
-    for (std::size_t i = 0; i < encoded.size(); ++i) {
-      const auto& [image, grid] = encoded[i];
-      std::copy_n(image.data(), image.size(), tokens.row(row));
-      row += image.rows();
-      insertions.push_back({points[i], image.rows()});
-      grids.push_back(grid);
-    }
-    generator_.feed({ids, insertions, tokens, grids}, context_);
-  }
-
-  std::vector<int> stop_ids() const { return model_.config.tokens.eos; }
-  casa::Generator<float>& generator() { return generator_; }
-  const casa::io::Model<float>& model() const { return model_; }
-
- private:
-  static casa::io::ModelOptions options(const Arguments& a) {
-    casa::io::ModelOptions o;
-    o.weights = a.dtype == "bf16"   ? casa::WeightType::bfloat16
-                : a.dtype == "int8" ? casa::WeightType::int8
-                                    : casa::WeightType::native;
-    o.files.map = true;  // packed as it is read: the file's pages are given back on the way
-    return o;
-  }
-  casa::GenerateOptions generate_options(const Arguments& a) const {
-    casa::GenerateOptions o;
-    o.sampling.temperature = a.temperature;
-    o.sampling.top_k = a.top_k;
-    o.sampling.top_p = a.top_p;
-    o.sampling.min_p = a.min_p;
-    o.sampling.repetition_penalty = a.repeat_penalty;
-    o.sampling.seed = a.seed;
-    o.context = a.context;
-    return o;
-  }
-
-  const casa::Context& context_;
-  std::string folder_;
-  casa::io::Model<float> model_;
-  casa::Generator<float> generator_;
-  std::optional<casa::io::Tokenizer> tokenizer_;
-  std::optional<casa::io::ImageEncoder<float>> encoder_;
-};
-
 struct Answer {
   std::vector<int> ids;
   std::string text;
+  std::string finish_reason;  // "stop": a stop id; "length": a limit; "interrupted": Ctrl-C
   double seconds = 0;
 };
 
-// Speaks until a stop id, the limit, or Ctrl-C; each piece goes to `say` as soon as it is certain.
+// Speaks until a stop id, a limit (--max-new-tokens or the context), or Ctrl-C; each piece goes to
+// `say` as soon as it is certain.
 template <class Say>
 Answer speak(Session& session, const Arguments& a, const casa::Context& context, Say say) {
   Answer answer;
@@ -192,12 +91,24 @@ Answer speak(Session& session, const Arguments& a, const casa::Context& context,
     answer.text += piece;
     say(piece);
   };
-  while (static_cast<Index>(answer.ids.size()) < a.max_new_tokens && !interrupted) {
-    if (!answer.ids.empty()) session.generator().advance(context);
-    const int id = session.generator().sample();
-    if (std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end()) break;
-    answer.ids.push_back(id);
-    if (decoder) emit(decoder->push(id));
+  casa::Generator<float>& generator = session.generator();
+  while (answer.finish_reason.empty()) {
+    if (interrupted) {
+      answer.finish_reason = "interrupted";
+    } else if (static_cast<Index>(answer.ids.size()) >= a.max_new_tokens ||
+               (!answer.ids.empty() && !generator.has_room())) {
+      answer.finish_reason = "length";
+    } else {
+      if (!answer.ids.empty()) generator.advance(context);
+      const int id = generator.sample();
+      if (std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end()) {
+        answer.finish_reason = "stop";
+        break;
+      }
+      answer.ids.push_back(id);
+      // An embedding may have more rows than there are tokens.
+      if (decoder && session.tokenizer().has_token(id)) emit(decoder->push(id));
+    }
   }
   if (decoder) emit(decoder->finish());
   answer.seconds = now() - begin;
@@ -219,34 +130,45 @@ void report(std::size_t prompt_tokens, double prefill, const Answer& answer) {
   const auto rate = [](std::size_t n, double s) { return s > 0 ? static_cast<double>(n) / s : 0; };
   std::fprintf(
       stderr,
-      "prompt: %zu tokens, %.1f tokens/s; answer: %zu tokens, %.1f tokens/s; peak %.0f MiB\n",
-      prompt_tokens, rate(prompt_tokens, prefill), answer.ids.size(),
+      "prompt: %zu tokens, %.1f tokens/s; answer: %zu tokens (%s), %.1f tokens/s; peak %.0f MiB\n",
+      prompt_tokens, rate(prompt_tokens, prefill), answer.ids.size(), answer.finish_reason.c_str(),
       rate(answer.ids.size(), answer.seconds), static_cast<double>(peak_bytes()) / 1048576);
 }
 
-casa::io::Prompt prompt_text(const Session& session, const Arguments& a) {
+casa::io::EncodedPrompt encoded_prompt(Session& session, const Arguments& a) {
+  using namespace casa::io;
+  if (!a.prompt_ids.empty())  // pictures stand before the ids
+    return {a.prompt_ids, std::vector<Index>(a.images.size(), 0)};
   std::string text = a.prompt;
-  if (!a.images.empty() && text.find(casa::io::kImageMark) == std::string::npos)
-    for (std::size_t i = 0; i < a.images.size(); ++i) text.insert(0, casa::io::kImageMark);
-  if (!a.chat && a.system.empty()) return casa::io::plain_prompt(text, session.vision_delimiters());
-  std::vector<casa::io::ChatMessage> messages;
-  if (!a.system.empty()) messages.push_back({"system", a.system});
-  messages.push_back({"user", text});
-  return casa::io::chat_prompt(session.chat_family(), messages);
+  if (split_marks(text).image_at.empty())
+    for (std::size_t i = 0; i < a.images.size(); ++i) text.insert(0, kImageMark);
+  Prompt prompt;
+  if (a.chat) {
+    const ChatTemplate& chat = session.chat();
+    const MarkedText marked = split_marks(text);
+    std::vector<ChatMessage> messages;
+    if (!a.system.empty()) messages.push_back({"system", a.system});
+    messages.push_back({"user", marked.text, marked.image_at});
+    prompt = chat_prompt(chat, messages, session.chat_options());
+  } else {
+    prompt = plain_prompt(text, session.vision_delimiters());
+  }
+  require_images(prompt, static_cast<Index>(a.images.size()));
+  return encode(session.tokenizer(), prompt);
+}
+
+std::vector<std::string> chat_names() {
+  std::vector<std::string> names;
+  for (const casa::io::ChatTemplate& t : casa::io::kChatTemplates) names.emplace_back(t.name);
+  return names;
 }
 
 int run_once(Session& session, const Arguments& a, const casa::Context& context) {
-  casa::io::EncodedPrompt prompt;
-  if (!a.prompt_ids.empty()) {
-    prompt.ids = a.prompt_ids;
-    prompt.insertions.assign(a.images.size(), 0);  // pictures stand before the ids
-  } else {
-    const casa::io::Prompt text = prompt_text(session, a);
-    casa::io::require_images(text, static_cast<Index>(a.images.size()));
-    prompt = casa::io::encode(session.tokenizer(), text);
-  }
+  const casa::io::EncodedPrompt prompt = encoded_prompt(session, a);
+  std::vector<Session::Image> images;
+  for (const std::string& file : a.images) images.push_back(session.read_image(file));
   const double begin = now();
-  session.feed(prompt.ids, prompt.insertions, a.images);
+  session.feed(prompt, images);
   const double prefill = now() - begin;
   const Answer answer = speak(session, a, context, [&](const std::string& piece) {
     if (!a.json) say_to_stdout(piece);
@@ -258,6 +180,7 @@ int run_once(Session& session, const Arguments& a, const casa::Context& context)
     w.end_array().key("ids").begin_array();
     for (const int id : answer.ids) w.value(id);
     w.end_array().member("text", answer.text);
+    w.member("finish_reason", answer.finish_reason);
     w.member("prefill_seconds", prefill).member("decode_seconds", answer.seconds);
     w.member("peak_bytes", peak_bytes()).end_object();
     program::put(w.str() + "\n");
@@ -270,40 +193,54 @@ int run_once(Session& session, const Arguments& a, const casa::Context& context)
 }
 
 // A conversation. /image FILE shows a picture with the next turn, /quit (or end of input) ends.
+// What can not be said or shown is told, and the conversation goes on as if it had not been.
 int run_chat(Session& session, const Arguments& a, const casa::Context& context) {
   using namespace casa::io;
-  const ChatFamily family = session.chat_family();
-  const bool llama = family == ChatFamily::llama3;
-  std::vector<std::string> images = a.images;
+  const ChatTemplate& chat = session.chat();
+  std::vector<Session::Image> images;
+  for (const std::string& file : a.images) images.push_back(session.read_image(file));
+  const auto complain = [](const std::exception& e, const char* what) {
+    std::fprintf(stderr, "generate: %s (%s)\n", e.what(), what);
+  };
   bool first = true;
   for (std::string line; !interrupted;) {
     if (isatty(STDIN_FILENO)) std::fputs("> ", stderr);
     if (!std::getline(std::cin, line) || line == "/quit") break;
+    if (line.empty()) continue;
     if (line.starts_with("/image ")) {
-      images.push_back(line.substr(7));
+      try {
+        images.push_back(session.read_image(line.substr(7)));
+      } catch (const std::exception& e) {
+        complain(e, "there is no such picture in the next turn");
+      }
       continue;
     }
-    if (line.empty()) continue;
-    std::string said = line;
-    for (std::size_t i = 0; i < images.size(); ++i) said.insert(0, kImageMark);
+    // A picture stands before what is said; <image> in a line is text.
     std::vector<ChatMessage> messages;
     if (first && !a.system.empty()) messages.push_back({"system", a.system});
-    messages.push_back({"user", said});
-    Prompt turn = chat_prompt(family, messages);
-    if (!first) {  // the opening stands once; before a new turn the last answer ends as turns do
-      const auto user = turn.text.find(llama ? "<|start_header_id|>user" : "<|im_start|>user");
-      const std::string end = llama ? "<|eot_id|>" : "<|im_end|>\n";
-      turn.text = end + turn.text.substr(user);
-      for (std::size_t& at : turn.image_at) at = at - user + end.size();
+    messages.push_back({"user", line, std::vector<std::size_t>(images.size(), 0)});
+    EncodedPrompt prompt;
+    try {
+      prompt =
+          encode(session.tokenizer(), first ? chat_prompt(chat, messages, session.chat_options())
+                                            : next_turn(chat, messages, session.chat_options()));
+    } catch (const std::exception& e) {
+      complain(e, "the turn was not taken");
+      continue;
     }
-    const EncodedPrompt prompt = encode(session.tokenizer(), turn);
     const double begin = now();
-    session.feed(prompt.ids, prompt.insertions, images);
+    const Index length = session.generator().state().text_len();
+    try {
+      session.feed(prompt, std::exchange(images, {}));
+    } catch (const std::exception& e) {
+      if (session.generator().state().text_len() != length) throw;  // the stream is half fed
+      complain(e, "the turn was not taken, nor its pictures");
+      continue;
+    }
     const double prefill = now() - begin;
     const Answer answer = speak(session, a, context, say_to_stdout);
     say_to_stdout("\n");
     if (!a.quiet) report(prompt.ids.size(), prefill, answer);
-    images.clear();
     first = false;
   }
   return interrupted ? 130 : 0;
@@ -315,7 +252,9 @@ int main(int argc, char** argv) {
   Arguments a;
   CLI::App app{"Generates text with the model of a folder (Hugging Face layout)."};
   app.add_option("-m,--model", a.model, "model folder")->required()->envname("CASA_MODEL");
-  auto* text = app.add_option("-p,--prompt", a.prompt, "text to continue; <image> marks a picture");
+  auto* text = app.add_option(
+      "-p,--prompt", a.prompt,
+      "text to continue; <image> is the place of a picture, \\<image> is that text itself");
   auto* ids =
       app.add_option("--prompt-ids,--prompt_ids", a.prompt_ids, "token ids instead of a text")
           ->delimiter(',');
@@ -323,8 +262,24 @@ int main(int argc, char** argv) {
   text->excludes(ids, file);
   ids->excludes(file);
   app.add_option("--system", a.system, "system message (implies --chat)");
-  app.add_flag("--chat", a.chat, "put the prompt into the model's chat template");
-  app.add_option("--image", a.images, "picture (JPEG, PNG, PPM), once per <image>")->delimiter(',');
+  app.add_flag(
+      "--chat", a.chat,
+      "put the prompt into the folder's chat template; special tokens in it are then text");
+  app.add_option("--chat-template", a.chat_template,
+                 "write chats so, whatever the folder says (implies --chat)")
+      ->check(CLI::IsMember(chat_names()));
+  app.add_flag("--no-system", a.no_system,
+               "without the system turn that the chat template adds by itself");
+  app.add_option("--date", a.date,
+                 "the date that the chat template writes, as \"26 Jul 2024\" (default: its own)");
+  app.add_option_function<std::string>(  // a file name may hold commas and brackets
+         "--image", [&a](const std::string& picture) { a.images.push_back(picture); },
+         "picture (JPEG, PNG, PPM), once per <image>; without <image> it stands first")
+      ->trigger_on_parse();
+  app.add_flag("--any-pattern", a.any_pattern,
+               "take any regular expression of tokenizer.json, not only the published ones");
+  app.add_flag("--unknown-fields", a.unknown_fields,
+               "pass over fields of tokenizer.json that are not known");
   app.add_option("-n,--max-new-tokens,--max_new_tokens,--predict,--n-predict", a.max_new_tokens,
                  "most tokens to generate")
       ->check(CLI::NonNegativeNumber)
@@ -336,7 +291,7 @@ int main(int argc, char** argv) {
   app.add_option("--repeat-penalty,--repetition_penalty", a.repeat_penalty, "1 is off")
       ->capture_default_str();
   app.add_option("-s,--seed", a.seed, "of the random draws")->capture_default_str();
-  app.add_option("-t,--threads", a.threads, "worker threads (0: all of the machine)")
+  app.add_option("-t,--threads", a.threads, "worker threads (0: all processors that this process may use)")
       ->check(CLI::NonNegativeNumber)
       ->envname("CASA_THREADS");
   app.add_option("-c,--context,--ctx-size", a.context,
@@ -357,6 +312,7 @@ int main(int argc, char** argv) {
   app.add_flag("--ignore-eos,--ignore_eos", a.ignore_eos, "go on after a stop token");
   app.add_flag("-q,--quiet", a.quiet, "nothing on stderr but errors");
   return program::run("generate", app, argc, argv, [&] {
+    a.chat |= !a.system.empty() || !a.chat_template.empty() || a.no_system || !a.date.empty();
     struct sigaction action {};
     action.sa_handler = [](int) {
       if (interrupted) _exit(130);
@@ -387,6 +343,9 @@ int main(int argc, char** argv) {
     Progress progress(a.quiet);
     Session session(a, context);
     progress.stop();
+    if (session.has_tokenizer() && !a.quiet)
+      for (const std::string& warning : session.tokenizer().warnings())
+        std::fprintf(stderr, "generate: %s\n", warning.c_str());
     casa::io::TraceRecorder<float> recorder;
     const casa::Trace<float> trace = recorder.hook();
     if (!a.trace.empty()) session.generator().set_trace(&trace);

@@ -11,10 +11,9 @@
 
 class Words {
  public:
-  Words(const std::string& folder, casa::Index vocab_size) {
+  Words(const std::string& folder, casa::Index vocab_size) : vocab_size_(vocab_size) {
     if (std::filesystem::exists(folder + "/tokenizer.json")) {
       tokenizer_.emplace(folder);
-      tokenizer_->require_fits(vocab_size);
       return;
     }
     const casa::io::Json config = casa::io::read_json(folder + "/config.json");
@@ -24,8 +23,12 @@ class Words {
 
   /// The ids of a text. Words of a "vocab" follow each other without spaces.
   std::vector<int> ids(std::string_view text) const {
-    if (tokenizer_) return tokenizer_->encode(text, false);
     std::vector<int> found;
+    if (tokenizer_) {
+      found = tokenizer_->encode(text, false);
+      tokenizer_->require_rows(found, vocab_size_);
+      return found;
+    }
     while (!text.empty()) {
       int best = -1;
       for (std::size_t i = 0; i < vocab_.size(); ++i)
@@ -46,7 +49,8 @@ class Words {
       if (words.tokenizer_) decoder_.emplace(*words.tokenizer_);
     }
     std::string push(int id) {
-      if (decoder_) return decoder_->push(id);
+      // The embedding may have rows that no token names.
+      if (decoder_) return words_.tokenizer_->has_token(id) ? decoder_->push(id) : std::string();
       const auto u = static_cast<std::size_t>(id);
       return u < words_.vocab_.size() ? words_.vocab_[u] : casa::text("<", id, ">");
     }
@@ -60,6 +64,7 @@ class Words {
   bool has_tokenizer() const { return tokenizer_.has_value(); }
 
  private:
+  casa::Index vocab_size_;
   std::optional<casa::io::Tokenizer> tokenizer_;
   std::vector<std::string> vocab_;
 };

@@ -53,7 +53,7 @@ if [ -x "$CASA_EXAMPLES/generate" ]; then
   for threads in 1 2; do
     expect 0 "generate --json" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 3,14,15,92 -n 5 --json -t $threads --ignore-eos
     holds "one object, nothing else" \
-      grep -qzE '^\{"prompt_ids":\[3,14,15,92\],"ids":\[[0-9]+(,[0-9]+){4}\],"text":"","prefill_seconds":[0-9.e+-]+,"decode_seconds":[0-9.e+-]+,"peak_bytes":[0-9]+\}.$' "$work/out"
+      grep -qzE '^\{"prompt_ids":\[3,14,15,92\],"ids":\[[0-9]+(,[0-9]+){4}\],"text":"","finish_reason":"length","prefill_seconds":[0-9.e+-]+,"decode_seconds":[0-9.e+-]+,"peak_bytes":[0-9]+\}.$' "$work/out"
     sed -E 's/.*"ids":\[([0-9,]*)\],"text.*/\1/' "$work/out" > "$work/ids.$threads"
   done
   holds "ids do not depend on threads" cmp -s "$work/ids.1" "$work/ids.2"

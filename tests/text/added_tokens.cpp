@@ -11,15 +11,16 @@ using namespace casa::io::detail;
 namespace {
 
 /// The text with tokens as <id>.
-std::string marked(const std::vector<AddedToken>& tokens, const std::string& text) {
+std::string marked(const std::vector<AddedToken>& tokens, const std::string& text,
+                   const std::vector<casa::io::TextRange>& plain = {}) {
   std::string out;
   AddedTokenFinder(tokens, Normalizer())
       .split(
-          text,
+          text, plain,
           [&](std::size_t begin, std::size_t end) {
             out += "[" + text.substr(begin, end - begin) + "]";
           },
-          [&](int id) { out += "<" + std::to_string(id) + ">"; });
+          [&](const AddedToken& token) { out += "<" + std::to_string(token.id) + ">"; });
   return out;
 }
 
@@ -63,6 +64,22 @@ TEST_CASE("of two tokens that normalize to the same the special one is found") {
   std::vector<int> found;
   AddedTokenFinder({plain, special}, nfc)
       .split(
-          "\xc3\xa9", [](auto, auto) {}, [&](int id) { found.push_back(id); });
+          "\xc3\xa9", {}, [](auto, auto) {},
+          [&](const AddedToken& token) { found.push_back(token.id); });
   CHECK(found == std::vector{2});
+}
+
+TEST_CASE("special tokens are found where the text is not plain, others everywhere") {
+  AddedToken end = {1, "<|e|>"}, longer = {2, "<|e|>x"}, swallows = {3, "y<|e|>"}, other = {4, "b"};
+  end.special = longer.special = swallows.special = true;
+  const std::vector<AddedToken> tokens = {end, longer, swallows, other, {5, "e"}};
+  CHECK(marked(tokens, "a<|e|>b", {{0, 7}}) == "[a<|e|>]<4>");  // the e in it is passed over too
+  CHECK(marked(tokens, "a<|e|>b", {{0, 1}, {6, 7}}) == "[a]<1><4>");
+  // no special token reaches over an edge, and the one before the edge is found
+  CHECK(marked(tokens, "<|e|>x") == "<2>");
+  CHECK(marked(tokens, "<|e|>x", {{5, 6}}) == "<1>[x]");
+  CHECK(marked(tokens, "y<|e|>", {{0, 1}}) == "[y]<1>");
+  CHECK(marked(tokens, "<|e|>", {{0, 2}}) == "[<|]<5>[|>]");
+  CHECK(marked(tokens, "<|e|><|e|><|e|>", {{5, 10}}) == "<1>[<|e|>]<1>");
+  CHECK(marked(tokens, "<|e|><|e|>", {{0, 0}, {3, 3}, {5, 10}}) == "[<|]<5>[|><|e|>]");
 }

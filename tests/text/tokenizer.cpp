@@ -186,10 +186,49 @@ TEST_CASE("what is no id, no text or no fit is an error") {
   options.limits.text_bytes = 8;
   CHECK_NOTHROW(small::make(small::byte_level(), options).encode("12345678"));
   CHECK_THROWS_AS(small::make(small::byte_level(), options).encode("123456789"), casa::error);
-  CHECK_NOTHROW(tokenizer.require_fits(261));
-  CHECK_THROWS_WITH_AS(tokenizer.require_fits(260),
-                       "Tokenizer: ids go up to 260, but the model's embedding has 260 rows",
+  CHECK_THROWS_AS(tokenizer.encode("abc", true, std::vector<TextRange>{{0, 4}}), casa::error);
+  CHECK_THROWS_AS(tokenizer.encode("abc", true, std::vector<TextRange>{{2, 1}}), casa::error);
+  CHECK_THROWS_AS(tokenizer.encode("abc", true, std::vector<TextRange>{{1, 2}, {1, 3}}),
+                  casa::error);
+}
+
+TEST_CASE("a token beyond the embedding is an error when it is met") {
+  const Tokenizer tokenizer = small::make(small::byte_level());
+  CHECK_NOTHROW(tokenizer.require_rows(tokenizer.encode("abc"), 260));
+  CHECK_THROWS_WITH_AS(tokenizer.require_rows(tokenizer.encode("abc<eos>"), 260),
+                       "Tokenizer: the token \"<eos>\" has the id 260, but the model's embedding "
+                       "has 260 rows",
                        casa::error);
+  CHECK_THROWS_AS(tokenizer.require_rows(std::vector{-1}, 260), casa::error);
+}
+
+TEST_CASE("an id that no token has is no text and no error") {
+  auto parts = small::byte_level();
+  std::string& model = parts["model"];
+  model.replace(model.find("\"abc\":257"), 9, "\"abc\":270");
+  const Tokenizer tokenizer = small::make(parts);
+  CHECK(tokenizer.vocab_size() == 271);
+  CHECK(tokenizer.encode("abc") == std::vector{270});
+  CHECK_FALSE(tokenizer.has_token(257));
+  CHECK_FALSE(tokenizer.has_token(271));
+  CHECK_THROWS_AS(tokenizer.token(257), casa::error);
+  CHECK_THROWS_AS(tokenizer.token(269), casa::error);
+  CHECK(tokenizer.decode(std::vector{65, 257, 270, 265}) == "Aabc");
+  StreamDecoder decoder(tokenizer);
+  CHECK(decoder.push(257) == "");
+  CHECK(decoder.push(270) == "abc");
+}
+
+TEST_CASE("a special token that is marked normalized is not missed in silence") {
+  auto parts = small::byte_level();
+  parts["added_tokens"] = R"([{"id":260,"content":"<eos>","single_word":false,"lstrip":false,)"
+                          R"("rstrip":false,"normalized":true,"special":true}])";
+  const Tokenizer tokenizer = small::make(parts);
+  CHECK(tokenizer.encode("<eos>") == std::vector{260});
+  CHECK(tokenizer.encode_plain("<eos>").size() == 5);
+  const std::vector<TextRange> second = {{5, 10}}, last = {{5, 6}};
+  CHECK_THROWS_AS(tokenizer.encode("<eos><eos>", true, second), casa::error);
+  CHECK(tokenizer.encode("abcab<", true, last) == tokenizer.encode("abcab<"));
 }
 
 TEST_CASE("a match that costs too much is an error of that call") {

@@ -1,9 +1,13 @@
-// Conversations as the text that chat models were trained on: the templates of Qwen2.5-VL, SmolLM2
-// and Llama 3 as functions, and prompts with the places at which images are inserted.
+// Conversations as the text that chat models were trained on: the published templates as functions,
+// and the number by which the text of each is known.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <ctime>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,191 +15,268 @@
 #include <vector>
 
 #include "casa/core/error.hpp"
-#include "casa/io/tokenizer.hpp"
+#include "casa/io/chat_template_text.hpp"
+#include "casa/io/prompt.hpp"
 
 CASA_NAMESPACE_BEGIN
 namespace io {
 
-/// Where this stands in a prompt or a message, an image is inserted.
-inline constexpr std::string_view kImageMark = "<image>";
-
 /// One turn of a conversation.
 struct ChatMessage {
-  std::string role;     ///< "system", "user" or "assistant"
-  std::string content;  ///< may hold image marks
+  std::string role;                        ///< "system", "user" or "assistant"
+  std::string content;                     ///< text; special tokens in it are text like any other
+  std::vector<std::size_t> image_at = {};  ///< places (bytes of content, going up) of its images
 };
 
-enum class ChatFamily { qwen2_5_vl, smollm2, llama3 };
+/// What is written around a turn.
+enum class ChatStyle { chatml, llama3 };
 
-/// What stands in the text for an image.
-enum class ImageForm {
-  insertion_point,  ///< nothing: the image is known by its place alone (CASA)
-  image_pad         ///< one <|image_pad|> for an image (Qwen2.5-VL's own form)
+/// Which date a template writes above the system text where no other is asked for.
+enum class ChatDate { none, july_2024, today };
+
+/// A chat template, as far as conversations of text and images go (no tools).
+struct ChatTemplate {
+  std::string_view name;
+  ChatStyle style = ChatStyle::chatml;
+  /// The system text where the first message is none; empty: there is no such turn.
+  std::string_view default_system = {};
+  bool vision_delimiters = false;  ///< an image stands between <|vision_start|> and <|vision_end|>
+  ChatDate date = ChatDate::none;  ///< other than none: a system turn with dates, always
+  bool requires_bos = false;       ///< can not be written without a bos token
+  bool always_answers = false;     ///< ends with the head of an answer whether asked or not
 };
 
-/// A text, and the places (bytes) at which images are inserted, in order.
-struct Prompt {
-  std::string text = {};
-  std::vector<std::size_t> image_at = {};
-  bool add_special = true;  ///< false where the text itself holds what the tokenizer would add
+/// The templates we know, by name.
+inline constexpr std::array<ChatTemplate, 8> kChatTemplates = {{
+    {.name = "chatml"},
+    {.name = "smollm2",
+     .default_system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"},
+    {.name = "qwen2", .default_system = "You are a helpful assistant."},
+    {.name = "qwen2.5",
+     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    {.name = "qwen2.5-vl",
+     .default_system = "You are a helpful assistant.",
+     .vision_delimiters = true},
+    {.name = "llama3", .style = ChatStyle::llama3, .requires_bos = true},
+    {.name = "llama3.1", .style = ChatStyle::llama3, .date = ChatDate::july_2024},
+    {.name = "llama3.2", .style = ChatStyle::llama3, .date = ChatDate::today},
+}};
 
-  Index num_images() const { return static_cast<Index>(image_at.size()); }
-  friend bool operator==(const Prompt&, const Prompt&) = default;
-};
+/// "chatml, smollm2, ...": what chat_template() knows.
+inline std::string chat_template_names() {
+  std::string names;
+  for (const ChatTemplate& t : kChatTemplates)
+    names.append(names.empty() ? "" : ", ").append(t.name);
+  return names;
+}
 
-/// Token ids, and for each image the index of the token before which it is inserted.
-struct EncodedPrompt {
-  std::vector<int> ids = {};
-  std::vector<Index> insertions = {};
-  friend bool operator==(const EncodedPrompt&, const EncodedPrompt&) = default;
+/// The template of a name. Throws casa::error where there is none.
+inline const ChatTemplate& chat_template(std::string_view name) {
+  for (const ChatTemplate& t : kChatTemplates)
+    if (t.name == name) return t;
+  fail("no chat template is called ", casa::quoted(name), "; known are ", chat_template_names());
+}
+
+/// The template that a text in Jinja is, by its hash; nothing where it is not a published one.
+/// Throws casa::error for a text that is no template.
+inline std::optional<ChatTemplate> published_chat_template(std::string_view jinja) {
+  struct Row {
+    std::uint64_t hash;
+    std::string_view name;
+    bool always_answers = false;
+  };
+  // tests/text/chat_templates.py says where each text is found and holds them against this table.
+  constexpr std::array<Row, 11> known = {{
+      {0x3228f3ab876bb3d6, "chatml"},
+      {0x272d690885cbd340, "chatml"},  // says first what add_generation_prompt is when not given
+      {0x1ce7e9d93a3391ab, "smollm2"},
+      {0x44e5c9b48afcf84e, "qwen2"},
+      {0xded0e0b4476fdfbf, "qwen2"},  // Qwen2.5's base and 1M models: without tools the same
+      {0x6a1ccafcc48f0433, "qwen2.5"},
+      {0x3761c7fa03899b57, "qwen2.5-vl"},  // Qwen2-VL's too
+      {0x63f81a85fd9f77ea, "llama3"},
+      {0xa4484df88a993e6c, "llama3", true},  // as first published
+      {0x444be72107422841, "llama3.1"},      // Llama 3.3's too
+      {0xad87aefc9e385d54, "llama3.2"},
+  }};
+  const std::uint64_t hash = chat_template_hash(jinja);
+  for (const Row& row : known) {
+    if (row.hash != hash) continue;
+    ChatTemplate found = chat_template(row.name);
+    found.always_answers = row.always_answers;
+    return found;
+  }
+  return std::nullopt;
+}
+
+/// What a template is given besides the messages.
+struct ChatOptions {
+  bool add_generation_prompt = true;  ///< with the head of the answer that is to come
+  bool own_system = true;             ///< false: without the system turn that no message asks for
+  std::string date = {};              ///< in place of the date that the template writes by itself
+  std::string bos = "<|begin_of_text|>";
+  ImageForm form = ImageForm::insertion_point;  ///< image_pad: with vision delimiters only
 };
 
 namespace detail {
 
-/// Appends content; each image mark in it becomes a place.
-inline void append_content(Prompt& prompt, std::string_view content, bool vision_delimiters,
-                           ImageForm form) {
-  for (;;) {
-    const std::size_t mark = content.find(kImageMark);
-    prompt.text += content.substr(0, mark);
-    if (mark == std::string_view::npos) return;
-    if (vision_delimiters) prompt.text += "<|vision_start|>";
-    if (form == ImageForm::image_pad) prompt.text += "<|image_pad|>";
-    prompt.image_at.push_back(prompt.text.size());
-    if (vision_delimiters) prompt.text += "<|vision_end|>";
-    content.remove_prefix(mark + kImageMark.size());
-  }
-}
-
 /// Without the white space at both ends that Python's str.strip() takes away.
-inline std::string_view stripped(std::string_view s) {
+inline TextRange stripped(std::string_view s) {
   const auto is_space = [](char32_t c) { return is_white_space(c) || (c >= 0x1c && c <= 0x1f); };
-  while (!s.empty() && is_space(code_point(s))) s.remove_prefix(utf8_size(s[0]));
-  while (!s.empty()) {
-    const std::size_t last = previous_character(s, s.size());
+  TextRange r{0, s.size()};
+  while (r.begin < r.end && is_space(code_point(s, r.begin))) r.begin += utf8_size(s[r.begin]);
+  while (r.begin < r.end) {
+    const std::size_t last = previous_character(s, r.end);
     if (!is_space(code_point(s, last))) break;
-    s = s.substr(0, last);
+    r.end = last;
   }
-  return s;
+  return r;
 }
 
-inline void append_chatml(Prompt& prompt, std::span<const ChatMessage> messages,
-                          std::string_view default_system, ImageForm form, bool vision_delimiters) {
-  const auto turn = [&](std::string_view role, std::string_view content) {
-    prompt.text.append("<|im_start|>").append(role).append("\n");
-    append_content(prompt, content, vision_delimiters, form);
-    prompt.text += "<|im_end|>\n";
-  };
-  if (!messages.empty() && messages.front().role != "system") turn("system", default_system);
-  for (const ChatMessage& m : messages) turn(m.role, m.content);
+/// Today as strftime("%d %b %Y") writes it, in English.
+inline std::string today() {
+  constexpr std::array<std::string_view, 12> months = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  const std::time_t now = std::time(nullptr);
+  std::tm t = {};
+  require(localtime_r(&now, &t) != nullptr, "chat template: the date of today is not known");
+  return casa::text(t.tm_mday < 10 ? "0" : "", t.tm_mday, " ",
+                    months[static_cast<std::size_t>(t.tm_mon)], " ", t.tm_year + 1900);
 }
+
+/// Writes turns one after the other.
+class ChatWriter {
+ public:
+  ChatWriter(const ChatTemplate& chat, const ChatOptions& options)
+      : chat_(chat), options_(options) {
+    require(options.form != ImageForm::image_pad || chat.vision_delimiters, "chat template ",
+            chat.name, ": it has no image_pad tokens");
+    require(options.date.empty() || chat.date != ChatDate::none, "chat template ", chat.name,
+            ": it has no date, got ", casa::quoted(options.date));
+    require_utf8("the date", options.date);
+    prompt.add_special = false;
+  }
+
+  /// What stands before the first turn, and the system turn if there is one. Returns how many
+  /// messages that took.
+  std::size_t open(std::span<const ChatMessage> messages) {
+    const bool llama = chat_.style == ChatStyle::llama3;
+    if (llama) {
+      require(!chat_.requires_bos || !options_.bos.empty(), "chat template ", chat_.name,
+              ": it needs a bos token, and the folder names none");
+      prompt.text += options_.bos;
+    }
+    const bool has_system = messages.front().role == "system";
+    if (!options_.own_system) return 0;
+    if (llama && chat_.date != ChatDate::none) {
+      begin_turn("system");
+      prompt.text += "Cutting Knowledge Date: December 2023\nToday Date: ";
+      if (options_.date.empty())
+        prompt.text += chat_.date == ChatDate::today ? today() : "26 Jul 2024";
+      else
+        plain(options_.date);
+      prompt.text += "\n\n";
+      if (has_system) content(messages.front());
+      end_turn();
+      return has_system ? 1 : 0;
+    }
+    if (!has_system && !chat_.default_system.empty()) {
+      begin_turn("system");
+      prompt.text += chat_.default_system;
+      end_turn();
+    }
+    return 0;
+  }
+  void turns(std::span<const ChatMessage> messages) {
+    for (const ChatMessage& m : messages) {
+      begin_turn(m.role);
+      content(m);
+      end_turn();
+    }
+    if (options_.add_generation_prompt || chat_.always_answers) begin_turn("assistant");
+  }
+  void end_turn() {
+    prompt.text += chat_.style == ChatStyle::llama3 ? "<|eot_id|>" : "<|im_end|>\n";
+  }
+
+  static void check(std::span<const ChatMessage> messages) {
+    require(!messages.empty(), "chat: there is no message");
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+      const ChatMessage& m = messages[i];
+      require(m.role == "system" || m.role == "user" || m.role == "assistant", "chat: message ", i,
+              ": expected the role system, user or assistant, got ", casa::quoted(m.role));
+      require_utf8(casa::text("message ", i), m.content);
+      std::size_t last = 0;
+      for (const std::size_t at : m.image_at) {
+        require(last <= at && at <= m.content.size() &&
+                    (at == m.content.size() ||
+                     (static_cast<unsigned char>(m.content[at]) & 0xc0) != 0x80),
+                "chat: message ", i, ": an image stands at byte ", at, ", after byte ", last,
+                " of a content of ", m.content.size(), " bytes");
+        last = at;
+      }
+    }
+  }
+
+  Prompt prompt;
+
+ private:
+  static void require_utf8(std::string_view what, std::string_view s) {
+    const std::size_t bad = find_invalid_utf8(s);
+    require(bad == std::string_view::npos, "chat: ", what, " is not UTF-8 at byte ", bad);
+  }
+  void begin_turn(std::string_view role) {
+    if (chat_.style == ChatStyle::llama3)
+      prompt.text.append("<|start_header_id|>").append(role).append("<|end_header_id|>\n\n");
+    else
+      prompt.text.append("<|im_start|>").append(role).append("\n");
+  }
+  void plain(std::string_view s) {
+    if (s.empty()) return;
+    prompt.plain.push_back({prompt.text.size(), prompt.text.size() + s.size()});
+    prompt.text += s;
+  }
+  void content(const ChatMessage& m) {
+    const std::string_view all = m.content;
+    const TextRange kept =
+        chat_.style == ChatStyle::llama3 ? stripped(all) : TextRange{0, all.size()};
+    std::size_t done = kept.begin;
+    for (const std::size_t place : m.image_at) {
+      const std::size_t at = (std::clamp)(place, kept.begin, kept.end);
+      plain(all.substr(done, at - done));
+      append_image(prompt, chat_.vision_delimiters, options_.form);
+      done = at;
+    }
+    plain(all.substr(done, kept.end - done));
+  }
+
+  const ChatTemplate& chat_;
+  const ChatOptions& options_;
+};
 
 }  // namespace detail
 
-/// A conversation as the family's own template writes it. add_generation_prompt: with the head of
-/// the answer that is to come. Image marks become places; form image_pad is for Qwen2.5-VL only.
-/// Special tokens that stand in a content are taken as such, as the templates do. Throws
-/// casa::error for no message, another role, text that is not UTF-8.
-inline Prompt chat_prompt(ChatFamily family, std::span<const ChatMessage> messages,
-                          bool add_generation_prompt = true,
-                          ImageForm form = ImageForm::insertion_point) {
-  require(!messages.empty(), "chat_prompt: there is no message");
-  require(form != ImageForm::image_pad || family == ChatFamily::qwen2_5_vl,
-          "chat_prompt: only Qwen2.5-VL has image_pad tokens");
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    const ChatMessage& m = messages[i];
-    require(m.role == "system" || m.role == "user" || m.role == "assistant",
-            "chat_prompt: message ", i, ": expected the role system, user or assistant, got ",
-            casa::quoted(m.role));
-    const std::size_t bad = detail::find_invalid_utf8(m.content);
-    require(bad == std::string_view::npos, "chat_prompt: message ", i, " is not UTF-8 at byte ",
-            bad);
-  }
-  Prompt prompt;
-  prompt.add_special = false;
-  switch (family) {
-    case ChatFamily::qwen2_5_vl:
-      detail::append_chatml(prompt, messages, "You are a helpful assistant.", form, true);
-      if (add_generation_prompt) prompt.text += "<|im_start|>assistant\n";
-      break;
-    case ChatFamily::smollm2:
-      detail::append_chatml(prompt, messages,
-                            "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
-                            form, false);
-      if (add_generation_prompt) prompt.text += "<|im_start|>assistant\n";
-      break;
-    case ChatFamily::llama3:
-      prompt.text = "<|begin_of_text|>";
-      for (const ChatMessage& m : messages) {
-        prompt.text.append("<|start_header_id|>").append(m.role).append("<|end_header_id|>\n\n");
-        detail::append_content(prompt, detail::stripped(m.content), false, form);
-        prompt.text += "<|eot_id|>";
-      }
-      if (add_generation_prompt) prompt.text += "<|start_header_id|>assistant<|end_header_id|>\n\n";
-  }
-  return prompt;
+/// A conversation as its template writes it. Contents are plain: no special token is found in them.
+/// Throws casa::error for no message, another role, text that is not UTF-8, image places that are
+/// none, and options that do not fit the template.
+inline Prompt chat_prompt(const ChatTemplate& chat, std::span<const ChatMessage> messages,
+                          const ChatOptions& options = {}) {
+  detail::ChatWriter::check(messages);
+  detail::ChatWriter writer(chat, options);
+  writer.turns(messages.subspan(writer.open(messages)));
+  return std::move(writer.prompt);
 }
 
-/// A plain text (no template) with image marks. vision_delimiters: each image stands between
-/// <|vision_start|> and <|vision_end|>, as Qwen2.5-VL expects.
-inline Prompt plain_prompt(std::string_view text, bool vision_delimiters = false,
-                           ImageForm form = ImageForm::insertion_point) {
-  require(form != ImageForm::image_pad || vision_delimiters,
-          "plain_prompt: image_pad tokens stand between vision delimiters only");
-  Prompt prompt;
-  detail::append_content(prompt, text, vision_delimiters, form);
-  return prompt;
-}
-
-/// Throws unless there are as many images as marks.
-inline void require_images(const Prompt& prompt, Index num_images) {
-  require(prompt.num_images() == num_images, "the prompt has ", prompt.num_images(), " ",
-          kImageMark, " marks, but there are ", num_images, " images");
-}
-
-/// The ids of a prompt. An image parts the text as a token would: what stands on either side of it
-/// is encoded on its own.
-inline EncodedPrompt encode(const Tokenizer& tokenizer, const Prompt& prompt) {
-  EncodedPrompt out;
-  if (prompt.add_special) out.ids = tokenizer.prefix();
-  std::size_t done = 0;
-  const auto encode_until = [&](std::size_t end) {
-    require(done <= end && end <= prompt.text.size(), "encode: image places ", done, ", ", end,
-            " do not go up in a text of ", prompt.text.size(), " bytes");
-    const auto ids =
-        tokenizer.encode(std::string_view(prompt.text).substr(done, end - done), false);
-    out.ids.insert(out.ids.end(), ids.begin(), ids.end());
-    done = end;
-  };
-  for (const std::size_t place : prompt.image_at) {
-    encode_until(place);
-    out.insertions.push_back(static_cast<Index>(out.ids.size()));
-  }
-  encode_until(prompt.text.size());
-  if (prompt.add_special)
-    out.ids.insert(out.ids.end(), tokenizer.suffix().begin(), tokenizer.suffix().end());
-  return out;
-}
-
-/// Ids for token insertion: image i stands as counts[i] times pad_id at its place; a single pad_id
-/// that already stands before the place (ImageForm::image_pad) is one of them.
-inline std::vector<int> with_image_pads(const EncodedPrompt& prompt, std::span<const Index> counts,
-                                        int pad_id) {
-  require_equal("with_image_pads: counts", counts.size(), prompt.insertions.size());
-  std::vector<int> ids;
-  std::size_t done = 0;
-  for (std::size_t i = 0; i < counts.size(); ++i) {
-    const auto place = static_cast<std::size_t>(prompt.insertions[i]);
-    require(counts[i] >= 1 && place >= done && place <= prompt.ids.size(),
-            "with_image_pads: image ", i, " has ", counts[i], " tokens at place ", place);
-    ids.insert(ids.end(), prompt.ids.begin() + static_cast<std::ptrdiff_t>(done),
-               prompt.ids.begin() + static_cast<std::ptrdiff_t>(place));
-    if (place > done && ids.back() == pad_id) ids.pop_back();
-    ids.insert(ids.end(), static_cast<std::size_t>(counts[i]), pad_id);
-    done = place;
-  }
-  ids.insert(ids.end(), prompt.ids.begin() + static_cast<std::ptrdiff_t>(done), prompt.ids.end());
-  return ids;
+/// What follows an answer: its end, these messages, and the head of the next answer. After
+/// chat_prompt(a) and an answer, next_turn(b) makes the text of chat_prompt(a, answer, b); but for
+/// white space around an answer, which Llama 3 takes away when it writes it anew.
+inline Prompt next_turn(const ChatTemplate& chat, std::span<const ChatMessage> messages,
+                        const ChatOptions& options = {}) {
+  detail::ChatWriter::check(messages);
+  detail::ChatWriter writer(chat, options);
+  writer.end_turn();
+  writer.turns(messages);
+  return std::move(writer.prompt);
 }
 
 }  // namespace io

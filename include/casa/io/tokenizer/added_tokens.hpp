@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -55,20 +56,41 @@ class AddedTokenFinder {
     contents_ = ByteTrie(std::move(strings));
   }
 
-  /// on_text(begin, end) for each stretch without a token, on_token(id) for each token, in their
-  /// order.
+  bool has_special() const { return !tokens_.empty() && tokens_.front().special; }
+  /// Does any special token stand in the text?
+  bool finds_special(std::string_view text) const {
+    bool found = false;
+    split(
+        text, {}, [](std::size_t, std::size_t) {},
+        [&](const AddedToken& token) { found |= token.special; });
+    return found;
+  }
+
+  /// on_text(begin, end) for each stretch without a token, on_token(token) for each token, in
+  /// their order. In the stretches `plain` (in order, not overlapping) special tokens are text like
+  /// any other, and none reaches into them or out of them; other tokens are found everywhere.
   template <class OnText, class OnToken>
-  void split(std::string_view text, OnText on_text, OnToken on_token) const {
+  void split(std::string_view text, std::span<const TextRange> plain, OnText on_text,
+             OnToken on_token) const {
     std::size_t done = 0;
     if (!tokens_.empty()) {
       for (std::size_t i = 0; i < text.size();) {
-        const auto [size, token] = longest(text, i);
-        if (size == 0) {
+        while (!plain.empty() && plain.front().end <= i) plain = plain.subspan(1);
+        const bool inside = !plain.empty() && plain.front().begin <= i;
+        const std::size_t edge = plain.empty() ? text.size()
+                                 : inside      ? plain.front().end
+                                               : plain.front().begin;
+        Found found = longest(text, i);
+        if (found.size > 0 && found.token->special && i + found.size > edge)
+          found = longest(text.substr(0, edge), i);
+        if (found.size == 0) {
           ++i;
           continue;
         }
-        std::size_t begin = i, end = i + size;
+        const AddedToken* token = found.token;
+        std::size_t begin = i, end = i + found.size;
         i = end;
+        if (token->special && inside) continue;
         if (token->single_word && (word_ends(text, begin) || word_begins(text, end))) continue;
         if (token->lstrip) {
           while (begin > done && is_white_space(code_point(text, previous_character(text, begin))))
@@ -80,7 +102,7 @@ class AddedTokenFinder {
             end += utf8_size(text[end]);
         if (begin >= end) continue;  // the token before has swallowed it as white space
         if (done < begin) on_text(done, begin);
-        on_token(token->id);
+        on_token(*token);
         done = end;
       }
     }
@@ -113,7 +135,7 @@ class AddedTokenFinder {
     return at > 0 && word_begins(text, previous_character(text, at));
   }
 
-  std::vector<AddedToken> tokens_;
+  std::vector<AddedToken> tokens_;  // the special ones first
   ByteTrie contents_;
   std::optional<Regex> word_;
 };

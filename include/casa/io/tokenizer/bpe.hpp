@@ -62,11 +62,12 @@ class MergeTable {
 
 /// How a BPE model treats what it does not know.
 struct BpeOptions {
-  bool byte_level = false;     ///< words are bytes, tokens are written in GPT-2's alphabet
-  bool byte_fallback = false;  ///< an unknown character becomes its bytes' tokens <0x..>
-  bool fuse_unk = false;       ///< unknown characters in a row are one unknown token
-  bool ignore_merges = false;  ///< a word that is a token is that token, whatever the merges say
-  int unk_id = -1;             ///< -1: what is unknown vanishes
+  bool byte_level = false;       ///< words are bytes, tokens are written in GPT-2's alphabet
+  bool byte_fallback = false;    ///< an unknown character becomes its bytes' tokens <0x..>
+  bool fuse_unk = false;         ///< unknown characters in a row are one unknown token
+  bool ignore_merges = false;    ///< a word that is a token is that token, whatever the merges say
+  int unk_id = -1;               ///< -1: what is unknown vanishes
+  std::string missing_unk = {};  ///< an unknown token that is no token: an error when it is needed
 };
 
 struct BpeMerge {
@@ -145,6 +146,9 @@ class Bpe {
    public:
     Unknown(const BpeOptions& options, std::vector<int>& ids) : options_(options), ids_(ids) {}
     void add() {
+      require(options_.missing_unk.empty(), "Tokenizer: the text has a character without a token, ",
+              "and the unknown token ", casa::quoted(options_.missing_unk),
+              " is not in the vocabulary");
       if (options_.unk_id < 0) return;
       if (waits_ && !options_.fuse_unk) ids_.push_back(options_.unk_id);
       waits_ = true;

@@ -21,10 +21,16 @@ namespace detail {
   fail(json.where(), ": ", json.describe(), " is not supported");
 }
 
-/// An unknown field is an error: it asks for something that we would not do.
-inline void require_fields(const Json& json, std::initializer_list<std::string_view> known) {
+/// An unknown field asks for something that we would not do: an error, unless the options let it
+/// pass.
+inline void require_fields(const Json& json, std::initializer_list<std::string_view> known,
+                           const TokenizerOptions& options) {
+  if (options.unknown_fields) return;
   for (const auto& [key, value] : json.items())
-    if (std::find(known.begin(), known.end(), key) == known.end()) fail_unsupported(value);
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      fail(value.where(), ": ", value.describe(),
+           " is not supported: an unknown field (TokenizerOptions::unknown_fields, or "
+           "--unknown-fields, passes over it)");
 }
 
 /// The value of a flag that may be missing or null.
@@ -45,16 +51,16 @@ class StepLoader {
     constexpr std::array<std::string_view, 4> forms = {"NFC", "NFD", "NFKC", "NFKD"};
     const auto form = std::find(forms.begin(), forms.end(), type);
     if (type == "Sequence") {
-      require_fields(json, {"type", "normalizers"});
+      require_fields(json, {"type", "normalizers"}, options_);
       for (const Json& part : json.at("normalizers").elements()) normalizer(part, steps);
     } else if (form != forms.end()) {
-      require_fields(json, {"type"});
+      require_fields(json, {"type"}, options_);
       steps.push_back({Kind::normal_form, static_cast<NormalForm>(form - forms.begin())});
     } else if (type == "Prepend") {
-      require_fields(json, {"type", "prepend"});
+      require_fields(json, {"type", "prepend"}, options_);
       steps.push_back({Kind::prepend, {}, {}, content(json.at("prepend"))});
     } else if (type == "Replace") {
-      require_fields(json, {"type", "pattern", "content"});
+      require_fields(json, {"type", "pattern", "content"}, options_);
       steps.push_back(
           {Kind::replace, {}, pattern(json.at("pattern")), content(json.at("content"))});
     } else {
@@ -71,18 +77,18 @@ class StepLoader {
     limit_steps(json, steps.size());
     PretokenizerStep step = {};
     if (type == "Sequence") {
-      require_fields(json, {"type", "pretokenizers"});
+      require_fields(json, {"type", "pretokenizers"}, options_);
       for (const Json& part : json.at("pretokenizers").elements())
         pretokenizer(part, steps, byte_level);
       return;
     } else if (type == "Split") {
-      require_fields(json, {"type", "pattern", "behavior", "invert"});
+      require_fields(json, {"type", "pattern", "behavior", "invert"}, options_);
       step.kind = Kind::split;
       step.pattern = pattern(json.at("pattern"));
       step.behavior = behavior(json.at("behavior"));
       step.invert = flag(json, "invert", false);
     } else if (type == "Digits") {
-      require_fields(json, {"type", "individual_digits"});
+      require_fields(json, {"type", "individual_digits"}, options_);
       step.kind = Kind::digits;
       step.behavior = flag(json, "individual_digits", false) ? SplitBehavior::isolated
                                                              : SplitBehavior::contiguous;
@@ -91,7 +97,7 @@ class StepLoader {
       step.kind = Kind::metaspace;
       step.cut = flag(json, "split", true);
     } else if (type == "ByteLevel") {
-      require_fields(json, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
+      require_fields(json, {"type", "add_prefix_space", "trim_offsets", "use_regex"}, options_);
       byte_level = true;
       if (json.at("add_prefix_space").as_bool()) steps.push_back({Kind::prefix_space});
       if (!flag(json, "use_regex", true)) return;
@@ -109,7 +115,7 @@ class StepLoader {
     limit_steps(json, steps.size());
     DecoderStep step = {};
     if (type == "Sequence") {
-      require_fields(json, {"type", "decoders"});
+      require_fields(json, {"type", "decoders"}, options_);
       for (const Json& part : json.at("decoders").elements()) decoder(part, steps);
       return;
     } else if (type == "ByteLevel") {
@@ -119,13 +125,13 @@ class StepLoader {
     } else if (type == "Fuse") {
       step.kind = Kind::fuse;
     } else if (type == "Replace") {
-      require_fields(json, {"type", "pattern", "content"});
+      require_fields(json, {"type", "pattern", "content"}, options_);
       step.kind = Kind::replace;
       if (const auto regex = json.at("pattern").find("Regex")) fail_unsupported(*regex);
       step.pattern = pattern(json.at("pattern")).literal;
       step.content = content(json.at("content"));
     } else if (type == "Strip") {
-      require_fields(json, {"type", "content", "start", "stop"});
+      require_fields(json, {"type", "content", "start", "stop"}, options_);
       step.kind = Kind::strip;
       step.content = character(json.at("content"));
       step.start =
@@ -170,7 +176,7 @@ class StepLoader {
     return s;
   }
   Pattern pattern(const Json& json) const {
-    require_fields(json, {"String", "Regex"});
+    require_fields(json, {"String", "Regex"}, options_);
     Pattern p;
     const auto limit = options_.limits.pattern_bytes;
     if (const auto literal = json.find("String")) {
@@ -182,9 +188,11 @@ class StepLoader {
     const std::string& source = regex.as_string();
     if (static_cast<std::int64_t>(source.size()) > limit)
       regex.fail_expected(text("a regular expression of at most ", limit, " bytes"));
-    require(options_.any_pattern || is_known_pattern(source), regex.where(),
-            ": the regular expression ", casa::quoted(source),
-            " is not that of a known tokenizer (TokenizerOptions::any_pattern takes it)");
+    require(
+        options_.any_pattern || is_known_pattern(source), regex.where(),
+        ": the regular expression ", casa::quoted(source),
+        " is not that of a known tokenizer (TokenizerOptions::any_pattern, or --any-pattern, takes "
+        "it)");
     p.regex.emplace(source, regex.where(), options_.regex);
     return p;
   }
@@ -197,9 +205,10 @@ class StepLoader {
     return static_cast<SplitBehavior>(name - names.begin());
   }
 
-  static void metaspace(const Json& json, std::string& mark, PrependScheme& prepend) {
+  void metaspace(const Json& json, std::string& mark, PrependScheme& prepend) const {
     require_fields(
-        json, {"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"});
+        json, {"type", "replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"},
+        options_);
     mark = character(json.at("replacement"));
     prepend = PrependScheme::always;
     if (const auto scheme = json.find_set("prepend_scheme")) {

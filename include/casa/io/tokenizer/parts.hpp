@@ -23,6 +23,9 @@ struct TokenizerOptions {
   /// Take regular expressions other than those of GPT-2, Qwen2, Llama 3 and GPT-4o. A stranger's
   /// pattern may take long for each match, up to `regex`.
   bool any_pattern = false;
+  /// Pass over fields that we do not know, as the reference does: one that a newer reference knows
+  /// may ask for something that we then do not do.
+  bool unknown_fields = false;
 };
 
 namespace detail {
@@ -45,7 +48,9 @@ struct TokenizerParts {
   std::vector<int> prefix, suffix;  // around a text that is encoded with special tokens
   std::vector<DecoderStep> decoder;
   std::vector<std::string> tokens;  // by id; the model's and the added ones, as decoded
+  std::vector<bool> assigned;       // by id: has it a token?
   std::vector<bool> special;        // by id
+  std::vector<std::string> warnings;
 };
 
 }  // namespace detail

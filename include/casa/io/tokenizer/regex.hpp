@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "casa/core/error.hpp"
+#include "casa/io/tokenizer/regex_dialect.hpp"
 #include "casa/io/tokenizer/utf8.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -27,13 +28,14 @@ struct RegexLimits {
   std::uint32_t heap_kib = 64 * 1024;  ///< backtracking memory
 };
 
-namespace detail {
-
 /// A place in a text: bytes [begin, end).
 struct TextRange {
   std::size_t begin = 0;
   std::size_t end = 0;
+  friend bool operator==(const TextRange&, const TextRange&) = default;
 };
+
+namespace detail {
 
 /// A compiled regular expression over valid UTF-8. Immutable: any number of threads may match.
 class Regex {
@@ -41,13 +43,13 @@ class Regex {
   /// Throws casa::error where PCRE2 does not take the pattern; `name` is what the error calls it.
   Regex(std::string_view pattern, std::string_view name, const RegexLimits& limits)
       : limits_(limits), name_(name) {
-    const std::string source = in_our_dialect(pattern, name);
+    const std::string source = oniguruma_as_pcre2(pattern, name);
     int code = 0;
     PCRE2_SIZE offset = 0;
-    code_.reset(
-        pcre2_compile_8(reinterpret_cast<PCRE2_SPTR8>(source.data()), source.size(),
-                        PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &offset, nullptr),
-        pcre2_code_free_8);
+    code_.reset(pcre2_compile_8(reinterpret_cast<PCRE2_SPTR8>(source.data()), source.size(),
+                                PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                                &code, &offset, nullptr),
+                pcre2_code_free_8);
     require(code_ != nullptr, name, ": regular expression ", casa::quoted(pattern),
             " is not understood: ", message(code));
     jit_ = pcre2_jit_compile_8(code_.get(), PCRE2_JIT_COMPLETE) == 0;
@@ -93,29 +95,6 @@ class Regex {
   };
 
  private:
-  // PCRE2's own \s takes U+180E, which is no White_Space since Unicode 6.3. Of the other escapes
-  // only those are let through that mean the same to PCRE2 and to Oniguruma, which the reference
-  // uses.
-  static std::string in_our_dialect(std::string_view pattern, std::string_view name) {
-    std::string out;
-    for (std::size_t i = 0; i < pattern.size(); ++i) {
-      if (pattern[i] != '\\' || i + 1 == pattern.size()) {
-        out += pattern[i];
-        continue;
-      }
-      const char c = pattern[++i];
-      const bool letter =
-          (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-      require(!letter || std::string_view("sSpPdDrntfx").find(c) != std::string_view::npos, name,
-              ": the escape ", casa::quoted(pattern.substr(i - 1, 2)),
-              " in a regular expression is not supported");
-      if (c == 's' || c == 'S')
-        out.append(c == 's' ? "\\p" : "\\P").append("{White_Space}");
-      else
-        out.append({'\\', c});
-    }
-    return out;
-  }
   static std::string message(int code) {
     std::array<PCRE2_UCHAR8, 160> words = {};
     pcre2_get_error_message_8(code, words.data(), words.size());

@@ -101,6 +101,12 @@ class Vocabulary {
     require(strings_.add(token) == number, "token ", casa::quoted(token), " stands twice");
     ids_.push_back(id);
   }
+  /// The same where a token may stand twice: the last id counts.
+  void set(std::string_view token, int id) {
+    const std::size_t number = strings_.add(token);
+    if (number == ids_.size()) ids_.push_back(id);
+    ids_[number] = id;
+  }
   /// -1 where there is no such token.
   int find(std::string_view token) const {
     const std::size_t number = strings_.find(token);
