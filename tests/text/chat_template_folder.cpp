@@ -25,6 +25,9 @@ const std::vector<std::string> chatml = {
     "{% for message in messages %}\r\n<|im_start|>{{ message.role "
     "}}\r\n{{message['content']}}<|im_end|>\r\n"
     "{% endfor %}\r\n{% if add_generation_prompt %}\r\n<|im_start|>assistant\n{% endif %}",
+    "{%for message in messages%}<|im_start|>{{message . role}}\n{{ message [ \"content\" ] "
+    "}}<|im_end|>\n  {% endfor %}\n\t{% if add_generation_prompt %}\n<|im_start|>assistant\n"
+    "  {% endif %}\n",
 };
 
 std::string fault(const std::string& folder, std::string_view name = {}) {
