@@ -27,6 +27,7 @@
 #include "casa/io/image_tokens.hpp"
 #include "casa/io/session.hpp"
 #include "support/files.hpp"
+#include "support/images.hpp"
 #include "support/program.hpp"
 
 namespace {
@@ -41,6 +42,7 @@ bool interrupted() { return interrupt_signal != 0 || given_up || program::reader
 struct Arguments {
   std::string model, raw, video, fps = "2", srt, jsonl, session, truth, ffmpeg = "ffmpeg";
   std::vector<std::string> images;
+  program::ImageReader read_image{"caption_stream"};
   std::string prompt, opening, closing, stop;
   std::vector<std::int64_t> restart_at;
   bool greedy = false, deadline = false, quiet = false, overwrite = false;
@@ -254,7 +256,7 @@ class Stream {
     const auto timeout = std::chrono::milliseconds(a_.timeout_ms);
     if (!a_.raw.empty())
       return frames::raw(STDIN_FILENO, parse_frame_shape(a_.raw), timeout, interrupted);
-    if (!a_.images.empty()) return frames::images(a_.images, interrupted);
+    if (!a_.images.empty()) return frames::images(a_.images, a_.read_image, interrupted);
     Index side = a_.image_size;
     if (side == 0) side = model_.patch_encoder ? model_.patch_encoder->config().image_size : 448;
     return frames::video(a_.ffmpeg, a_.video, rate_, {side, side, 3}, timeout, interrupted);
@@ -404,6 +406,7 @@ int main(int argc, char** argv) {
   auto* source = app.add_option_group("frames", "where frames come from");
   source->add_option("--raw", a.raw, "raw frames WIDTHxHEIGHTxCHANNELS (8 bits) from stdin");
   source->add_option("--images", a.images, "image files, one a frame");
+  a.read_image.add_option(app);
   source->add_option("--video", a.video, "a video file, decoded by ffmpeg");
   source->require_option(1);
   std::string dash;
@@ -457,7 +460,8 @@ int main(int argc, char** argv) {
   app.add_option("--timeout", a.timeout_ms, "milliseconds to wait for a frame")
       ->capture_default_str();
   app.add_option("--ffmpeg", a.ffmpeg, "the program that decodes videos")->capture_default_str();
-  app.add_option("-t,--threads", a.threads, "0: as many as the machine has")->capture_default_str();
+  app.add_option("-t,--threads", a.threads, "0: all processors that this process may use")
+      ->capture_default_str();
   app.add_flag("-q,--quiet", a.quiet, "nothing on stderr but errors");
   return program::run("caption_stream", app, argc, argv, [&] {
     if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());

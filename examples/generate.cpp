@@ -276,6 +276,7 @@ int main(int argc, char** argv) {
          "--image", [&a](const std::string& picture) { a.images.push_back(picture); },
          "picture (JPEG, PNG, PPM), once per <image>; without <image> it stands first")
       ->trigger_on_parse();
+  a.read_image.add_option(app);
   app.add_flag("--any-pattern", a.any_pattern,
                "take any regular expression of tokenizer.json, not only the published ones");
   app.add_flag("--unknown-fields", a.unknown_fields,
@@ -291,7 +292,8 @@ int main(int argc, char** argv) {
   app.add_option("--repeat-penalty,--repetition_penalty", a.repeat_penalty, "1 is off")
       ->capture_default_str();
   app.add_option("-s,--seed", a.seed, "of the random draws")->capture_default_str();
-  app.add_option("-t,--threads", a.threads, "worker threads (0: all processors that this process may use)")
+  app.add_option("-t,--threads", a.threads,
+                 "worker threads (0: all processors that this process may use)")
       ->check(CLI::NonNegativeNumber)
       ->envname("CASA_THREADS");
   app.add_option("-c,--context,--ctx-size", a.context,

@@ -78,10 +78,12 @@ inline FrameSource raw(int fd, FrameShape shape, std::chrono::milliseconds timeo
   };
 }
 
-inline FrameSource images(std::vector<std::string> files, Interrupted interrupted) {
+/// `read` makes an Image of a file's name.
+template <class Read>
+FrameSource images(std::vector<std::string> files, Read read, Interrupted interrupted) {
   return [=, next = std::size_t{0}]() mutable -> std::optional<casa::io::Image> {
     if (next == files.size() || interrupted()) return std::nullopt;
-    return casa::io::read_image(files[next++]);
+    return read(files[next++]);
   };
 }
 

@@ -9,10 +9,10 @@
 
 #include "casa/generate/generator.hpp"
 #include "casa/io/chat_template_folder.hpp"
-#include "casa/io/image.hpp"
 #include "casa/io/image_tokens.hpp"
 #include "casa/io/load_model.hpp"
 #include "casa/io/tokenizer.hpp"
+#include "support/images.hpp"
 
 using casa::Index;
 
@@ -21,6 +21,7 @@ struct Arguments {
   std::string chat_template, date;
   std::vector<int> prompt_ids;
   std::vector<std::string> images;
+  program::ImageReader read_image{"generate"};
   Index max_new_tokens = 128, threads = 0, context = 0, top_k = 0;
   double temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
   std::uint64_t seed = 0;
@@ -35,6 +36,7 @@ class Session {
 
   Session(const Arguments& a, const casa::Context& context)
       : context_(context),
+        read_image_(a.read_image),
         folder_(a.model),
         model_(casa::io::load_model<float>(a.model, options(a))),
         generator_(model_.decoder, generate_options(a)) {
@@ -71,7 +73,7 @@ class Session {
 
   Image read_image(const std::string& file) {
     if (!encoder_) encoder_.emplace(model_, folder_);
-    return encoder_->encode(casa::io::read_image(file), context_);
+    return encoder_->encode(read_image_(file), context_);
   }
 
   // Images stand at the insertion points of the prompt, in order.
@@ -121,6 +123,7 @@ class Session {
   }
 
   const casa::Context& context_;
+  program::ImageReader read_image_;
   std::string folder_;
   casa::io::Model<float> model_;
   casa::Generator<float> generator_;
