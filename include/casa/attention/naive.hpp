@@ -83,10 +83,10 @@ AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& = 
   auto state = empty_state<T>(in.num_rows(), in.shape);
   const Index d = in.shape.head_dim;
   detail::for_each_row(in, [&](Index r, Index h, double max, double sum, const double* o) {
-    state.max(r, h) = static_cast<T>(max);
+    (state.max)(r, h) = static_cast<T>(max);
     // The sums are made relative to the rounded maximum, so that merging loses nothing by the
     // rounding.
-    const double shift = max - static_cast<double>(state.max(r, h));
+    const double shift = max - static_cast<double>((state.max)(r, h));
     const double factor = std::abs(shift) < 1 ? std::exp2(shift) : 1.0;
     state.sum(r, h) = static_cast<T>(sum * factor);
     for (Index i = 0; i < d; ++i) state.out(r, h * d + i) = static_cast<T>(o[i] * factor);

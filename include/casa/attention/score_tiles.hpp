@@ -66,7 +66,7 @@ CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* sc
   for (int g = 0; g < groups; ++g) {
     CASA_UNROLL
     for (int n = 0; n < N; ++n) {
-      max[n] = simd::max(row[g][n], max[n]);
+      max[n] = (simd::max)(row[g][n], max[n]);
       simd::store(scores + (g * N + n) * simd::kLanes<T>, row[g][n]);
     }
   }
@@ -148,9 +148,9 @@ CASA_INLINE void weigh_block(const Panel<T>& panel, Index count, bool first,
   Row<V, N> base, sum;
   CASA_UNROLL
   for (int n = 0; n < N; ++n) {
-    V m = simd::reduce_strided<width>(max[n], [](V a, V b) { return simd::max(a, b); });
+    V m = simd::reduce_strided<width>(max[n], [](V a, V b) { return (simd::max)(a, b); });
     const V old = first ? none : simd::load(panel.max + n * lanes);
-    m = simd::max(old, m);
+    m = (simd::max)(old, m);
     base[n] =
         simd::select(m == none, V{}, m);  // a row that has seen nothing: -inf - 0, not -inf + inf
     simd::store(panel.max + n * lanes, m);

@@ -92,8 +92,8 @@ void merge(AttentionState<T>& to, const AttentionState<T>& from) {
   require_equal("merge: num_heads", from.max.cols(), to.max.cols());
   for (Index r = 0; r < to.max.rows(); ++r)
     for (Index h = 0; h < to.max.cols(); ++h)
-      detail::merge_row(to.max(r, h), to.sum(r, h), to.out.row(r) + h * head_dim, from.max(r, h),
-                        from.sum(r, h), from.out.row(r) + h * head_dim, head_dim);
+      detail::merge_row((to.max)(r, h), to.sum(r, h), to.out.row(r) + h * head_dim,
+                        (from.max)(r, h), from.sum(r, h), from.out.row(r) + h * head_dim, head_dim);
 }
 
 /// The attention output (rows, num_heads * head_dim) and, unless null, lse (rows, num_heads), the
@@ -113,7 +113,7 @@ void finish(const AttentionState<T>& state, MatrixView<std::type_identity_t<T>> 
       const T* from = state.out.row(r) + h * head_dim;
       T* to = out.row(r) + h * head_dim;
       for (Index i = 0; i < head_dim; ++i) to[i] = from[i] * inverse;
-      if (lse) lse[r * state.max.cols() + h] = detail::log_sum_exp(state.max(r, h), sum);
+      if (lse) lse[r * state.max.cols() + h] = detail::log_sum_exp((state.max)(r, h), sum);
     }
 }
 

@@ -19,8 +19,8 @@ class Arena {
     const Index size = checked_add(bytes, align - 1, "Arena::take") / align * align;
     if (size > kLargestBlock) return part(std::make_shared<Buffer<std::byte>>(size), 0);
     if (!block_ || size > block_->size() - used_) {
-      const Index doubled = block_ ? std::min(2 * block_->size(), kLargestBlock) : 0;
-      block_ = std::make_shared<Buffer<std::byte>>(std::max(size, doubled));
+      const Index doubled = block_ ? (std::min)(2 * block_->size(), kLargestBlock) : 0;
+      block_ = std::make_shared<Buffer<std::byte>>((std::max)(size, doubled));
       used_ = 0;
     }
     used_ += size;

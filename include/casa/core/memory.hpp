@@ -89,7 +89,7 @@ class Buffer {
 
  private:
   static constexpr Index max_size() {
-    return std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(T)) - 64;
+    return (std::numeric_limits<Index>::max)() / static_cast<Index>(sizeof(T)) - 64;
   }
   std::size_t bytes() const { return static_cast<std::size_t>(size_) * sizeof(T); }
 

@@ -57,7 +57,7 @@ class EmaRepetitionPenalty {
            "finite and >= 0", options_.max_count);
     for (const Index id : options_.stop_ids) check_id(id);
     std::ranges::sort(options_.stop_ids);
-    const auto entries = static_cast<std::size_t>(std::min(max_entries(), Index{1} << 16));
+    const auto entries = static_cast<std::size_t>((std::min)(max_entries(), Index{1} << 16));
     state_.ids.reserve(entries);
     state_.counts.reserve(entries);
   }
@@ -91,7 +91,7 @@ class EmaRepetitionPenalty {
     require_equal("EmaRepetitionPenalty: logits.size()", std::ssize(logits), vocab_size_);
     for (std::size_t i = 0; i < state_.ids.size(); ++i) {
       T& x = logits[static_cast<std::size_t>(state_.ids[i])];
-      const double count = std::min(state_.counts[i], options_.max_count);
+      const double count = (std::min)(state_.counts[i], options_.max_count);
       x = detail::weigh_down(x, std::pow(options_.penalty, count));
     }
   }
@@ -124,7 +124,7 @@ class EmaRepetitionPenalty {
   /// 1 / (1 - decay), below 1e-6 (1,834 with decay 0.99), and no more than the vocabulary.
   Index max_entries() const {
     const double steps = std::log(kDropped * (1 - options_.decay)) / std::log(options_.decay);
-    return static_cast<Index>(std::min(steps + 1, static_cast<double>(vocab_size_)));
+    return static_cast<Index>((std::min)(steps + 1, static_cast<double>(vocab_size_)));
   }
   const EmaRepetitionOptions& options() const { return options_; }
 

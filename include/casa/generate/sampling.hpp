@@ -137,7 +137,7 @@ class Sampler {
   /// vocab_size: the width of the logits, 1 .. 2^31 - 1. Throws as check() does.
   Sampler(Index vocab_size, SamplingOptions options)
       : vocab_size_(vocab_size), options_(std::move(options)) {
-    require(vocab_size > 0 && vocab_size <= std::numeric_limits<std::int32_t>::max(),
+    require(vocab_size > 0 && vocab_size <= (std::numeric_limits<std::int32_t>::max)(),
             "Sampler: vocab_size: expected 1 to 2147483647, got ", vocab_size);
     check(options_, vocab_size);
     std::ranges::sort(options_.stop_ids);  // a stop id given twice is weighed once
@@ -312,7 +312,7 @@ class Sampler {
     double sum = 0;
     std::ptrdiff_t chunk = 64;
     for (auto at = ranked_.begin(); at != ranked_.end() && sum < wanted; chunk *= 4) {
-      const auto stop = at + std::min(chunk, ranked_.end() - at);
+      const auto stop = at + (std::min)(chunk, ranked_.end() - at);
       if (stop != ranked_.end()) std::nth_element(at, stop, ranked_.end(), before);
       std::sort(at, stop, before);
       for (; at != stop && sum < wanted; ++at) {

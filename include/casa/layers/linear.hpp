@@ -150,7 +150,7 @@ class Linear {
   static void finish_row(const T* sum, const T* bias, T* y, Index width, Accumulate accumulate) {
     constexpr Index lanes = simd::kLanes<T>;
     for (Index c = 0; c < width; c += lanes) {
-      const Index n = std::min(lanes, width - c);
+      const Index n = (std::min)(lanes, width - c);
       if (n == lanes) {
         simd::Vec<T> v = simd::load(sum + c) + simd::load(bias + c);
         if (accumulate == Accumulate::yes) v = simd::load(y + c) + v;

@@ -86,7 +86,7 @@ struct PanelFormat {
     for (Index g = 0; g < count; g += step) {
       const T* from = values + g * kWidth;
       if constexpr (kScaled) {
-        pack_group(from, std::min(step, count - g), panel + group(k + g));
+        pack_group(from, (std::min)(step, count - g), panel + group(k + g));
       } else {
         copy_row(from, stored(panel + row(k + g)));
       }
@@ -114,7 +114,7 @@ struct PanelFormat {
         T* to = Wide::scales(wide + Wide::group(g));
         for (Index i = 0; i < kWidth; ++i) to[i] = widen(from[i]);
       }
-      for (Index k = g; k < std::min(depth, g + step); ++k)
+      for (Index k = g; k < (std::min)(depth, g + step); ++k)
         copy_row(stored(panel + row(k)), Wide::stored(wide + Wide::row(k)));
     }
   }
@@ -146,14 +146,14 @@ struct PanelFormat {
       simd::Vec<T> largest{};
       for (Index k = 0; k < count; ++k) {
         const simd::Vec<T> v = simd::load(values + k * kWidth + lane);
-        largest = simd::max(largest, simd::max(v, -v));
+        largest = (simd::max)(largest, (simd::max)(v, -v));
       }
       for (Index i = 0; i < lanes; ++i) scales(to)[lane + i] = quant_scale(largest[i]);
       const simd::Vec<T> scale = simd::load(scales(to) + lane), zero{};
       const simd::Vec<T> most = simd::broadcast<T>(127);
       for (Index k = 0; k < count; ++k) {
         const simd::Vec<T> steps = simd::load(values + k * kWidth + lane) / scale;
-        const simd::Vec<T> q = simd::min(most, simd::max(-most, simd::detail::round(steps)));
+        const simd::Vec<T> q = (simd::min)(most, (simd::max)(-most, simd::detail::round(steps)));
         const auto bytes =
             __builtin_convertvector(simd::select(scale > zero, q, zero), simd::detail::Quarter8);
         std::memcpy(to + kScaleBytes + k * kRowBytes + lane, &bytes, sizeof bytes);
@@ -210,7 +210,7 @@ class PackedWeight {
     for (std::size_t i = 0; i < pieces.size(); out += pieces[i++].rows())
       for (Index p = 0; p < pieces_[i].count; ++p)
         panels_[static_cast<std::size_t>(pieces_[i](p))] = {
-            out + p * kWidth, std::min(kWidth, pieces[i].rows() - p * kWidth)};
+            out + p * kWidth, (std::min)(kWidth, pieces[i].rows() - p * kWidth)};
     Arena own;
     with_stored_type<T>(type, [&]<class S>() { pack<S>(pieces, arena ? *arena : own); });
   }
@@ -243,10 +243,10 @@ class PackedWeight {
       for (Index p = 0; p < pieces_[i].count; ++p) {
         const StoredView& w = pieces[i];
         std::byte* panel = data_.get() + pieces_[i](p) * panel_bytes_;
-        const Index r0 = p * kWidth, width = std::min(kWidth, w.rows() - r0);
+        const Index r0 = p * kWidth, width = (std::min)(kWidth, w.rows() - r0);
         std::fill_n(rows.data() + width * step, (kWidth - width) * step, T{0});
         for (Index k0 = 0; k0 < depth_; k0 += step) {
-          const Index count = std::min(step, depth_ - k0);
+          const Index count = (std::min)(step, depth_ - k0);
           for (Index r = 0; r < width; ++r) {
             T* row = rows.data() + r * step;
             w.copy(r0 + r, k0, count, row);
@@ -274,7 +274,7 @@ class PackedWeight {
   // A format that cannot hold a value must not turn it into another one unseen.
   template <class S>
   static void check_row(const T* row, Index count, Index r) {
-    const T largest = std::same_as<S, half> ? T(65504) : std::numeric_limits<T>::max();
+    const T largest = std::same_as<S, half> ? T(65504) : (std::numeric_limits<T>::max)();
     bool fits = true;
     for (Index i = 0; i < count; ++i) fits &= std::abs(row[i]) <= largest;
     if (fits) return;

@@ -19,7 +19,7 @@ struct TileSplit {
   Index tiles = 0;
 
   explicit TileSplit(Index n) : rows(n), tiles((n + kTileRows - 1) / kTileRows) {}
-  Index begin(Index t) const { return t * (rows / tiles) + std::min(t, rows % tiles); }
+  Index begin(Index t) const { return t * (rows / tiles) + (std::min)(t, rows % tiles); }
   Index size(Index t) const { return begin(t + 1) - begin(t); }
 };
 
@@ -62,7 +62,7 @@ class Product {
       if (x.rows() <= kWholePanelRows) return run_few<S>(x, finish);
       const auto run_all = [&]<class A>() {
         for (Index row = 0; row < x.rows(); row += kPackRows)
-          run_many<S, A>(x.middle_rows(row, std::min(kPackRows, x.rows() - row)), row, finish);
+          run_many<S, A>(x.middle_rows(row, (std::min)(kPackRows, x.rows() - row)), row, finish);
       };
       if constexpr (simd::kMultipliesPairs<S>)
         if (context_.precision == Precision::storage && weight_.depth() % 2 == 0)
@@ -98,7 +98,7 @@ class Product {
     const Index share = workers == 1 ? panels_.count : job_panels(workers * 8, 2);
     context_.executor.for_each((panels_.count + share - 1) / share, [&](Index job, Index worker) {
       alignas(64) T tile[std::size_t{kWholePanelRows * kWidth}];
-      const Index end = std::min(panels_.count, (job + 1) * share);
+      const Index end = (std::min)(panels_.count, (job + 1) * share);
       for (Index i = job * share; i < end; ++i) {
         const std::byte* w = weight_.data(panels_(i));
         const std::byte* next =
@@ -133,7 +133,7 @@ class Product {
     const Index block_tiles = (split.tiles + row_blocks - 1) / row_blocks;
     const Index block_rows = block_tiles * split.size(0);
     const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
-    const Index share = std::min(kJobPanels, job_panels(shares, 2));
+    const Index share = (std::min)(kJobPanels, job_panels(shares, 2));
     const Index jobs_per_block = (panels_.count + share - 1) / share;
     // Where the rows of x stay in cache whole, panels are read as they lie in memory; else a block
     // of k of the rows meets all panels of the job before the next block.
@@ -149,9 +149,9 @@ class Product {
     context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
       T* sums = scratch + worker * (sum_size + wide_size);
       const Index first_tile = job / jobs_per_block * block_tiles;
-      const Index tiles = std::min(block_tiles, split.tiles - first_tile);
+      const Index tiles = (std::min)(block_tiles, split.tiles - first_tile);
       const Index begin = job % jobs_per_block * share;
-      const Index panels = std::min(panels_.count - begin, share);
+      const Index panels = (std::min)(panels_.count - begin, share);
       struct Step {
         Index panel, k;
       };
@@ -165,9 +165,9 @@ class Product {
       const Index steps = panels * depth_blocks;
       for (Index s = 0; s < steps; ++s) {
         const Step step = step_at(s);
-        const Index count = std::min(block_depth, depth - step.k);
+        const Index count = (std::min)(block_depth, depth - step.k);
         const std::byte* w = weights_of(step);
-        const std::byte* next = weights_of(step_at(std::min(s + 1, steps - 1)));
+        const std::byte* next = weights_of(step_at((std::min)(s + 1, steps - 1)));
         if constexpr (widens) {
           auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
           Format::widen_rows(w, count, wide);

@@ -26,9 +26,9 @@ T softmax(std::span<const T> x, std::span<T> out) {
   V highest = simd::broadcast<T>(-infinity);
   Index c = 0;
   for (; c + simd::kLanes<T> <= size; c += simd::kLanes<T>)
-    highest = simd::max(simd::load(from + c), highest);  // a NaN is passed over here, not below
+    highest = (simd::max)(simd::load(from + c), highest);  // a NaN is passed over here, not below
   T largest = simd::reduce_max(highest);
-  for (; c < size; ++c) largest = std::max(largest, from[c]);
+  for (; c < size; ++c) largest = (std::max)(largest, from[c]);
   if (largest == -infinity) {
     bool has_nan = false;
     for (const T v : x) has_nan |= v != v;

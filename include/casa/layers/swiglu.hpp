@@ -83,7 +83,7 @@ class Mlp {
     require_memory("Mlp: y", y);
     for (Index row = 0; row < x.rows(); row += detail::kPackRows) {  // bounds the scratch memory
       const Workspace::Frame frame(context.workspace);
-      const Index rows = std::min(detail::kPackRows, x.rows() - row);
+      const Index rows = (std::min)(detail::kPackRows, x.rows() - row);
       const MatrixView<T> h = context.workspace.template matrix<T>(rows, intermediate_size());
       if (context.path == Path::naive) {
         hidden_naive(x.middle_rows(row, rows), h, context);
@@ -113,7 +113,7 @@ class Mlp {
   // never stand in memory.
   void hidden(MatrixView<const T> x, MatrixView<T> h, const Context& context) const {
     const PackedWeight<T>& weight = gate_up_.packed();
-    const Index gate_size = std::min(x.rows(), detail::kPackRows) * kWidth;
+    const Index gate_size = (std::min)(x.rows(), detail::kPackRows) * kWidth;
     T* gates = context.workspace.template take<T>(context.executor.num_workers() * gate_size);
     const detail::Product<T> product(weight, {0, weight.num_panels(), 1}, context);
     product.run(x, [&](Index p, Index row, Index rows, const T* tile, Index worker) {

@@ -45,7 +45,7 @@ void pack_tile(MatrixView<const T> x, A* to) {
   for (Index k = 0; k < x.cols(); k += block)
     for (Index r = 0; r < x.rows(); ++r, to += kPackedBlock) {
       const T* from = x.row(r) + k;
-      const Index count = std::min(block, x.cols() - k);
+      const Index count = (std::min)(block, x.cols() - k);
       if constexpr (simd::kUnit<A> == 1) {
         for_each_vector<T>(count,
                            [&](Index i, Index n) { simd::store(to + i, load_n(from + i, n)); });
@@ -53,7 +53,8 @@ void pack_tile(MatrixView<const T> x, A* to) {
         constexpr Index lanes = simd::kLanes<T>;
         for (Index i = 0; i < count; i += 2 * lanes) {
           const auto at = [&](Index begin) {
-            return load_n(from + std::min(begin, count), std::clamp<Index>(count - begin, 0, lanes));
+            return load_n(from + (std::min)(begin, count),
+                          std::clamp<Index>(count - begin, 0, lanes));
           };
           simd::store(to + i / 2, simd::to_pairs<1>(at(i), at(i + lanes)));
         }
@@ -106,14 +107,14 @@ CASA_UNROLL
         simd::merge_pair(first, second);
         simd::split_pair<4>(first, second);
       });
-    const Index count = std::min(step, depth - begin);
+    const Index count = (std::min)(step, depth - begin);
     const auto* w = Format::stored(weights + Format::row(begin)) + lane;
     const Index block = Rows == 1 ? count / unit : kPackedBlock;
 CASA_UNROLL
     for (Index line = 0; line < Format::kScaleBytes; line += 64) simd::prefetch(ahead.at + line);
     ahead.at += ahead.group_step;
     for (Index left = count / unit; left > 0; left -= block) {
-      const A* const end = a + std::min(left, block);
+      const A* const end = a + (std::min)(left, block);
 CASA_NO_UNROLL
       for (; a < end; ++a) {
         simd::Loaded<A> x[std::size_t{vectors}];

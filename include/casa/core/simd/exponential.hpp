@@ -87,7 +87,7 @@ CASA_INLINE V exp2(V x) {
   using T = Element<V>;
 #if !CASA_SIMD_AVX512
   constexpr T bound = sizeof(T) == 4 ? T(200) : T(1200);
-  x = max(broadcast<T>(-bound), min(broadcast<T>(bound), x));
+  x = (max)(broadcast<T>(-bound), (min)(broadcast<T>(bound), x));
 #endif
   const V n = detail::round(x);
   return detail::scale_by_power(detail::exp2_polynomial(x - n, T(1)), n);
@@ -104,7 +104,7 @@ CASA_INLINE V exp2_nonpositive(V x) {
   // The polynomial carries a factor 2^offset, so that adding n to its exponent stays normal; the
   // last multiplication takes it away again and underflows where the result does.
   constexpr T offset = sizeof(T) == 4 ? T(0x1p+64) : T(0x1p+128);
-  x = max(broadcast<T>(sizeof(T) == 4 ? T(-180) : T(-1140)), x);
+  x = (max)(broadcast<T>(sizeof(T) == 4 ? T(-180) : T(-1140)), x);
   const V rounder = broadcast<T>(detail::kRounder<T>);
   const V t = x + rounder;
   const V p = detail::exp2_polynomial(x - (t - rounder), offset);
@@ -119,7 +119,7 @@ template <class V>
 CASA_INLINE V exp(V x) {
   using T = Element<V>;
   constexpr T bound = sizeof(T) == 4 ? T(120) : T(800);
-  x = max(broadcast<T>(-bound), min(broadcast<T>(bound), x));
+  x = (max)(broadcast<T>(-bound), (min)(broadcast<T>(bound), x));
   constexpr T log2e = T(1.4426950408889634074);
   constexpr T ln2_high = sizeof(T) == 4 ? T(0.693145751953125) : T(0.693147180369123816490);
   constexpr T ln2_low = sizeof(T) == 4 ? T(1.42860682030941723e-6) : T(1.90821492927058770002e-10);

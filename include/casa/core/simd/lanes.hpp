@@ -26,7 +26,7 @@ CASA_INLINE Element<V> reduce_add(V v) {
 /// The largest lane.
 template <class V>
 CASA_INLINE Element<V> reduce_max(V v) {
-  return reduce(v, [](V a, V b) { return max(a, b); })[0];
+  return reduce(v, [](V a, V b) { return (max)(a, b); })[0];
 }
 
 namespace detail {

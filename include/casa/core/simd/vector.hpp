@@ -185,7 +185,8 @@ CASA_INLINE V select(IntVec<Element<V>> mask, V a, V b) {
 }
 
 /// The larger lane by lane; where one is NaN, b (so keep what may be NaN and must stay so in b).
-CASA_INLINE VecF max(VecF a, VecF b) {
+/// (In parentheses, as every min and max of the library: a macro of that name is not called then.)
+CASA_INLINE VecF(max)(VecF a, VecF b) {
 #if CASA_SIMD_AVX512
   return _mm512_maskz_max_ps(0xffff, a, b);
 #elif CASA_SIMD_AVX2
@@ -196,7 +197,7 @@ CASA_INLINE VecF max(VecF a, VecF b) {
   return a > b ? a : b;
 #endif
 }
-CASA_INLINE VecD max(VecD a, VecD b) {
+CASA_INLINE VecD(max)(VecD a, VecD b) {
 #if CASA_SIMD_AVX512
   return _mm512_maskz_max_pd(0xff, a, b);
 #elif CASA_SIMD_AVX2
@@ -209,7 +210,7 @@ CASA_INLINE VecD max(VecD a, VecD b) {
 }
 /// The smaller lane by lane; where one is NaN, b.
 template <class V>
-CASA_INLINE V min(V a, V b) {
+CASA_INLINE V(min)(V a, V b) {
   return a < b ? a : b;
 }
 
