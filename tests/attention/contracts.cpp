@@ -49,12 +49,16 @@ TEST_CASE("varlen: rows behind the last sequence are zero, keys behind it are no
                    v.view().middle_rows(0, 12), cu_q, cu_k, causal,
                    {.num_heads = heads, .num_kv_heads = heads, .lse = exact_lse.data()});
         REQUIRE(out.rows() == q.rows());
-        CHECK((out.topRows(9).array() == exact.array()).all());
+        // (to rounding: more rows may be cut into other panels)
+        CHECK((out.topRows(9) - exact).cwiseAbs().maxCoeff() < 1e-5f);
         CHECK((out.bottomRows(padding_q).array() == 0).all());
         CHECK(exact.allFinite());
-        for (std::size_t i = 0; i < lse.size(); ++i)
-          CHECK(lse[i] ==
-                (i < exact_lse.size() ? exact_lse[i] : -std::numeric_limits<float>::infinity()));
+        for (std::size_t i = 0; i < lse.size(); ++i) {
+          if (i < exact_lse.size())
+            CHECK(std::abs(lse[i] - exact_lse[i]) < 1e-5f);
+          else
+            CHECK(lse[i] == -std::numeric_limits<float>::infinity());
+        }
       }
 }
 
