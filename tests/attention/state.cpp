@@ -10,7 +10,7 @@
 #include <random>
 #include <vector>
 
-#include "casa/attention/attention.hpp"
+#include "attention/problem.hpp"
 
 using namespace casa;
 

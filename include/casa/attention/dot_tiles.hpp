@@ -5,6 +5,8 @@
 // key meets that of each row, and each dot product is the sum of a vector's lanes in the end.
 #pragma once
 
+#include <algorithm>
+
 #include "casa/attention/prefetcher.hpp"
 #include "casa/attention/strided_rows.hpp"
 #include "casa/core/simd.hpp"
@@ -19,8 +21,8 @@ template <class V, int M, int N>
 using Tile = Row<V, N>[static_cast<std::size_t>(M)];
 
 /// A dot product is summed in two parts, which halves its rounding error: side by side where there
-/// are registers for both, else one after the other; both where the parts would be longer than
-/// kChain.
+/// are registers for both, else one after the other; in more, one after the other, where they would
+/// be longer than kChain.
 inline constexpr int kSums = simd::kRegisters == 32 ? 2 : 1;
 inline constexpr Index kChain = 64;
 /// Keys in a tile of scores: keys x N vectors x kSums accumulators fit the registers.
@@ -103,23 +105,31 @@ CASA_INLINE void dot_tile(const Q* const* keys, Index begin, const Q* q, Index c
   }
 }
 
-/// The same in two halves, the first parked on the stack meanwhile.
+/// The same in parts of which no sum is longer than kChain, two at least; what is summed already is
+/// parked on the stack meanwhile.
 template <int M, int N, class Q, class V>
-CASA_INLINE void dot_halves(const Q* const* keys, const Q* q, Index count, FetchCursor& ahead,
-                            Tile<V, M, N>& acc) {
-  const Index half = count / 4 * 2;
-  dot_tile<M, N>(keys, 0, q, half, ahead, acc);
-  Tile<V, M, N> parked;
-  CASA_UNROLL
-  for (int m = 0; m < M; ++m) {
+CASA_INLINE void dot_parts(const Q* const* keys, const Q* q, Index count, FetchCursor& ahead,
+                           Tile<V, M, N>& acc) {
+  const Index parts = (std::max<Index>)(2, (count + kSums * kChain - 1) / (kSums * kChain));
+  const Index size = count / (2 * parts) * 2;
+  dot_tile<M, N>(keys, 0, q, size, ahead, acc);
+  Index begin = size;
+  CASA_NO_UNROLL
+  for (Index part = 1; part < parts; ++part) {
+    Tile<V, M, N> parked;
     CASA_UNROLL
-    for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
-  }
-  dot_tile<M, N>(keys, half, q + half * N * simd::kLanes<Q>, count - half, ahead, acc);
-  CASA_UNROLL
-  for (int m = 0; m < M; ++m) {
+    for (int m = 0; m < M; ++m) {
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
+    }
+    const Index end = part + 1 < parts ? begin + size : count;
+    dot_tile<M, N>(keys, begin, q + begin * N * simd::kLanes<Q>, end - begin, ahead, acc);
+    begin = end;
     CASA_UNROLL
-    for (int n = 0; n < N; ++n) acc[m][n] += parked[m][n];
+    for (int m = 0; m < M; ++m) {
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n) acc[m][n] += parked[m][n];
+    }
   }
 }
 

@@ -1,4 +1,7 @@
 // Attention by its definition, one row and head after the other, computed in double.
+//
+// Long sums are made of shorter ones: in one chain of additions their rounding would grow beyond
+// what attention in double may be off by.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +19,18 @@ namespace naive {
 
 namespace detail {
 
+/// The dot product of n values, in double, as the sum of its halves' sums.
+template <class T, class S>
+double dot(const T* a, const S* b, Index n) {
+  if (n > 8) return dot(a, b, n / 2) + dot(a + n / 2, b + n / 2, n - n / 2);
+  double sum = 0;
+  for (Index i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(widen(b[i]));
+  return sum;
+}
+
+/// Keys of a part of the sums of weights and weighted values.
+inline constexpr std::size_t kPartKeys = 32;
+
 /// emit(r, h, max, sum, out) for every row and head: the state in double, scores in base 2.
 template <Scalar T, class S, class Emit>
 void for_each_row(const AttentionInput<T, S>& in, Emit emit) {
@@ -29,7 +44,7 @@ void for_each_row(const AttentionInput<T, S>& in, Emit emit) {
       v.push_back(piece.v + t * piece.token_stride);
       head_stride.push_back(piece.head_stride);
     }
-  std::vector<double> score(k.size()), out(static_cast<std::size_t>(d));
+  std::vector<double> score(k.size()), out(static_cast<std::size_t>(d)), part(out);
 
   for (Index r = 0; r < in.num_rows(); ++r)
     for (Index h = 0; h < in.shape.num_heads; ++h) {
@@ -41,21 +56,23 @@ void for_each_row(const AttentionInput<T, S>& in, Emit emit) {
 
       double max = -std::numeric_limits<double>::infinity();
       for (std::size_t j = begin; j < end; ++j) {
-        const S* key = k[j] + kv_head * head_stride[j];
-        double dot = 0;
-        for (Index i = 0; i < d; ++i)
-          dot += static_cast<double>(q[i]) * static_cast<double>(widen(key[i]));
-        score[j] = scale * dot;
+        score[j] = scale * dot(q, k[j] + kv_head * head_stride[j], d);
         max = (std::max)(max, score[j]);
       }
       double sum = 0;
       std::fill(out.begin(), out.end(), 0.0);
-      for (std::size_t j = begin; j < end; ++j) {
-        const double weight = std::exp2(score[j] - max);
-        const S* value = v[j] + kv_head * head_stride[j];
-        sum += weight;
-        for (Index i = 0; i < d; ++i)
-          out[static_cast<std::size_t>(i)] += weight * static_cast<double>(widen(value[i]));
+      for (std::size_t from = begin; from < end; from += kPartKeys) {
+        double part_sum = 0;
+        std::fill(part.begin(), part.end(), 0.0);
+        for (std::size_t j = from; j < (std::min)(end, from + kPartKeys); ++j) {
+          const double weight = std::exp2(score[j] - max);
+          const S* value = v[j] + kv_head * head_stride[j];
+          part_sum += weight;
+          for (std::size_t i = 0; i < part.size(); ++i)
+            part[i] += weight * static_cast<double>(widen(value[i]));
+        }
+        sum += part_sum;
+        for (std::size_t i = 0; i < part.size(); ++i) out[i] += part[i];
       }
       emit(r, h, max, sum, out.data());
     }

@@ -30,8 +30,9 @@ void for_each_panel(Index rows, Emit emit) {
   if (rest > 0) emit(first, rest, 1, static_cast<int>(std::bit_ceil(static_cast<unsigned>(rest))));
 }
 
-/// x times scale log2(e) (so that weights are powers of 2), the factor in two parts: rounding it,
-/// or the product twice, would show in large scores.
+/// x times scale log2(e) (so that weights are powers of 2), the factor in two parts: what rounding
+/// it costs is the same for every product and would not average out in large scores. (Where the
+/// machine does not fuse multiply and add, the second part is lost in the rounding of the first.)
 template <class T>
 struct Scaling {
   T factor;
@@ -44,7 +45,6 @@ struct Scaling {
   CASA_INLINE simd::Vec<T> operator()(simd::Vec<T> x) const {
     return simd::fma(x, simd::broadcast(factor), x * simd::broadcast(correction));
   }
-  T operator()(T x) const { return x * factor + x * correction; }
 };
 
 /// Packs panel.rows rows (rows[r]: head_dim values) as (head_dim, width), or (pairs of dimensions,
@@ -75,7 +75,7 @@ void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scal
     }
     if constexpr (unit == 1)  // (pairs are of whole vectors)
       for (; i < head_dim; ++i, q += width)
-        for (Index r = 0; r < lanes; ++r) q[r] = scaling(source[r][i]);
+        for (Index r = 0; r < lanes; ++r) q[r] = scaling(simd::broadcast(source[r][i]))[0];
   }
 }
 

@@ -46,7 +46,7 @@ CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* sc
     if (kSums == 2 && units <= 2 * kChain)
       dot_tile<M, N>(keys + key, 0, q, units, ahead, row);
     else
-      dot_halves<M, N>(keys + key, q, units, ahead, row);
+      dot_parts<M, N>(keys + key, q, units, ahead, row);
   }
   if (key < visible.unmasked_begin || key + M > visible.unmasked_end) {
     const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
