@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "casa/attention/attention.hpp"
+#include "attention/problem.hpp"
 #include "casa/stream/visibility.hpp"
 #include "golden.hpp"
 
@@ -137,6 +137,7 @@ template <class T>
 void check_case(const golden::Case& c, Path path) {
   Context context;
   context.path = path;
+  REQUIRE(c.description().at("modes").size() > 0);
   for (const auto& entry : c.description().at("modes").elements()) {
     const std::string mode = entry.as_string();
     CAPTURE(mode);
@@ -167,11 +168,14 @@ void check_case(const golden::Case& c, Path path) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("attention gives the reference's outputs and log-sum-exp", T, float, double) {
+  golden::Tally tally("core", golden::case_files("core").size());
   for (const golden::Case& c : golden::cases("core")) {
     CAPTURE(c.name);
     for (const Path path : {Path::naive, Path::fast}) {
       CAPTURE(static_cast<int>(path));
       check_case<T>(c, path);
     }
+    tally.ran();
   }
+  tally.check_all();
 }

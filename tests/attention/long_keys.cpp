@@ -43,7 +43,8 @@ Result<T> finished(const AttentionState<T>& state) {
 }  // namespace
 
 // Faults: parts behind the fourth are not merged; a part's row is written at the head of another
-// (rows counted as head * tokens + token); the parts of a second window begin at 0 again.
+// (rows counted as head * tokens + token); the parts of a second window begin at 0 again; what rows
+// of a part see nothing of is not written.
 TEST_CASE_TEMPLATE("parts of a long range: each is merged, each row lands at its own head", P,
                    Problem<float>, Problem<double>, Problem<float, bfloat16>) {
   for (const Index rows : {1, 5})
@@ -55,6 +56,10 @@ TEST_CASE_TEMPLATE("parts of a long range: each is merged, each row lands at its
     }
   auto windows = two_windows<P>(3);
   check_both_paths(windows);
+  // The last four rows, which are computed together, see nothing of the last parts.
+  P panels({1, 1, 16}, 20, {6144}, 9);
+  for (std::size_t r = 16; r < 20; ++r) panels.intervals[r] = {0, 3000};
+  check_both_paths(panels);
 }
 
 TEST_CASE("parts of a long range whose weights are rounded") {
