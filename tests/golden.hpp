@@ -1,16 +1,21 @@
 // Reference data for tests: finds the case files of a kind and reads tensors and description of a
 // case.
 //
+//   golden::Tally tally("core", golden::case_files("core").size());
 //   for (const golden::Case& c : golden::cases("core")) {
 //     CAPTURE(c.name);
 //     const auto q = c.matrix<double>("q");  // [T, H, D] as T x (H * D)
 //     const double scale = c.description().at("scale").as_number();
+//     tally.ran();
 //   }
+//   tally.check_all();
 //
 // The data is the repository's own copy, tests/golden, or the folder named by CASA_GOLDEN_DIR: then
 // every case of the known kinds there is run, whatever its name; kinds it has no folder for are
-// skipped.
+// skipped, which is said.
 #pragma once
+
+#include <doctest/doctest.h>
 
 #include <algorithm>
 #include <array>
@@ -87,6 +92,7 @@ inline void require_cases(bool none, std::string_view kind) {
   for (const auto k : kinds_of_folders) any = any || !list_folders(k).empty();
   casa::require(is_foreign() && any && !std::filesystem::exists(root() / kind), root().string(),
                 ": no golden case of kind ", kind, any ? "" : " nor of any other kind");
+  MESSAGE("skipped: no golden case of kind ", kind, " in ", root().string());
 }
 
 }  // namespace detail
@@ -166,5 +172,34 @@ inline std::vector<std::filesystem::path> folders(std::string_view prefix) {
   detail::require_cases(found.empty(), prefix);
   return found;
 }
+
+/// Counts what a loop over golden cases ran, so that none leaves out everything in silence.
+class Tally {
+ public:
+  /// A loop over `cases` cases of what `what` says.
+  Tally(std::string_view what, std::size_t cases) : what_(what), cases_(cases) {}
+
+  void ran() { ++ran_; }
+  /// For loops that leave out nothing.
+  void check_all() const {
+    CAPTURE(what_);
+    CHECK(ran_ == cases_);
+    if (!is_foreign()) CHECK(ran_ > 0);
+  }
+  /// For loops that leave out cases which are not what they are about: some remain in the
+  /// repository's data; of another folder's it is said if none did.
+  void check_some() const {
+    CAPTURE(what_);
+    CHECK(ran_ <= cases_);
+    if (!is_foreign())
+      CHECK(ran_ > 0);
+    else if (ran_ == 0 && cases_ > 0)
+      MESSAGE("skipped: all ", cases_, " of ", what_);
+  }
+
+ private:
+  std::string what_;
+  std::size_t cases_, ran_ = 0;
+};
 
 }  // namespace golden

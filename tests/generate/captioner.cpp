@@ -8,6 +8,7 @@
 
 #include "generate/small_captioner.hpp"
 #include "support/allocations.hpp"
+#include "support/difference.hpp"
 
 using namespace casa;
 using namespace captioner_test;
@@ -123,7 +124,8 @@ TEST_CASE("text fed between frames, and a caption that is cut, are part of the t
   const std::vector<Insertion> insertions = {{1, kImageTokens}, {9, kImageTokens}};
   const Matrix<double> logits =
       stage.model.logits(text, insertions, stage.frames.view().middle_rows(0, 2 * kImageTokens));
-  CHECK((logits.eigen().bottomRows(1) - captioner.logits().eigen()).cwiseAbs().maxCoeff() < 1e-12);
+  CHECK(casa_test::largest_difference(logits.eigen().bottomRows(1), captioner.logits().eigen()) <
+        1e-12);
 }
 
 TEST_CASE("a frame with numbers that are none is an error, not a caption") {

@@ -101,3 +101,17 @@ TEST_CASE("golden: another folder is read whatever its file names; none at all i
   fs::create_directory(scratch.file("layer"));
   CHECK_THROWS_AS(golden::case_files("layer"), casa::error);  // there, but empty
 }
+
+// doctest turns these round: they pass because a check in them fails.
+TEST_CASE("golden: a loop that leaves out every case fails" * doctest::should_fail()) {
+  const GoldenDir repository("");
+  const golden::Tally tally("core", 3);
+  tally.check_some();
+}
+
+TEST_CASE("golden: a loop that leaves out one of all cases fails" * doctest::should_fail()) {
+  const GoldenDir repository("");
+  golden::Tally tally("core", 2);
+  tally.ran();
+  tally.check_all();
+}

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "random_model.hpp"
+#include "support/difference.hpp"
 
 using namespace casa;
 using model_test::RandomWeights;
@@ -37,8 +38,8 @@ struct Fixture {
     return Decoder<double>(config, weights.source()).logits(ids, insertions, images);
   }
   static void check_equal(const Matrix<double>& actual, const Dense& expected) {
-    CHECK((actual.eigen() - expected).cwiseAbs().maxCoeff() <=
-          1e-11 * expected.cwiseAbs().maxCoeff());
+    CHECK(casa_test::largest_difference(actual.eigen(), expected) <=
+          1e-11 * casa_test::largest(expected));
   }
 };
 
@@ -62,7 +63,7 @@ TEST_CASE("one image that stands first: the window is all of history") {
   // An image further on begins a window that forgets what came before: no longer the same.
   const std::vector<Insertion> later{{4, 9}};
   const auto differs = f.with(window, later);
-  CHECK((differs.eigen() - f.insertion(later)).cwiseAbs().maxCoeff() > 1e-3);
+  CHECK(casa_test::largest_difference(differs.eigen(), f.insertion(later)) > 1e-3);
 }
 
 TEST_CASE("a stream without images is plain causal text, for every placement") {

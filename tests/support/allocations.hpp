@@ -2,6 +2,8 @@
 // nothing.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -32,12 +34,22 @@ inline void* counted(void* p) {
 /// Allocations by operator new so far, of every form (the array and nothrow forms call these).
 inline long long allocation_count() { return allocations.load(); }
 
-/// Whether the counting forms are the ones in use. A test that counts asserts it first, unless the
-/// program is a sanitizer's, which must keep its own.
+/// Whether the counting forms are the ones in use.
 inline bool counts_allocations() {
   const long long before = allocation_count();
   ::operator delete(::operator new(1));
   return allocation_count() == before + 1;
+}
+
+/// What a test that counts begins with. False, which is said, in a sanitizer's program, which must
+/// keep its own operator new; anywhere else allocations must be counted.
+inline bool must_count() {
+  if (kSanitized) {
+    MESSAGE("skipped: under a sanitizer allocations are not counted");
+    return false;
+  }
+  REQUIRE(counts_allocations());
+  return true;
 }
 
 }  // namespace casa_test
