@@ -116,6 +116,32 @@ TEST_CASE_TEMPLATE("a row's bits do not depend on the rows beside it nor on thre
   }
 }
 
+// Rows times inputs are more than a core's cache holds (kRowBlockBytes) and inputs more than one
+// block, so a job takes a block of all its panels before the next block, and each panel needs sums
+// of its own meanwhile.
+//
+// Faults: the panels of a job share one sum; rows of a later block of k begin from zero.
+TEST_CASE_TEMPLATE("many rows of many inputs: panels that are summed side by side", T, float,
+                   double) {
+  std::mt19937_64 rng(8);
+  const Index rows = 288, in = 1100, out = 150;
+  REQUIRE(rows * in * Index{sizeof(T)} > detail::kRowBlockBytes);
+  const Matrix<T> w = random_matrix<T>(rng, out, in), x = random_matrix<T>(rng, rows, in);
+  for (const WeightType type : {WeightType::native, WeightType::int8}) {
+    if (type != WeightType::native && std::is_same_v<T, double>) continue;
+    CAPTURE(static_cast<int>(type));
+    const Linear<T> linear({w}, type);
+    const Context context;
+    Matrix<T> whole(rows, out), part(rows, out);
+    linear.forward(x, whole, context);
+    for (Index r = 0; r < rows; r += 41)
+      check_product<T>(linear, x.view().middle_rows(r, 1), whole.view().middle_rows(r, 1), nullptr);
+    for (Index r = 0; r < rows; r += 9)
+      linear.forward(x.view().middle_rows(r, 9), part.view().middle_rows(r, 9), context);
+    CHECK(same_bits(part.data(), whole.data(), whole.size()));
+  }
+}
+
 // Where the machine multiplies pairs of bfloat16, many rows are rounded to them; elsewhere none.
 TEST_CASE("rows of x may be rounded to the bfloat16 that weights are held in") {
   const Context rounds{.precision = Precision::storage}, full;
@@ -312,6 +338,26 @@ TEST_CASE("int8: every weight is within half a step, and a step is the group's l
   }
 }
 
+// Fault: the scale is the nearest bfloat16, or the one below: the group's largest value is cut off
+// at 127 steps, by less than half a step.
+TEST_CASE("quantisation: the scale is the least bfloat16 that holds the largest in 127 steps") {
+  std::mt19937_64 rng(17);
+  std::uniform_real_distribution<double> mantissa(1, 2);
+  for (int exponent = -110; exponent <= 127; ++exponent)
+    for (int i = 0; i < 50; ++i) {
+      const auto largest = static_cast<float>(std::ldexp(mantissa(rng), exponent));
+      CAPTURE(largest);
+      const bfloat16 scale = quant_scale(largest);
+      bfloat16 below = scale;
+      --below.bits;
+      // Products of 8 and 7 bits: exact.
+      REQUIRE(widen(scale) * 127.0f >= largest);
+      REQUIRE(widen(below) * 127.0f < largest);
+      REQUIRE(std::abs(largest / widen(scale)) <= 127.0f);
+    }
+  CHECK(widen(quant_scale(0)) == 0);
+}
+
 TEST_CASE("quantisation: integers up to 127 in steps of one are kept exactly, ties go to even") {
   CHECK(widen(quant_scale(127)) == 1);
   for (int q = -127; q <= 127; ++q)
@@ -335,7 +381,7 @@ TEST_CASE("a smaller type holds fewer bytes") {
 
 TEST_CASE("a warm product allocates nothing") {
   std::mt19937_64 rng(15);
-  if (!counts_allocations()) return;  // a sanitizer has its own operator new
+  if (!must_count()) return;
   const Linear<float> linear({random_matrix<float>(rng, 100, 600)}, WeightType::bfloat16);
   ThreadPool pool(2);
   for (const bool threads : {false, true}) {
