@@ -86,6 +86,63 @@ TEST_CASE("the same ids whatever the chunks, the neighbours and the threads") {
   }
 }
 
+// Grids of equal size, so that one in another's place fits and is not refused.
+//
+// Faults: later chunks get the grids of the first images, or none; an image that is pushed has
+// none.
+TEST_CASE("each image keeps its grid, whichever chunk it comes in") {
+  auto config = model_test::small_config(2);
+  config.rope.mrope_sections = {1, 1, 1};
+  for (const ImageRope rope : {ImageRope::window_start, ImageRope::stream}) {
+    CAPTURE(static_cast<int>(rope));
+    config.fusion = presets::casa_before({0, 1});
+    config.fusion->image_rope = rope;
+    model_test::RandomWeights weights(13);
+    const Decoder<float> model(config, weights.source());
+    const auto ids = model_test::random_ids(9, 31, 13);
+    const std::vector<Insertion> insertions = {{1, 6}, {3, 6}, {4, 6}, {8, 6}};
+    const std::vector<ImageGrid> grids = {{2, 3}, {6, 1}, {3, 2}, {1, 6}};
+    const auto images = model_test::random_matrix<float>(24, 24, 13);
+    const auto expected = model.logits(ids, insertions, images, {}, grids);
+    float largest = 0;
+    for (Index i = 0; i < 31; ++i) largest = std::max(largest, std::abs(expected(8, i)));
+    const auto off = [&](std::span<const float> logits) {
+      float most = 0;
+      for (std::size_t i = 0; i < logits.size(); ++i) {
+        REQUIRE(std::isfinite(logits[i]));
+        most = std::max(most, std::abs(logits[i] - expected(8, static_cast<Index>(i))));
+      }
+      return most;
+    };
+    const Context context;
+    for (const Index chunk : {1, 2, 4, 512}) {
+      CAPTURE(chunk);
+      GenerateOptions options;
+      options.prefill_chunk = chunk;
+      Generator<float> generator(model, options);
+      generator.feed({ids, insertions, images, grids}, context);
+      CHECK(off(generator.logits()) <= 1e-5f * largest);
+    }
+    Generator<float> pushed(model);
+    for (std::size_t i = 0; i <= insertions.size(); ++i) {
+      const auto begin = i == 0 ? 0 : insertions[i - 1].position;
+      const auto end = i == insertions.size() ? Index{9} : insertions[i].position;
+      if (i > 0)
+        pushed.push_image(images.view().middle_rows(6 * static_cast<Index>(i - 1), 6), context,
+                          grids[i - 1]);
+      pushed.feed({std::span(ids).subspan(static_cast<std::size_t>(begin),
+                                          static_cast<std::size_t>(end - begin))},
+                  context);
+    }
+    CHECK(off(pushed.logits()) <= 1e-5f * largest);
+    // What is told apart: one grid in another's place.
+    auto swapped = grids;
+    std::swap(swapped[2], swapped[3]);
+    const auto other = model.logits(ids, insertions, images, {}, swapped);
+    CHECK(off({other.row(8), 31}) > 1e-3f * largest);
+  }
+}
+
 TEST_CASE("a text ends at a stop id, at its length, or when the callback says so") {
   const auto model = random_decoder(std::nullopt);
   const Case c = make_case(3, 5, false);
