@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <set>
+
 #include "model/random_model.hpp"
 
 using namespace casa;
@@ -199,6 +202,31 @@ TEST_CASE("a conversation goes on from what was said") {
   CHECK(last >= 0);
 }
 
+// Fault: the sampler does not see the prompt, or of several turns only one.
+TEST_CASE("what stands in a prompt counts as said: it is less likely to be repeated") {
+  const auto model = random_decoder(std::nullopt);
+  GenerateOptions options;
+  options.sampling.repetition_penalty = 1e4;
+  int turned = 0;
+  for (unsigned seed = 0; seed < 5; ++seed) {
+    CAPTURE(seed);
+    const Case c = make_case(seed, 16, false);
+    Generator<float> generator(model, options);
+    generator.feed({std::span(c.ids).first(8)}, {});
+    generator.feed({std::span(c.ids).subspan(8)}, {});
+    std::vector<float> logits(generator.logits().begin(), generator.logits().end());
+    const auto likeliest = [&] { return std::ranges::max_element(logits) - logits.begin(); };
+    const auto plain = likeliest();
+    for (const int id : std::set<int>(c.ids.begin(), c.ids.end())) {
+      float& x = logits[static_cast<std::size_t>(id)];
+      x = x > 0 ? x / 1e4f : x * 1e4f;
+    }
+    CHECK(generator.sample() == likeliest());
+    turned += plain != likeliest();
+  }
+  CHECK(turned > 0);
+}
+
 TEST_CASE("an image pushed between turns is an insertion at that point") {
   const auto model = random_decoder(presets::casa_before({0, 1}));
   const Case c = make_case(7, 8, false);
@@ -231,6 +259,13 @@ TEST_CASE("what does not fit is refused by name") {
   CHECK_THROWS_WITH_AS(small.feed(c.prompt(), context),
                        "context: 6 text tokens are more than the 5 asked for", error);
   CHECK(small.state().text_len() == 0);
+  // A sampled token that goes in with the next turn takes room, too.
+  small.feed({std::span(c.ids).first(2)}, context);
+  small.sample();
+  CHECK_THROWS_AS(small.feed({std::span(c.ids).first(3)}, context), error);
+  CHECK(small.state().text_len() == 2);
+  small.feed({std::span(c.ids).first(2)}, context);
+  CHECK(small.state().text_len() == 5);
   Generator<float> generator(model);
   CHECK_THROWS_WITH_AS(generator.feed({}, context), "feed: the prompt has no token", error);
   CHECK_THROWS_AS(generator.sample(), error);
