@@ -39,7 +39,7 @@ void print_decoder(const casa::DecoderConfig& c) {
   program::print(
       "rope             %s, theta %g%s%s\n",
       c.rope.style == casa::RopeStyle::half ? "half" : "interleaved", c.rope.theta,
-      c.rope.llama3 ? ", llama3 scaling" : "",
+      scaling_name(c.rope.scaling),
       c.rope.mrope_sections.empty() ? "" : (", sections " + listed(c.rope.mrope_sections)).c_str());
   program::print("rms_norm_eps     %g\n", c.rms_norm_eps);
   if (!c.fusion) {

@@ -194,7 +194,7 @@ TEST_CASE("json: depth and size are limits of the call") {
   CHECK_NOTHROW(parse_json(nested(64), "f"));
   CHECK_NOTHROW(parse_json(nested(8), "f", {.max_depth = 8}));
   CHECK(message_of([] { parse_json(nested(9), "f", {.max_depth = 8}); }) ==
-        "f: JSON is nested deeper than 8");
+        "f: JSON is nested deeper than 8 (JsonRules::max_depth)");
   CHECK_THROWS_AS(parse_json("{" + std::string(100, ' ') + "}", "f", {.max_bytes = 101}), error);
   CHECK_NOTHROW(parse_json("{" + std::string(100, ' ') + "}", "f", {.max_bytes = 102}));
   CHECK(parse_json(" [1, 2] ", "f", {.object_root = false}).size() == 2);
@@ -203,15 +203,51 @@ TEST_CASE("json: depth and size are limits of the call") {
   CHECK_THROWS_AS(parse_json("{\"a\":" + std::string(1'000'000, '['), "f"), error);
 }
 
-TEST_CASE("json: a bare object begins at the first byte and ends in spaces") {
-  const JsonRules bare{.bare = true};
-  CHECK_NOTHROW(parse_json("{}", "f", bare));
-  CHECK_NOTHROW(parse_json("{}   ", "f", bare));
-  CHECK_NOTHROW(parse_json(" {}\n", "f"));
-  for (const char* s : {" {}", "{}\n", "{} \t", "", "\n", "[]", "{", "}"}) {
-    CAPTURE(s);
-    CHECK_THROWS_AS(parse_json(s, "f", bare), error);
+TEST_CASE("json: numbers beyond JSON are read where the rules take them, as Python's json does") {
+  const JsonRules rules{.nonfinite = true};
+  const std::string s =
+      R"({"nan":NaN,"a":[Infinity,-Infinity, 1e999 ,-1e309],"s":"NaN, Infinity \"-Infinity","n":-1,
+          "NaN":7,"small":1e-999,"big":1.5e308,"zero":0e999,"i":1)" +
+      std::string(400, '0') + R"(,"tiny":0.)" + std::string(400, '0') + R"(1,"last":-Infinity})";
+  const Json j = parse_json(s, "f", rules);
+  CHECK(j.at("nan").describe() == "NaN");
+  std::string all;
+  for (const Json& v : j.at("a").elements()) {
+    CHECK((v.is_number() && !v.is_finite()));
+    all += v.describe() + " ";
   }
+  CHECK(all == "Infinity -Infinity Infinity -Infinity ");
+  CHECK(j.at("s").as_string() == "NaN, Infinity \"-Infinity");
+  CHECK(j.at("NaN").as_int() == 7);
+  CHECK(j.at("small").as_number() == 0);
+  CHECK(j.at("big").as_number() == 1.5e308);
+  CHECK(j.at("zero").as_number() == 0);
+  CHECK(j.at("tiny").as_number() == 0);
+  CHECK(j.at("i").describe() == "Infinity");
+  CHECK(j.at("last").describe() == "-Infinity");
+  // No number is made of them in silence, and a copy says what the text said.
+  CHECK(message_of([&] { j.at("nan").as_number(); }) ==
+        "f: nan: expected a finite number, got NaN");
+  CHECK(has(message_of([&] { j.at("last").as_number(-1, 1); }), "got -Infinity"));
+  CHECK_THROWS_AS(j.at("nan").as_int(), error);
+  JsonWriter w;
+  CHECK(JsonWriter().value(parse_json(R"({"a":[NaN,-Infinity,1e999]})", "f", rules)).str() ==
+        R"({"a":[NaN,-Infinity,Infinity]})");
+  // Errors name the same places; what Python refuses is refused; and nothing without the rule.
+  CHECK(
+      has(message_of([&] { parse_json("{\"a\":NaN,\"b\":Infinity]", "f", rules); }), "at byte 22"));
+  for (const char* bad : {"{\"a\":+Infinity}", "{\"a\":-NaN}", "{\"a\":infinity}", "{\"a\":NaNs}",
+                          "{\"a\":Infinity1}", "{NaN:1}", "{\"a\":1e}", "{\"a\":01e999}",
+                          "{\"a\":1.e999}", "{\"a\":-.1e999}", "{\"a\":1e9+99}"})
+    CHECK_THROWS_AS(parse_json(bad, "f", rules), error);
+  CHECK_THROWS_AS(parse_json("{\"a\":NaN}", "f"), error);
+  // A text that holds every number that could stand for them.
+  std::string full = "{\"a\":[NaN";
+  for (const char e : {'e', 'E'})
+    for (int n = 0; n < 100; ++n) full += casa::text(",", n / 10, std::string(1, e), n % 10);
+  CHECK(has(message_of([&] { parse_json(full + "]}", "f", rules); }), "NaN or Infinity beside"));
+  CHECK(parse_json(full.substr(0, full.size() - 12) + "]}", "f", rules).at("a")[0].describe() ==
+        "NaN");
 }
 
 TEST_CASE("json: time is linear in the members of an object") {

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "casa/io/safetensors_writer.hpp"
+#include "casa/io/save_model.hpp"
 #include "golden.hpp"
 #include "scratch.hpp"
 #include "support/messages.hpp"
@@ -109,7 +110,7 @@ TEST_CASE("a config that asks for more than the files hold is refused before mem
     f.save();
     f.replace_in_config(change.first, change.second);
     const std::string message = f.refusal();
-    CHECK((contains(message, "expected [") || contains(message, "missing")));
+    CHECK((contains(message, "expected ") || contains(message, "missing")));
     CHECK(message.size() < 4000);  // the list is cut
   }
 }
@@ -237,6 +238,103 @@ TEST_CASE("a head that a tied model does not need is reported, not refused") {
   CHECK(ModelFolder(f.scratch.path()).report().unused.empty());
 }
 
+TEST_CASE("a head that differs from the embedding is used, whatever the config says of tying") {
+  Folder f;
+  const Matrix<float> embed = f.source.at("model.embed_tokens.weight").to_matrix<float>();
+  Matrix<float> values(embed.rows(), embed.cols());
+  values.eigen() = embed.eigen().colwise().reverse();
+  f.tensors.push_back(named_tensor("lm_head.weight", values));
+  f.save();
+  const Model<float> model = f.load();  // the config ties
+  CHECK_FALSE(model.config.decoder.tie_word_embeddings);
+  CHECK(ModelFolder(f.scratch.path()).report().unused.empty());
+  Folder untied;
+  untied.tensors = f.tensors;
+  untied.save();
+  untied.replace_in_config("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+  CHECK(same_logits(model.decoder, untied.load().decoder));
+  const auto tied = load_model<float>(golden_model().string());
+  const auto logits = model.decoder.logits(ids, {}, {}),
+             embedded = tied.decoder.logits(ids, {}, {});
+  CHECK((logits.eigen() - embedded.eigen()).cwiseAbs().maxCoeff() > 0.1f);
+
+  // One value apart is apart; a head of another type or width is used or named, never dropped.
+  values.eigen() = embed.eigen();
+  values(3, 5) = std::nextafter(values(3, 5), 10.0f);
+  f.save();
+  CHECK_FALSE(f.load().config.decoder.tie_word_embeddings);
+  f.at("lm_head.weight").dtype = DType::I32;
+  f.save();
+  CHECK(contains(f.refusal(), "\"lm_head.weight\": expected F32, F64, F16 or BF16, got I32"));
+  f.at("lm_head.weight") = named_tensor("lm_head.weight", values);
+  f.at("lm_head.weight").shape = {values.cols(), values.rows()};
+  f.save();
+  CHECK(contains(f.refusal(), "\"lm_head.weight\": expected"));
+
+  // Saved and loaded it is the same model.
+  values.eigen() = embed.eigen().colwise().reverse();
+  f.at("lm_head.weight") = named_tensor("lm_head.weight", values);
+  f.save();
+  const Scratch saved;
+  save_model(f.scratch.path(), saved.path(), f.load().decoder);
+  CHECK(same_logits(load_model<float>(saved.path()).decoder, model.decoder));
+}
+
+TEST_CASE("a head without an embedding is both where they are tied, a missing head an error else") {
+  Folder f;
+  f.at("model.embed_tokens.weight").name = "lm_head.weight";
+  f.save();
+  const Model<float> plain = load_model<float>(golden_model().string());
+  CHECK(same_logits(f.load().decoder, plain.decoder));
+  const Scratch saved;
+  save_model(f.scratch.path(), saved.path(), f.load().decoder);
+  CHECK(same_logits(load_model<float>(saved.path()).decoder, plain.decoder));
+  f.replace_in_config("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+  CHECK(contains(f.refusal(), "missing \"model.embed_tokens.weight\""));
+  Folder headless;
+  headless.save();
+  headless.replace_in_config("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+  CHECK(contains(headless.refusal(), "missing \"lm_head.weight\""));
+}
+
+TEST_CASE("what the files hold besides is refused by the option that passes over it") {
+  Folder f;
+  f.tensors.push_back(f.at(q_proj));
+  f.tensors.back().name = "extra.weight";
+  f.save();
+  CHECK(contains(f.refusal(), "unexpected \"extra.weight\""));
+  CHECK(contains(f.refusal(), "ModelOptions::allow_unexpected"));
+  ModelOptions lenient;
+  lenient.allow_unexpected = true;
+  const Model<float> plain = load_model<float>(golden_model().string());
+  CHECK(same_logits(load_model<float>(f.scratch.path(), lenient).decoder, plain.decoder));
+  CHECK(ModelFolder(f.scratch.path(), lenient).report().unused ==
+        std::vector<std::string>{"extra.weight"});
+
+  // What an index does not list is no part of the model: it need not be used, but may be.
+  std::filesystem::rename(f.scratch.file("model.safetensors"),
+                          f.scratch.file("model-00001-of-00001.safetensors"));
+  f.scratch.write("model.safetensors.index.json",
+                  casa::text(R"({"metadata": {"total_size": 1.5e99}, "weight_map": {")", q_proj,
+                             R"(": "model-00001-of-00001.safetensors"}})"));
+  CHECK(same_logits(f.load().decoder, plain.decoder));
+  CHECK(ModelFolder(f.scratch.path()).report().unused == std::vector<std::string>{"extra.weight"});
+}
+
+TEST_CASE("configs with numbers beyond JSON load, and are saved with them") {
+  Folder f;
+  f.save();
+  f.replace_in_config("\"tie_word_embeddings\"",
+                      "\"limits\": [0.0, Infinity, NaN], \"tie_word_embeddings\"");
+  const Model<float> model = f.load();
+  const Scratch saved;
+  save_model(f.scratch.path(), saved.path(), model.decoder);
+  const Json config = read_json(saved.file("config.json"), python_json({}));
+  CHECK(config.at("limits")[1].describe() == "Infinity");
+  CHECK(config.at("limits")[2].describe() == "NaN");
+  CHECK(same_logits(load_model<float>(saved.path()).decoder, model.decoder));
+}
+
 TEST_CASE("weights of 16 bits stay so, and count as the float values they stand for") {
   Folder f;
   std::vector<std::vector<half>> narrow_values;
@@ -283,8 +381,15 @@ TEST_CASE("generation_config.json has the last word on where generation ends") {
   f.scratch.write("generation_config.json", R"({"eos_token_id": [3, 4], "bos_token_id": null})");
   CHECK(f.load().config.tokens.eos == std::vector<int>{3, 4});
   CHECK(f.load().config.tokens.bos == 1);
-  f.scratch.write("generation_config.json", R"({"eos_token_id": -1})");
+  f.scratch.write("generation_config.json", R"({"eos_token_id": -1, "max_length": Infinity})");
+  CHECK(f.load().config.tokens.eos.empty());
+  f.scratch.write("generation_config.json", R"({"eos_token_id": null})");
+  CHECK(f.load().config.tokens.eos == std::vector<int>{2});
+  f.scratch.write("generation_config.json", R"({"eos_token_id": "x"})");
   CHECK(contains(f.refusal(), "eos_token_id"));
+  ModelOptions without;
+  without.generation_config = false;
+  CHECK(load_model<float>(f.scratch.path(), without).config.tokens.eos == std::vector<int>{2});
 }
 
 TEST_CASE("a projector from another encoder's embeddings comes with the model") {

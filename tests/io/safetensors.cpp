@@ -76,6 +76,11 @@ TEST_CASE("safetensors: what the format allows is read") {
   const Good good[] = {
       {"no tensor", file_bytes("{}", 0), 0},
       {"spaces behind the header", file_bytes("{}      ", 0), 0},
+      {"white space around the header", file_bytes("\n\t {}\r\n\n", 0), 0},
+      {"null metadata", file_bytes(R"({"__metadata__":null})", 0), 0},
+      {"a key of a tensor that is not read",
+       file_bytes(R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8],"packed":[true]}})", 8),
+       1},
       {"metadata alone", file_bytes(R"({"__metadata__":{"format":"pt"}})", 0), 0},
       {"scalar", file_bytes("{" + entry("a", "F32", "[]", "[0,4]") + "}", 4), 1},
       {"empty axis", file_bytes("{" + entry("a", "F32", "[0,7]", "[0,0]") + "}", 0), 1},
@@ -105,9 +110,9 @@ TEST_CASE("safetensors: what the format allows is read") {
     CAPTURE(g.name);
     CHECK(message_of([&] { CHECK(parse(g.bytes).size() == g.tensors); }) == "");
   }
-  CHECK(parse(good[12].bytes).contains("a"));
-  CHECK(parse(good[2].bytes).metadata().at("format") == "pt");
-  const SafeTensors swapped = parse(good[6].bytes);
+  CHECK(parse(good[15].bytes).contains("a"));
+  CHECK(parse(good[5].bytes).metadata().at("format") == "pt");
+  const SafeTensors swapped = parse(good[9].bytes);
   CHECK(swapped.tensors()[0].name == "b");
   CHECK(swapped.at("a").to_vector<std::uint8_t>() == std::vector<std::uint8_t>{5, 6, 7});
 }
@@ -151,12 +156,17 @@ TEST_CASE("safetensors: limits are those of the caller") {
   const Tight tight[] = {
       {{.header_bytes = 20}, "header length"}, {{.header_depth = 2}, "deeper than 2"},
       {{.tensors = 1}, "2 tensors"},           {{.name_bytes = 3}, "longer than the limit of 3"},
-      {{.axes = 1}, "at most 1 axes"},         {{.axis = 3}, "in [0, 3], got 4"},
+      {{.axes = 1}, "at most 1 axes"},         {{.axis = 3}, "in [0, 3] (LoadLimits::axis), got 4"},
   };
   for (const Tight& t : tight) {
     CAPTURE(t.expected);
-    CHECK(has(message_of([&] { parse(s, t.limits); }), t.expected));
+    const std::string message = message_of([&] { parse(s, t.limits); });
+    CHECK(has(message, t.expected));
+    CHECK(has(message, "LoadLimits::"));  // the option that would take it
   }
+  const std::string name = file_bytes("{" + entry("a\\nb", "U8", "[1]", "[0,1]") + "}", 1);
+  CHECK(has(message_of([&] { parse(name); }), "LoadLimits::control_characters"));
+  CHECK(parse(name, {.control_characters = true}).contains("a\nb"));
 }
 
 TEST_CASE("safetensors: written tensors come back, in the same bytes each time") {

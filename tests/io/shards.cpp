@@ -107,41 +107,63 @@ TEST_CASE("shards: a folder without weights is an error that names it") {
   CHECK_THROWS_AS(read_checkpoint(scratch.file("absent")), error);
 }
 
-TEST_CASE("shards: each tensor is in exactly the file that the index names") {
-  CHECK(message_of_index(good) == "");
-  CHECK(
-      has(message_of_index({{"a", first}, {"b", first}, {"c", first}}), "tensor \"c\" is not in"));
-  CHECK(has(message_of_index({{"a", first}, {"b", second}, {"c", second}}),
-            "tensor \"b\": the index puts it into model-00002"));
-  CHECK(has(message_of_index({{"a", first}, {"c", second}}), "tensor \"b\" is not in the index"));
-  CHECK(has(message_of_index({{"a", first}, {"b", first}, {"c", second}, {"d", second}}),
-            "tensor \"d\" is not in " + second));
+TEST_CASE("shards: the files say where a tensor is, and total_size counts for nothing") {
+  const std::string total = std::to_string(total_bytes);
+  for (const std::string& any :
+       {total, std::to_string(total_bytes - 1), std::string("0"), std::string("-1"), total + ".0",
+        "\"" + total + "\"", std::string("18446744073709551712"), std::string("null"),
+        std::string("NaN"), std::string("Infinity"), std::string("[]")}) {
+    CAPTURE(any);
+    CHECK(message_of_index(good, any) == "");
+  }
+  CHECK(message_of_index({{"a", first}, {"b", second}, {"c", first}}) == "");
   CHECK(has(message_of_index({{"a", "absent.safetensors"}, {"b", first}, {"c", second}}),
             "absent.safetensors: cannot open"));
 }
 
-TEST_CASE("shards: a tensor in two files is an error") {
+TEST_CASE("shards: a tensor that the index does not list is there, as an extra") {
   const Scratch scratch;
-  const std::vector<float> x(4, 1.0f);
-  write_safetensors(scratch.file("p.safetensors"), {named_tensor("x", {4}, x)});
-  write_safetensors(scratch.file("q.safetensors"),
-                    {named_tensor("x", {4}, x), named_tensor("y", {4}, x)});
-  write_index(scratch, {{"x", "p.safetensors"}, {"y", "q.safetensors"}}, "48");
-  CHECK(has(message_of([&] { read_checkpoint(scratch.path()); }), "tensor \"x\""));
-  const auto p = casa::io::read_safetensors(scratch.file("p.safetensors"));
-  const auto q = casa::io::read_safetensors(scratch.file("q.safetensors"));
-  CHECK(has(message_of([&] { Checkpoint({p, q}, "both"); }), "is also in"));
+  write_shards(scratch.path());
+  write_index(scratch, {{"a", first}, {"c", second}});
+  const Checkpoint c = read_checkpoint(scratch.path());
+  CHECK(c.at("b").to_vector<float>() == std::vector<float>(6, 2.0f));
+  CHECK(c.extra("b"));
+  CHECK_FALSE(c.extra("a"));
+  CHECK_FALSE(c.extra("d"));
 }
 
-TEST_CASE("shards: total_size is the sum of the tensors") {
-  const std::string total = std::to_string(total_bytes);
-  for (const std::string& bad : {std::to_string(total_bytes - 1), std::to_string(total_bytes + 1),
-                                 std::string("0"), std::string("-1"), total + ".0",
-                                 "\"" + total + "\"", std::string("18446744073709551712")}) {
-    CAPTURE(bad);
-    CHECK(has(message_of_index(good, bad), "metadata.total_size: expected the sum of all tensors"));
-  }
-  CHECK(message_of_index(good, "null") == "");
+TEST_CASE("shards: a listed tensor that no file holds is an error, or passed over by its option") {
+  const Places stale = {{"a", first}, {"b", first}, {"c", second}, {"d", second}};
+  const std::string message = message_of_index(stale);
+  CHECK(has(message, "tensor \"d\" is not in " + second));
+  CHECK(has(message, "LoadLimits::stale_index"));
+  const Scratch scratch;
+  write_shards(scratch.path());
+  write_index(scratch, stale);
+  LoadOptions options;
+  options.limits.stale_index = true;
+  CHECK(read_checkpoint(scratch.path(), options).size() == 3);
+}
+
+TEST_CASE("shards: copies of a tensor are one, other values under one name an error or the last") {
+  const Scratch scratch;
+  const std::vector<float> x(4, 1.0f), other(4, 2.0f);
+  write_safetensors(scratch.file("p.safetensors"), {named_tensor("x", {4}, x)});
+  write_index(scratch, {{"x", "p.safetensors"}, {"y", "q.safetensors"}});
+  const auto second_file = [&](const std::vector<float>& values) {
+    write_safetensors(scratch.file("q.safetensors"),
+                      {named_tensor("x", {4}, values), named_tensor("y", {4}, x)});
+  };
+  second_file(x);
+  CHECK(read_checkpoint(scratch.path()).size() == 2);
+  second_file(other);
+  const std::string message = message_of([&] { read_checkpoint(scratch.path()); });
+  CHECK(has(message, "tensor \"x\" is also in " + scratch.file("q.safetensors")));
+  CHECK(has(message, "LoadLimits::repeated_tensors"));
+  LoadOptions last;
+  last.limits.repeated_tensors = true;
+  CHECK(read_checkpoint(scratch.path(), last).at("x").to_vector<float>() == other);
+  CHECK(read_checkpoint(scratch.path(), last).size() == 2);
 }
 
 TEST_CASE("shards: a name that is not one plain file name is refused") {

@@ -2,6 +2,8 @@
 // tensor left over, or an error that lists what is wrong.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -74,8 +76,9 @@ class CheckpointWeights {
     return r;
   }
 
-  /// Throws casa::error that lists every tensor missing, of another shape or type, or left over.
-  void require_complete(std::string_view where) const {
+  /// Throws casa::error that lists every tensor missing, of another shape or type, or left over;
+  /// `option` is what would take those that are left over.
+  void require_complete(std::string_view where, std::string_view option = {}) const {
     const TensorReport r = report();
     if (r.ok()) return;
     std::string message = text(where, ": the tensors do not fit the config:");
@@ -89,6 +92,8 @@ class CheckpointWeights {
       add(text(casa::quoted(m.name), ": expected ", m.expected, ", got ", m.actual));
     for (const auto& name : r.unexpected) add("unexpected " + casa::quoted(name));
     if (lines > 20) message += text("\n  and ", lines - 20, " more");
+    if (!r.unexpected.empty() && !option.empty())
+      message += text("\n(", option, " passes over what is unexpected)");
     throw error(message);
   }
 

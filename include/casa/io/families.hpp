@@ -27,15 +27,18 @@ struct Family {
   double rms_norm_eps;
   double rope_theta;
   Index head_dim;  ///< 0: hidden_size / num_attention_heads
+  Index max_position_embeddings;
+  Index max_window_layers;  ///< blocks before those that slide; 0: a family without windows
 };
 
 inline constexpr std::array<Family, 4> families{{
     {"helium", RopeStyle::interleaved, Has::as_configured, Has::never, Has::as_configured, false,
-     1e-8, 1e5, 128},
+     1e-8, 1e5, 128, 4096, 0},
     {"llama", RopeStyle::half, Has::as_configured, Has::as_configured, Has::as_configured, false,
-     1e-6, 1e4, 0},
-    {"qwen2", RopeStyle::half, Has::always, Has::never, Has::never, false, 1e-6, 1e4, 0},
-    {"qwen2_5_vl", RopeStyle::half, Has::always, Has::never, Has::never, true, 1e-5, 1e6, 0},
+     1e-6, 1e4, 0, 2048, 0},
+    {"qwen2", RopeStyle::half, Has::always, Has::never, Has::never, false, 1e-6, 1e4, 0, 32768, 28},
+    {"qwen2_5_vl", RopeStyle::half, Has::always, Has::never, Has::never, true, 1e-5, 1e6, 0, 32768,
+     80},
 }};
 
 /// The `model_type` of a folder whose config.json spells out every choice (decoder_config).

@@ -15,6 +15,7 @@
 #include "casa/core/config.hpp"
 #include "casa/core/error.hpp"
 #include "casa/io/file.hpp"
+#include "casa/io/json_nonfinite.hpp"
 #include "casa/io/json_value.hpp"
 #include "casa/io/limits.hpp"
 
@@ -27,17 +28,34 @@ struct JsonRules {
   std::int64_t max_depth = LoadLimits{}.json_depth;
   std::int64_t spare_bytes = std::int64_t{64} << 20;  ///< memory: at most this + 20 x text
   bool object_root = true;
-  bool bare = false;  ///< first byte '{', nothing but spaces (0x20) after the object
+  /// NaN, Infinity, -Infinity and numbers beyond the range of double are numbers, as Python's json
+  /// reads and writes them.
+  bool nonfinite = false;
+  std::string_view bytes_option = "JsonRules::max_bytes";  ///< what errors name as raising them
+  std::string_view depth_option = "JsonRules::max_depth";
 };
+
+/// The rules of a model's Python-made JSON files: config.json and the like.
+inline JsonRules python_json(const LoadLimits& limits) {
+  JsonRules rules;
+  rules.max_bytes = limits.json_bytes;
+  rules.max_depth = limits.json_depth;
+  rules.nonfinite = true;
+  rules.bytes_option = "LoadLimits::json_bytes";
+  rules.depth_option = "LoadLimits::json_depth";
+  return rules;
+}
 
 namespace detail {
 
 /// nlohmann's SAX interface; builds the nodes and throws casa::error for what the rules forbid.
 class JsonBuilder {
  public:
-  JsonBuilder(JsonDocument& document, const JsonRules& rules, std::size_t text_bytes)
+  JsonBuilder(JsonDocument& document, const JsonRules& rules, std::size_t text_bytes,
+              const JsonStandIns* stand_ins)
       : document_(document),
         rules_(rules),
+        stand_ins_(stand_ins),
         bytes_left_(rules.spare_bytes + 20 * static_cast<std::int64_t>(text_bytes)) {}
 
   bool null() { return add({}); }
@@ -47,7 +65,9 @@ class JsonBuilder {
     if (v > static_cast<std::uint64_t>((std::numeric_limits<std::int64_t>::max)())) return add({v});
     return add({static_cast<std::int64_t>(v)});
   }
-  bool number_float(double v, const std::string&) { return add({v}); }
+  bool number_float(double v, const std::string& token) {
+    return add({stand_ins_ ? stand_ins_->value(v, token) : v});
+  }
   bool string(std::string& v) {
     if (v.empty()) return add({std::unique_ptr<std::string>()});
     take(sizeof(std::string) + v.size());
@@ -131,7 +151,7 @@ class JsonBuilder {
     require(!open_.empty() || !rules_.object_root || node.value.index() == 7, document_.name,
             ": expected a JSON object, got an array");
     require(static_cast<std::int64_t>(open_.size()) < rules_.max_depth, document_.name,
-            ": JSON is nested deeper than ", rules_.max_depth);
+            ": JSON is nested deeper than ", rules_.max_depth, " (", rules_.depth_option, ")");
     open_.push_back(&place(std::move(node)));
     return true;
   }
@@ -163,6 +183,7 @@ class JsonBuilder {
 
   JsonDocument& document_;
   const JsonRules& rules_;
+  const JsonStandIns* stand_ins_;  // null: every number is itself
   std::int64_t bytes_left_;
   std::vector<JsonNode*> open_;  // a parent does not grow while a child is open
 };
@@ -171,22 +192,21 @@ class JsonBuilder {
 
 /// The document in `text`, called `name` in errors. casa::error for anything that is not strict
 /// JSON in UTF-8 or breaks the rules: duplicate keys at any level, depth, size, BOM, NUL, bytes
-/// after the end. Memory stays below 64 MiB + 20 x text.
+/// other than white space before or after the value. Memory stays below 64 MiB + 20 x text.
 inline Json parse_json(std::string_view json, std::string_view name, const JsonRules& rules = {}) {
   auto document = std::make_shared<detail::JsonDocument>();
   document->name = name;
   require(static_cast<std::int64_t>(json.size()) <= rules.max_bytes, name, ": JSON of ",
-          json.size(), " bytes is larger than the limit of ", rules.max_bytes);
+          json.size(), " bytes is larger than the limit of ", rules.max_bytes, " (",
+          rules.bytes_option, ")");
   require(!json.starts_with("\xef\xbb\xbf"), name, ": JSON begins with a byte order mark");
   const auto nul = json.find('\0');  // to the parser a NUL is the end
   require(nul == std::string_view::npos, name, ": JSON has a NUL byte at ", nul);
-  if (rules.bare) {
-    require(json.starts_with('{'), name, ": JSON does not begin with '{'");
-    const auto last = json.find_last_not_of(' ');
-    require(json[last] == '}', name, ": JSON does not end in '}' and spaces");
-  }
-  detail::JsonBuilder builder(*document, rules, json.size());
-  nlohmann::json::sax_parse(json.begin(), json.end(), &builder);
+  detail::JsonStandIns stand_ins;
+  const bool replaced = rules.nonfinite && stand_ins.replace(json, name);
+  const std::string_view parsed = replaced ? stand_ins.text() : json;
+  detail::JsonBuilder builder(*document, rules, json.size(), replaced ? &stand_ins : nullptr);
+  nlohmann::json::sax_parse(parsed.begin(), parsed.end(), &builder);
   const detail::JsonNode* root = &document->root;
   return {std::move(document), root};
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <iterator>
@@ -73,8 +74,10 @@ inline std::string path_step(std::string_view key) {
   return plain ? std::string(key) : casa::quoted(key);
 }
 
-/// The shortest text that reads back as x.
+/// The shortest text that reads back as x; beyond the numbers of JSON, as Python's json writes it.
 inline std::string number_text(double x) {
+  if (std::isnan(x)) return "NaN";
+  if (std::isinf(x)) return x > 0 ? "Infinity" : "-Infinity";
   char digits[32];
   return {digits, std::to_chars(digits, digits + sizeof digits, x).ptr};
 }
@@ -118,6 +121,11 @@ class Json {
   /// Written as an integer (no '.', no exponent) and within 64 bits.
   bool is_integer() const { return kind() == Kind::integer || kind() == Kind::big_unsigned; }
   bool is_number() const { return is_integer() || kind() == Kind::real; }
+  /// A number other than NaN, Infinity and -Infinity (JsonRules::nonfinite).
+  bool is_finite() const {
+    const auto* d = std::get_if<double>(&node_->value);
+    return is_number() && (!d || std::isfinite(*d));
+  }
   bool is_string() const { return kind() == Kind::string; }
   bool is_array() const { return kind() == Kind::array; }
   bool is_object() const { return kind() == Kind::object; }
@@ -126,11 +134,15 @@ class Json {
     if (!is_bool()) fail_expected("true or false");
     return std::get<bool>(node_->value);
   }
-  /// The integer, which must be written as one: 1.0, 1e3 and "1" are refused.
+  /// The integer, which must be written as one: 1.0, 1e3 and "1" are refused. `option` is what the
+  /// error names as raising hi.
   std::int64_t as_int(std::int64_t lo = (std::numeric_limits<std::int64_t>::min)(),
-                      std::int64_t hi = (std::numeric_limits<std::int64_t>::max)()) const {
+                      std::int64_t hi = (std::numeric_limits<std::int64_t>::max)(),
+                      std::string_view option = {}) const {
     const auto* v = std::get_if<std::int64_t>(&node_->value);
-    if (!v || *v < lo || *v > hi) fail_expected(text("an integer in [", lo, ", ", hi, "]"));
+    if (!v || *v < lo || *v > hi)
+      fail_expected(text("an integer in [", lo, ", ", hi, "]", option.empty() ? "" : " (",
+                         option.empty() ? "" : option, option.empty() ? "" : ")"));
     return *v;
   }
   std::uint64_t as_uint(std::uint64_t hi = (std::numeric_limits<std::uint64_t>::max)()) const {
@@ -146,15 +158,18 @@ class Json {
     if (!ok || v > hi) fail_expected(text("an integer in [0, ", hi, "]"));
     return v;
   }
-  /// Any number (always finite: JSON has no other). Integers beyond 2^53 are rounded.
+  /// Any finite number. Integers beyond 2^53 are rounded.
   double as_number() const {
-    if (const auto* d = std::get_if<double>(&node_->value)) return *d;
+    if (const auto* d = std::get_if<double>(&node_->value)) {
+      if (!std::isfinite(*d)) fail_expected("a finite number");
+      return *d;
+    }
     if (const auto* i = std::get_if<std::int64_t>(&node_->value)) return static_cast<double>(*i);
     if (const auto* u = std::get_if<std::uint64_t>(&node_->value)) return static_cast<double>(*u);
     fail_expected("a number");
   }
   double as_number(double lo, double hi) const {
-    if (!is_number() || !(as_number() >= lo && as_number() <= hi))
+    if (!is_number() || !is_finite() || !(as_number() >= lo && as_number() <= hi))
       fail_expected(
           text("a number in [", detail::number_text(lo), ", ", detail::number_text(hi), "]"));
     return as_number();
@@ -230,7 +245,7 @@ class Json {
       case Kind::big_unsigned:
         return std::to_string(as_uint());
       case Kind::real:
-        return detail::number_text(as_number());
+        return detail::number_text(std::get<double>(node_->value));
       case Kind::string:
         return casa::quoted(as_string());
       case Kind::array:

@@ -109,7 +109,8 @@ class JsonWriter {
   }
   JsonWriter& value(const char* v) { return value(std::string_view(v)); }
   JsonWriter& value(const std::string& v) { return value(std::string_view(v)); }
-  /// A value as parse_json returned it (any class with its accessors).
+  /// A value as parse_json returned it (any class with its accessors). NaN and Infinity, where the
+  /// rules took them, are written as they were read.
   template <class J>
   requires requires(const J& j) { j.items(), j.elements(); }
   JsonWriter& value(const J& j) {
@@ -128,6 +129,7 @@ class JsonWriter {
     if (j.is_string()) return value(j.as_string());
     if (j.is_integer() && j.kind() == J::Kind::integer) return value(j.as_int());
     if (j.is_integer()) return value(j.as_uint());
+    if (!j.is_null() && !j.is_finite()) return raw(j.describe());
     return value(j.as_number());
   }
   template <class V>

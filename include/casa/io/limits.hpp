@@ -23,6 +23,12 @@ struct LoadLimits {
   std::int64_t axes = 8;
   std::int64_t axis = std::int64_t{1} << 40;
   std::int64_t shards = 1024;
+  bool control_characters = false;  ///< in names of tensors
+  /// A tensor that two shards hold with different values: the last file's counts, as in
+  /// transformers, instead of an error. Copies that are equal are none.
+  bool repeated_tensors = false;
+  /// An index that lists tensors which no file holds: passed over, as in transformers.
+  bool stale_index = false;
   bool follow_links = true;  ///< the Hugging Face cache is links; false opens with O_NOFOLLOW
 
   // config.json
@@ -33,6 +39,8 @@ struct LoadLimits {
   std::int64_t intermediate_size = std::int64_t{1} << 20;
   std::int64_t vocab_size = std::int64_t{1} << 21;
   std::int64_t window = std::int64_t{1} << 31;
+  /// Keys of rope_parameters that its rope_type does not read: passed over, as in transformers.
+  bool unknown_rope_keys = false;
 
   // tokenizer.json
   std::int64_t tokenizer_bytes = std::int64_t{64} << 20;

@@ -27,6 +27,11 @@ struct ModelOptions {
   std::string config_file = "config.json";
   /// A folder of save_model(fusion_only): its fusion and its tensors come on top of the model.
   std::string fusion_folder = {};
+  /// Tensors that a model of this config does not have are passed over (transformers warns of them)
+  /// instead of refused. They are in the report either way.
+  bool allow_unexpected = false;
+  /// generation_config.json, where there is one, has a word on special tokens.
+  bool generation_config = true;
 };
 
 /// What a folder holds, ready to run.
@@ -60,9 +65,9 @@ class ModelFolder {
         config_(read_config(folder, options)),
         files_(read_files(folder, options)),
         weights_(files_),
-        prefixes_(find_prefixes(files_)) {
-    decoder_ =
-        decoder_spec(config_.decoder, std::string(prefixes_.text), std::string(prefixes_.head));
+        prefixes_(find_prefixes(files_)),
+        allow_unexpected_(options.allow_unexpected) {
+    settle_head();
     size_by_tensor(decoder_.embed_tokens);
     if (decoder_.lm_head) size_by_tensor(*decoder_.lm_head);
     config_.decoder.vocab_size =
@@ -78,7 +83,8 @@ class ModelFolder {
     find_projector();
     if (projector_) for_each_tensor(*projector_, expect);
     for (const std::string_view tensor : files_.names())  // buffers, in old checkpoints
-      if (tensor.ends_with(".rotary_emb.inv_freq")) weights_.allow_unused(tensor);
+      if (tensor.ends_with(".rotary_emb.inv_freq") || files_.extra(tensor) || allow_unexpected_)
+        weights_.allow_unused(tensor);
   }
   ModelFolder(const ModelFolder&) = delete;
   ModelFolder& operator=(const ModelFolder&) = delete;
@@ -117,7 +123,7 @@ class ModelFolder {
  private:
   template <Scalar T>
   Model<T> build(const ModelOptions& options, const WeightSource& source) const {
-    weights_.require_complete(name_);
+    weights_.require_complete(name_, "ModelOptions::allow_unexpected");
     const WeightType type = weight_type<T>(options);
     Model<T> m;
     m.config = config_;
@@ -131,18 +137,15 @@ class ModelFolder {
   static ModelConfig read_config(const std::string& folder, const ModelOptions& options) {
     const LoadLimits& limits = options.files.limits;
     const auto read = [&](const std::string& file) {
-      return read_json(folder + "/" + file,
-                       {.max_bytes = limits.json_bytes, .max_depth = limits.json_depth});
+      return read_json(folder + "/" + file, python_json(limits));
     };
     ModelConfig config = model_config(read(options.config_file), limits);
     if (!options.fusion_folder.empty()) {
-      const Json added =
-          read_json(options.fusion_folder + "/config.json",
-                    {.max_bytes = limits.json_bytes, .max_depth = limits.json_depth});
+      const Json added = read_json(options.fusion_folder + "/config.json", python_json(limits));
       config.decoder.fusion = fusion_config(added.at("fusion"), config.decoder.num_hidden_layers);
       check(config.decoder);
     }
-    if (detail::file_exists(folder + "/generation_config.json"))
+    if (options.generation_config && detail::file_exists(folder + "/generation_config.json"))
       read_special_tokens(read("generation_config.json"), config.tokens, limits);
     return config;
   }
@@ -153,7 +156,24 @@ class ModelFolder {
     const Checkpoint added = read_checkpoint(options.fusion_folder, options.files);
     std::vector<SafeTensors> all(base.files().begin(), base.files().end());
     all.insert(all.end(), added.files().begin(), added.files().end());
-    return Checkpoint(std::move(all), folder + " with " + options.fusion_folder);
+    return Checkpoint(std::move(all), folder + " with " + options.fusion_folder,
+                      options.files.limits.repeated_tensors, [&](std::string_view tensor) {
+                        return !base.extra(tensor) && !added.extra(tensor);
+                      });
+  }
+
+  // As transformers: where the config ties the head to the embedding, but the files hold both with
+  // different values, they are not tied; where they hold the head alone, it is the embedding too.
+  void settle_head() {
+    const TensorView* head = files_.find(prefixes_.head);
+    const TensorView* embed = files_.find(std::string(prefixes_.text) + "embed_tokens.weight");
+    bool& tied = config_.decoder.tie_word_embeddings;
+    if (tied && head && embed)
+      tied = head->dtype == embed->dtype && std::ranges::equal(head->shape, embed->shape) &&
+             std::ranges::equal(head->bytes, embed->bytes);
+    decoder_ =
+        decoder_spec(config_.decoder, std::string(prefixes_.text), std::string(prefixes_.head));
+    if (tied && head && !embed) decoder_.embed_tokens.name = prefixes_.head;
   }
 
   // Embeddings and heads are often padded beyond the vocabulary: their tensors say how wide they
@@ -178,6 +198,7 @@ class ModelFolder {
   DecoderSpec decoder_;
   std::optional<VisionTowerSpec> tower_;
   std::optional<LinearSpec> projector_;
+  bool allow_unexpected_;
 };
 
 /// Loads a folder. Every tensor of its files is used and every weight of the model filled, or

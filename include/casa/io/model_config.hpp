@@ -10,6 +10,7 @@
 #include "casa/io/fusion_config.hpp"
 #include "casa/io/limits.hpp"
 #include "casa/io/rope_config.hpp"
+#include "casa/io/sliding_config.hpp"
 #include "casa/model/patch_encoder.hpp"
 #include "casa/model/vision_config.hpp"
 
@@ -37,13 +38,14 @@ struct ModelConfig {
 /// that is missing, of another kind or out of range.
 inline DecoderConfig decoder_config(const Json& j, const LoadLimits& limits = {}) {
   DecoderConfig c;
-  c.num_hidden_layers = j.at("num_hidden_layers").as_int(1, limits.layers);
-  c.num_attention_heads = j.at("num_attention_heads").as_int(1, limits.heads);
-  c.num_key_value_heads = j.at("num_key_value_heads").as_int(1, limits.heads);
-  c.hidden_size = j.at("hidden_size").as_int(1, limits.hidden_size);
-  c.head_dim = j.at("head_dim").as_int(2, limits.head_dim);
-  c.intermediate_size = j.at("intermediate_size").as_int(1, limits.intermediate_size);
-  c.vocab_size = j.at("vocab_size").as_int(1, limits.vocab_size);
+  c.num_hidden_layers = j.at("num_hidden_layers").as_int(1, limits.layers, "LoadLimits::layers");
+  c.num_attention_heads = j.at("num_attention_heads").as_int(1, limits.heads, "LoadLimits::heads");
+  c.num_key_value_heads = j.at("num_key_value_heads").as_int(1, limits.heads, "LoadLimits::heads");
+  c.hidden_size = j.at("hidden_size").as_int(1, limits.hidden_size, "LoadLimits::hidden_size");
+  c.head_dim = j.at("head_dim").as_int(2, limits.head_dim, "LoadLimits::head_dim");
+  c.intermediate_size = j.at("intermediate_size")
+                            .as_int(1, limits.intermediate_size, "LoadLimits::intermediate_size");
+  c.vocab_size = j.at("vocab_size").as_int(1, limits.vocab_size, "LoadLimits::vocab_size");
   c.rms_norm_eps = j.at("rms_norm_eps").as_number(1e-30, 1);
   c.rope.theta = detail::rope_theta(j.at("rope_theta"));
   c.rope.style = detail::from_name(j.at("rope_style"), detail::rope_style_names);
@@ -61,12 +63,13 @@ inline DecoderConfig decoder_config(const Json& j, const LoadLimits& limits = {}
 inline PatchEncoderConfig patch_encoder_config(const Json& j, Index out_hidden_size,
                                                const LoadLimits& limits = {}) {
   PatchEncoderConfig c;
-  c.image_size = j.at("image_size").as_int(1, limits.image_side);
+  c.image_size = j.at("image_size").as_int(1, limits.image_side, "LoadLimits::image_side");
   c.patch_size = j.at("patch_size").as_int(1, c.image_size);
-  c.hidden_size = j.at("hidden_size").as_int(1, limits.hidden_size);
-  c.num_hidden_layers = j.at("num_hidden_layers").as_int(1, limits.layers);
-  c.num_attention_heads = j.at("num_attention_heads").as_int(1, limits.heads);
-  c.intermediate_size = j.at("intermediate_size").as_int(1, limits.intermediate_size);
+  c.hidden_size = j.at("hidden_size").as_int(1, limits.hidden_size, "LoadLimits::hidden_size");
+  c.num_hidden_layers = j.at("num_hidden_layers").as_int(1, limits.layers, "LoadLimits::layers");
+  c.num_attention_heads = j.at("num_attention_heads").as_int(1, limits.heads, "LoadLimits::heads");
+  c.intermediate_size = j.at("intermediate_size")
+                            .as_int(1, limits.intermediate_size, "LoadLimits::intermediate_size");
   c.rms_norm_eps = j.at("rms_norm_eps").as_number(1e-30, 1);
   c.out_hidden_size = out_hidden_size;
   check(c);
@@ -83,9 +86,9 @@ inline bool has(Has what, const Json& j, std::string_view key) {
 
 /// The integer of that key, or `otherwise` where the key is absent or null.
 inline Index int_or(const Json& j, std::string_view key, std::int64_t low, std::int64_t high,
-                    Index otherwise) {
+                    Index otherwise, std::string_view option = {}) {
   const auto value = j.find_set(key);
-  return value ? value->as_int(low, high) : otherwise;
+  return value ? value->as_int(low, high, option) : otherwise;
 }
 
 inline void require_silu(const Json& j) {
@@ -94,51 +97,48 @@ inline void require_silu(const Json& j) {
 }
 
 /// Features that change what a model computes and that this library does not have.
-inline void require_supported(const Json& j, const LoadLimits& limits) {
+inline void require_supported(const Json& j) {
   require_silu(j);
-  const auto use = j.find_set("use_sliding_window");
-  if (use && use->as_bool()) use->fail_expected("false (sliding windows are not supported)");
-  if (const auto window = j.find_set("sliding_window")) {
-    window->as_int(1, limits.window);
-    if (!use) window->fail_expected("null (sliding windows are not supported)");
-  }
-  if (const auto types = j.find_set("layer_types"))
-    for (const Json& type : types->elements())
-      if (type.as_string() != "full_attention") type.fail_expected("\"full_attention\"");
   if (const auto quantized = j.find_set("quantization_config"))
     quantized->fail_expected("null (quantized checkpoints are not supported)");
 }
 
 inline DecoderConfig family_decoder(const Json& text, const Json& outer, const Family& family,
                                     const LoadLimits& limits) {
-  require_supported(text, limits);
+  require_supported(text);
   if (const auto quantized = outer.find_set("quantization_config"))
     quantized->fail_expected("null (quantized checkpoints are not supported)");
   DecoderConfig c;
-  c.num_hidden_layers = text.at("num_hidden_layers").as_int(1, limits.layers);
-  c.num_attention_heads = text.at("num_attention_heads").as_int(1, limits.heads);
-  c.num_key_value_heads =
-      int_or(text, "num_key_value_heads", 1, limits.heads, c.num_attention_heads);
-  c.hidden_size = text.at("hidden_size").as_int(1, limits.hidden_size);
-  c.head_dim = int_or(text, "head_dim", 2, limits.head_dim, family.head_dim);
+  c.num_hidden_layers = text.at("num_hidden_layers").as_int(1, limits.layers, "LoadLimits::layers");
+  c.num_attention_heads =
+      text.at("num_attention_heads").as_int(1, limits.heads, "LoadLimits::heads");
+  c.num_key_value_heads = int_or(text, "num_key_value_heads", 1, limits.heads,
+                                 c.num_attention_heads, "LoadLimits::heads");
+  c.hidden_size = text.at("hidden_size").as_int(1, limits.hidden_size, "LoadLimits::hidden_size");
+  c.head_dim =
+      int_or(text, "head_dim", 2, limits.head_dim, family.head_dim, "LoadLimits::head_dim");
   if (c.head_dim == 0) {
     if (c.hidden_size % c.num_attention_heads != 0)
       text.at("num_attention_heads")
           .fail_expected(casa::text("a divisor of hidden_size, ", c.hidden_size));
     c.head_dim = c.hidden_size / c.num_attention_heads;
   }
-  c.intermediate_size = text.at("intermediate_size").as_int(1, limits.intermediate_size);
-  c.vocab_size = text.at("vocab_size").as_int(1, limits.vocab_size);
+  c.intermediate_size = text.at("intermediate_size")
+                            .as_int(1, limits.intermediate_size, "LoadLimits::intermediate_size");
+  c.vocab_size = text.at("vocab_size").as_int(1, limits.vocab_size, "LoadLimits::vocab_size");
   const auto eps = text.find_set("rms_norm_eps");
   c.rms_norm_eps = eps ? eps->as_number(1e-30, 1) : family.rms_norm_eps;
   c.attention_bias = has(family.attention_bias, text, "attention_bias");
   c.attention_out_bias = has(family.attention_out_bias, text, "attention_bias");
   c.mlp_bias = has(family.mlp_bias, text, "mlp_bias");
-  for (const Json& j : {text, outer})  // the whole model's word is the last
+  for (const Json& j : {text, outer})  // either's word is enough, as in transformers
     if (const auto tied = j.find_set("tie_word_embeddings"))
-      c.tie_word_embeddings = tied->as_bool();
+      c.tie_word_embeddings = tied->as_bool() || c.tie_word_embeddings;
+  read_sliding(text, family, limits, c);
   check(c);
-  c.rope = rope_config(text, outer, family, c.head_dim);
+  const bool slides = !c.sliding_layers.empty();
+  const bool stays = static_cast<Index>(c.sliding_layers.size()) < c.num_hidden_layers;
+  c.rope = rope_config(text, family, c.head_dim, stays, slides, limits);
   return c;
 }
 
@@ -146,12 +146,14 @@ inline VisionTowerConfig vision_tower_config(const Json& j, Index out_hidden_siz
                                              const LoadLimits& limits) {
   require_silu(j);
   VisionTowerConfig c;
-  c.depth = int_or(j, "depth", 1, limits.layers, c.depth);
-  c.hidden_size = int_or(j, "hidden_size", 1, limits.hidden_size, c.hidden_size);
-  c.num_heads = int_or(j, "num_heads", 1, limits.heads, c.num_heads);
-  c.intermediate_size =
-      int_or(j, "intermediate_size", 1, limits.intermediate_size, c.intermediate_size);
-  c.out_hidden_size = int_or(j, "out_hidden_size", 1, limits.hidden_size, out_hidden_size);
+  c.depth = int_or(j, "depth", 1, limits.layers, c.depth, "LoadLimits::layers");
+  c.hidden_size =
+      int_or(j, "hidden_size", 1, limits.hidden_size, c.hidden_size, "LoadLimits::hidden_size");
+  c.num_heads = int_or(j, "num_heads", 1, limits.heads, c.num_heads, "LoadLimits::heads");
+  c.intermediate_size = int_or(j, "intermediate_size", 1, limits.intermediate_size,
+                               c.intermediate_size, "LoadLimits::intermediate_size");
+  c.out_hidden_size = int_or(j, "out_hidden_size", 1, limits.hidden_size, out_hidden_size,
+                             "LoadLimits::hidden_size");
   if (c.out_hidden_size != out_hidden_size)
     j.at("out_hidden_size")
         .fail_expected(casa::text("the decoder's hidden_size, ", out_hidden_size));
@@ -169,7 +171,7 @@ inline VisionTowerConfig vision_tower_config(const Json& j, Index out_hidden_siz
     std::erase_if(c.fullatt_block_indexes, [&](Index block) { return block >= c.depth; });
   }
   if (const auto rope = j.find_set("rope_parameters")) {
-    require_known_keys(*rope, {"rope_type", "rope_theta"});
+    require_known_keys(*rope, {"rope_type", "rope_theta"}, limits);
     if (const auto type = rope->find_set("rope_type"))
       if (type->as_string() != "axial" && type->as_string() != "default")
         type->fail_expected("\"axial\" or \"default\"");
@@ -179,22 +181,26 @@ inline VisionTowerConfig vision_tower_config(const Json& j, Index out_hidden_siz
   return c;
 }
 
-inline std::optional<int> token_id(const Json& j, std::string_view key, const LoadLimits& limits) {
-  const auto id = j.find_set(key);
-  if (!id) return std::nullopt;
-  return static_cast<int>(id->as_int(0, limits.vocab_size - 1));
+/// A token's id. One that no vocabulary has, negative ones above all, is how configs say that there
+/// is none.
+inline std::optional<int> as_token_id(const Json& id, const LoadLimits& limits) {
+  if (!id.is_integer()) id.fail_expected("an integer");
+  if (id.kind() != Json::Kind::integer || id.as_int() < 0 || id.as_int() >= limits.vocab_size)
+    return std::nullopt;
+  return static_cast<int>(id.as_int());
 }
 
 }  // namespace detail
 
 /// What `j` (config.json or generation_config.json) says of special tokens is put into `tokens`;
-/// eos_token_id may be a number or a list.
+/// eos_token_id may be a number or a list. Ids outside [0, limits.vocab_size) name no token.
+/// casa::error for what is no integer.
 inline void read_special_tokens(const Json& j, SpecialTokens& tokens,
                                 const LoadLimits& limits = {}) {
   if (const auto eos = j.find_set("eos_token_id")) {
     tokens.eos.clear();
     const auto add = [&](const Json& id) {
-      tokens.eos.push_back(static_cast<int>(id.as_int(0, limits.vocab_size - 1)));
+      if (const auto token = detail::as_token_id(id, limits)) tokens.eos.push_back(*token);
     };
     if (eos->is_array())
       for (const Json& id : eos->elements()) add(id);
@@ -202,7 +208,7 @@ inline void read_special_tokens(const Json& j, SpecialTokens& tokens,
       add(*eos);
   }
   const auto read = [&](const char* key, std::optional<int>& to) {
-    if (const auto id = detail::token_id(j, key, limits)) to = id;
+    if (const auto id = j.find_set(key)) to = detail::as_token_id(*id, limits);
   };
   read("bos_token_id", tokens.bos);
   read("image_token_id", tokens.image);

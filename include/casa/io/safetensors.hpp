@@ -49,20 +49,21 @@ inline void check_tensor_name(std::string_view name, std::string_view file,
                               const LoadLimits& limits) {
   require(static_cast<std::int64_t>(name.size()) <= limits.name_bytes, file, ": tensor name ",
           casa::quoted(name), " of ", name.size(), " bytes is longer than the limit of ",
-          limits.name_bytes);
+          limits.name_bytes, " (LoadLimits::name_bytes)");
+  if (limits.control_characters) return;
   for (const char c : name)
     require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7f, file, ": tensor name ",
-            casa::quoted(name), " has a control character");
+            casa::quoted(name), " has a control character (LoadLimits::control_characters)");
 }
 
 }  // namespace detail
 
 /// The tensors of one safetensors file, all rules checked: header length, strict JSON, known types,
 /// shapes whose size is the bytes named, data that the tensors tile without hole, overlap or rest.
-/// What it takes, the format's own reader (the Rust crate, 0.8.0) takes too. It refuses more:
-/// duplicate keys, unknown keys of a tensor, a header that does not begin with '{' or ends in
-/// anything but spaces, names with control characters, `null` metadata, and what is beyond
-/// LoadLimits. Copies are cheap and share the bytes; views live as long as one copy does.
+/// What it takes, the format's own reader (the Rust crate, 0.8.0) takes too. It refuses more: a
+/// tensor or a key of metadata named twice, a tensor written as an array, and what is beyond
+/// LoadLimits (names with control characters among it). Copies are cheap and share the bytes; views
+/// live as long as one copy does.
 class SafeTensors {
  public:
   /// `name` is what errors call the file. casa::error names file, tensor, rule and value.
@@ -148,7 +149,8 @@ class SafeTensors {
     for (std::size_t i = 0; i < 8; ++i)
       length |= std::to_integer<std::uint64_t>(file[i]) << (8 * i);
     require(length <= static_cast<std::uint64_t>(limits.header_bytes), c.name, ": header length ",
-            length, " is larger than the limit of ", limits.header_bytes);
+            length, " is larger than the limit of ", limits.header_bytes,
+            " (LoadLimits::header_bytes)");
     const auto header_bytes = static_cast<std::int64_t>(length);
     require(header_bytes <= size - 8, c.name, ": header of ", header_bytes,
             " bytes ends beyond the file of ", size, " bytes");
@@ -159,7 +161,8 @@ class SafeTensors {
                    {.max_bytes = limits.header_bytes,
                     .max_depth = limits.header_depth,
                     .spare_bytes = std::int64_t{16} << 20,
-                    .bare = true});
+                    .bytes_option = "LoadLimits::header_bytes",
+                    .depth_option = "LoadLimits::header_depth"});
     const std::vector<Offsets> offsets = read_entries(c, header, limits);
     check_tiling(c, offsets);
   }
@@ -169,7 +172,7 @@ class SafeTensors {
                                            const LoadLimits& limits) {
     const Index members = header.size();
     require(members <= limits.tensors, c.name, ": ", members,
-            " tensors are more than the limit of ", limits.tensors);
+            " tensors are more than the limit of ", limits.tensors, " (LoadLimits::tensors)");
     Index axes = 0;
     for (const auto& [name, value] : header.items())
       if (name != "__metadata__") axes += read_rank(value, limits);
@@ -182,6 +185,7 @@ class SafeTensors {
     c.axes.reserve(static_cast<std::size_t>(axes));
     for (const auto& [name, value] : header.items()) {
       if (name == "__metadata__") {
+        if (value.is_null()) continue;
         for (const auto& [key, v] : value.items()) c.metadata.emplace(key, v.as_string());
         continue;
       }
@@ -194,15 +198,12 @@ class SafeTensors {
   static Index read_rank(const Json& entry, const LoadLimits& limits) {
     const Json shape = entry.at("shape");
     if (!shape.is_array() || shape.size() > limits.axes)
-      shape.fail_expected(text("an array of at most ", limits.axes, " axes"));
+      shape.fail_expected(text("an array of at most ", limits.axes, " axes (LoadLimits::axes)"));
     return shape.size();
   }
 
   static Offsets read_entry(Contents& c, std::string_view name, const Json& entry,
                             const LoadLimits& limits) {
-    for (const auto& [key, value] : entry.items())
-      require(key == "dtype" || key == "shape" || key == "data_offsets", c.name, ": tensor ",
-              casa::quoted(name), ": unknown key ", casa::quoted(key));
     TensorView t;
     t.file = c.name;
     t.name = c.names.emplace_back(name);
@@ -213,7 +214,7 @@ class SafeTensors {
     t.dtype = *dtype;
     const std::size_t first_axis = c.axes.size();
     for (const Json& axis : entry.at("shape").elements())
-      c.axes.push_back(axis.as_int(0, limits.axis));
+      c.axes.push_back(axis.as_int(0, limits.axis, "LoadLimits::axis"));
     t.shape = std::span(c.axes).subspan(first_axis);
     const std::int64_t bytes = detail::checked_bytes(t.shape, t.dtype, t.where());
 

@@ -119,7 +119,7 @@ void save_model(const std::string& base_folder, const std::string& folder,
                 const Decoder<T>& decoder, SavedTensors saved = SavedTensors::all) {
   const ModelFolder base(base_folder);
   require(base.report().ok(), base_folder, ": does not load, so nothing is saved on top of it");
-  const Json config = read_json(base_folder + "/config.json");
+  const Json config = read_json(base_folder + "/config.json", python_json({}));
   detail::DecoderTensors<T> own(decoder, base.prefixes());
   std::vector<NamedTensor> tensors = own.take();
   if (saved == SavedTensors::fusion_only) {

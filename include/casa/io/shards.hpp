@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -27,20 +28,34 @@ namespace io {
 /// long as one copy does.
 class Checkpoint {
  public:
-  /// One file, or several that hold no name twice (casa::error). `name` is what errors call the
-  /// set.
-  explicit Checkpoint(std::vector<SafeTensors> files, std::string_view name) {
+  /// One file, or several. `name` is what errors call the set. A tensor that several hold counts
+  /// once where the copies are equal; else casa::error, or with `last_counts` that of the last
+  /// file. What `listed` denies, where it is set, is extra().
+  explicit Checkpoint(std::vector<SafeTensors> files, std::string_view name,
+                      bool last_counts = false,
+                      const std::function<bool(std::string_view)>& listed = {}) {
     auto contents = std::make_shared<Contents>();
     contents->name = name;
     contents->files = std::move(files);
     for (std::size_t f = 0; f < contents->files.size(); ++f)
-      for (const TensorView& t : contents->files[f].tensors()) contents->tensors.push_back({&t, f});
-    std::sort(contents->tensors.begin(), contents->tensors.end(),
-              [](const Place& a, const Place& b) { return a.tensor->name < b.tensor->name; });
-    for (std::size_t i = 1; i < contents->tensors.size(); ++i) {
-      const TensorView &a = *contents->tensors[i - 1].tensor, &b = *contents->tensors[i].tensor;
-      if (a.name == b.name) fail(a.where(), " is also in ", b.file);
+      for (const TensorView& t : contents->files[f].tensors())
+        contents->tensors.push_back({&t, f, listed && !listed(t.name)});
+    auto& all = contents->tensors;
+    std::sort(all.begin(), all.end(), [](const Place& a, const Place& b) {
+      return a.tensor->name != b.tensor->name ? a.tensor->name < b.tensor->name : a.file < b.file;
+    });
+    std::size_t kept = 0;
+    for (const Place& p : all) {
+      if (kept == 0 || all[kept - 1].tensor->name != p.tensor->name) {
+        all[kept++] = p;
+      } else if (last_counts) {
+        all[kept - 1] = p;
+      } else if (!is_copy(*all[kept - 1].tensor, *p.tensor)) {
+        fail(all[kept - 1].tensor->where(), " is also in ", p.tensor->file,
+             ", with other values (LoadLimits::repeated_tensors takes the last)");
+      }
     }
+    all.resize(kept);
     contents_ = std::move(contents);
   }
   explicit Checkpoint(SafeTensors file) : Checkpoint(std::vector{file}, file.name()) {}
@@ -71,6 +86,12 @@ class Checkpoint {
     if (!t) fail(name(), ": no tensor ", casa::quoted(tensor));
     return *t;
   }
+  /// Whether the tensor stands in a file although the index does not list it: a model need not use
+  /// it.
+  bool extra(std::string_view tensor) const {
+    const Place* p = find_place(tensor);
+    return p != nullptr && p->extra;
+  }
   /// The file that holds the tensor (casa::error if none does).
   const SafeTensors& file_of(std::string_view tensor) const {
     const Place* p = find_place(tensor);
@@ -98,12 +119,18 @@ class Checkpoint {
   struct Place {
     const TensorView* tensor;
     std::size_t file;
+    bool extra;
   };
   struct Contents {
     std::string name;
     std::vector<SafeTensors> files;
     std::vector<Place> tensors;  // sorted by name
   };
+
+  static bool is_copy(const TensorView& a, const TensorView& b) {
+    return a.dtype == b.dtype && std::ranges::equal(a.shape, b.shape) &&
+           std::ranges::equal(a.bytes, b.bytes);
+  }
 
   const Place* find_place(std::string_view tensor) const {
     const auto& all = contents_->tensors;
@@ -138,24 +165,9 @@ inline ShardMap read_shard_map(const Json& index, const LoadLimits& limits) {
       file.fail_expected("one file name of letters, digits, '.', '_', '-' in *.safetensors");
     shards[file.as_string()].push_back(tensor);
     require(static_cast<std::int64_t>(shards.size()) <= limits.shards, index.where(),
-            ": more than ", limits.shards, " files");
+            ": more than ", limits.shards, " files (LoadLimits::shards)");
   }
   return shards;
-}
-
-/// The tensors of a shard are those that the index puts there.
-inline void check_shard(const SafeTensors& shard, const std::string& file,
-                        const std::vector<std::string_view>& listed, const Json& index) {
-  for (const std::string_view tensor : listed)
-    require(shard.contains(tensor), index.where(), ": tensor ", casa::quoted(tensor), " is not in ",
-            file, ", where the index puts it");
-  if (shard.size() == static_cast<Index>(listed.size())) return;
-  const Json weights = index.at("weight_map");
-  for (const TensorView& t : shard.tensors()) {
-    const auto place = weights.find(t.name);
-    if (!place) fail(t.where(), " is not in the index");
-    require(place->as_string() == file, t.where(), ": the index puts it into ", place->as_string());
-  }
 }
 
 inline bool file_exists(const std::string& path) {
@@ -165,24 +177,28 @@ inline bool file_exists(const std::string& path) {
 
 }  // namespace detail
 
-/// The tensors that an index file names, from its own folder. casa::error unless every tensor is in
-/// exactly the file named for it and the bytes sum up to metadata.total_size (if given).
+/// The tensors of the files that an index names, from its own folder, as transformers sees them:
+/// which file a tensor is in, the files say, and metadata.total_size counts for nothing.
+/// casa::error for a tensor of the index that no file holds (unless limits.stale_index), or that
+/// two hold with different values.
 inline Checkpoint read_sharded(const std::string& index_path, const LoadOptions& options = {}) {
   const LoadLimits& limits = options.limits;
   const Bytes text =
       read_file(index_path, {.max_bytes = limits.json_bytes, .follow_links = limits.follow_links});
-  const Json index = parse_json(text.as_text(), index_path, {.max_depth = limits.json_depth});
+  const Json index = parse_json(text.as_text(), index_path, python_json(limits));
+  if (const auto metadata = index.find_set("metadata"))
+    if (!metadata->is_object()) metadata->fail_expected("an object");
   const detail::ShardMap shards = detail::read_shard_map(index, limits);
   std::vector<SafeTensors> files;
-  for (const auto& [file, tensors] : shards) {
+  for (const auto& [file, tensors] : shards)
     files.push_back(read_safetensors(detail::folder_of(index_path) + file, options));
-    detail::check_shard(files.back(), file, tensors, index);
-  }
-  Checkpoint checkpoint(std::move(files), index_path);
-  if (const auto metadata = index.find_set("metadata"))
-    if (const auto total = metadata->find_set("total_size"))
-      if (total->kind() != Json::Kind::integer || total->as_int() != checkpoint.data_bytes())
-        total->fail_expected(casa::text("the sum of all tensors, ", checkpoint.data_bytes()));
+  const Json weights = index.at("weight_map");
+  Checkpoint checkpoint(std::move(files), index_path, limits.repeated_tensors,
+                        [&](std::string_view tensor) { return weights.contains(tensor); });
+  for (const auto& [tensor, file] : weights.items())
+    require(limits.stale_index || checkpoint.contains(tensor), index.where(), ": tensor ",
+            casa::quoted(tensor), " is not in ", file.as_string(),
+            ", where the index puts it, nor in another file (LoadLimits::stale_index)");
   return checkpoint;
 }
 

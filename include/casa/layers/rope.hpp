@@ -33,75 +33,42 @@ struct Rope {
   /// Radians per unit of position, one per pair.
   std::vector<double> inv_freq;
   /// One per pair; empty: every pair turns with t.
-  std::vector<RopeAxis> axis;
+  std::vector<RopeAxis> axis = {};
+  /// What a turned head is multiplied by: YaRN's attention factor.
+  double magnitude = 1;
 
   Index num_pairs() const { return static_cast<Index>(inv_freq.size()); }
   Index rotary_dim() const { return 2 * num_pairs(); }
 };
 
+namespace detail {
+
+/// theta^(2i / dim) in the arithmetic of T.
+template <Scalar T>
+T rope_power(Index pair, Index dim, double theta) {
+  const T exponent = static_cast<T>(2 * pair) / static_cast<T>(dim);
+  return static_cast<T>(
+      std::pow(static_cast<double>(static_cast<T>(theta)), static_cast<double>(exponent)));
+}
+
+}  // namespace detail
+
 /// theta^(-2i / dim) for i in [0, dim / 2), in the arithmetic of T, as PyTorch models form them.
+/// Throws casa::error for a dim that is odd or below 2 and a theta that is not positive.
 template <Scalar T>
 std::vector<double> rope_inv_freq(Index dim, double theta) {
   require(dim >= 2 && dim % 2 == 0, "rope_inv_freq: dim must be even and positive, got ", dim);
   require(std::isfinite(theta) && theta > 0, "rope_inv_freq: theta must be positive, got ", theta);
   std::vector<double> f;
-  for (Index i = 0; i < dim; i += 2) {
-    const T exponent = static_cast<T>(i) / static_cast<T>(dim);
-    const T power = static_cast<T>(
-        std::pow(static_cast<double>(static_cast<T>(theta)), static_cast<double>(exponent)));
-    f.push_back(static_cast<double>(T{1} / power));
-  }
+  for (Index i = 0; i < dim / 2; ++i)
+    f.push_back(static_cast<double>(T{1} / detail::rope_power<T>(i, dim, theta)));
   return f;
 }
 
 /// Ordinary rotary embedding of a whole head.
 template <Scalar T>
 Rope make_rope(Index head_dim, double theta, RopeStyle style) {
-  return {style, rope_inv_freq<T>(head_dim, theta), {}};
-}
-
-CASA_NAMESPACE_END
-
-CASA_COMMON_NAMESPACE_BEGIN
-
-/// The frequency scaling of Llama 3.1 (`rope_type` "llama3").
-struct Llama3Scaling {
-  double factor = 8;
-  double low_freq_factor = 1;
-  double high_freq_factor = 4;
-  double original_max_position_embeddings = 8192;
-};
-
-CASA_COMMON_NAMESPACE_END
-
-CASA_NAMESPACE_BEGIN
-
-/// Frequencies of long wavelength divided by factor, short ones kept, those between blended.
-template <Scalar T>
-void scale_llama3(std::vector<double>& inv_freq, const Llama3Scaling& s) {
-  require(s.factor > 0 && s.low_freq_factor > 0 && s.high_freq_factor > s.low_freq_factor &&
-              s.original_max_position_embeddings > 0,
-          "scale_llama3: needs factor > 0, 0 < low_freq_factor < high_freq_factor and "
-          "original_max_position_embeddings > 0, got ",
-          s.factor, ", ", s.low_freq_factor, ", ", s.high_freq_factor, ", ",
-          s.original_max_position_embeddings);
-  const double context = s.original_max_position_embeddings;
-  const T longest = static_cast<T>(context / s.low_freq_factor);
-  const T shortest = static_cast<T>(context / s.high_freq_factor);
-  for (double& f : inv_freq) {
-    const T freq = static_cast<T>(f);
-    // PyTorch divides a number by a tensor as reciprocal times number.
-    const T wavelength = (T{1} / freq) * static_cast<T>(2 * std::numbers::pi);
-    if (wavelength < shortest) continue;
-    T scaled = freq / static_cast<T>(s.factor);
-    if (wavelength <= longest) {
-      const T turns = (T{1} / wavelength) * static_cast<T>(context);
-      const T smooth = (turns - static_cast<T>(s.low_freq_factor)) /
-                       static_cast<T>(s.high_freq_factor - s.low_freq_factor);
-      scaled = (T{1} - smooth) * freq / static_cast<T>(s.factor) + smooth * freq;
-    }
-    f = static_cast<double>(scaled);
-  }
+  return {style, rope_inv_freq<T>(head_dim, theta)};
 }
 
 /// M-RoPE (Qwen2-VL, arXiv 2409.12191): the first `sections[0]` pairs turn with t, then h, then w.
@@ -137,18 +104,38 @@ template <Scalar T>
 class RopeTable {
  public:
   /// The table of `positions` under `rope`. Angles are within 1e-6 rad of exact up to 2^30. Throws
-  /// casa::error unless rope.axis is empty or one per pair.
+  /// casa::error where rope's axes do not fit its pairs.
   void assign(const Rope& rope, std::span<const Position> positions, const Context& context) {
-    require(rope.axis.empty() || rope.axis.size() == rope.inv_freq.size(),
-            "Rope: ", rope.axis.size(), " axes for ", rope.inv_freq.size(), " pairs");
+    resize(rope, static_cast<Index>(positions.size()));
+    fill(rope, 0, positions, context);
+  }
+
+  /// A table of `rows` rows in rope's style and width, to be filled; what it held is lost.
+  void resize(const Rope& rope, Index rows) {
+    require(rows >= 0, "RopeTable: rows must not be negative, got ", rows);
     style_ = rope.style;
     pairs_ = rope.num_pairs();
-    rows_ = static_cast<Index>(positions.size());
+    rows_ = rows;
     const Index needed = checked_mul(rows_, 2 * width(), "RopeTable");
     if (values_.size() < needed) values_ = Buffer<T>(needed);
+  }
+
+  /// The rows from `first` on: those of `positions` under `rope`, whose frequencies may be others
+  /// than those of other rows. Throws casa::error where rope or rows do not fit the table.
+  void fill(const Rope& rope, Index first, std::span<const Position> positions,
+            const Context& context) {
+    const auto count = static_cast<Index>(positions.size());
+    require(rope.axis.empty() || rope.axis.size() == rope.inv_freq.size(),
+            "Rope: ", rope.axis.size(), " axes for ", rope.inv_freq.size(), " pairs");
+    require(rope.style == style_ && rope.num_pairs() == pairs_, "RopeTable: a rope of ",
+            rope.num_pairs(), " pairs for a table of ", pairs_, " pairs, or of another style");
+    require(first >= 0 && count <= rows_ - first, "RopeTable: rows [", first, ", ", first + count,
+            ") of a table of ", rows_);
     context.executor.for_each(
-        rows_,
-        [&](Index r, Index) { assign_row(rope, positions[static_cast<std::size_t>(r)], row(r)); },
+        count,
+        [&](Index r, Index) {
+          assign_row(rope, positions[static_cast<std::size_t>(r)], row(first + r));
+        },
         8);
   }
 
@@ -198,7 +185,8 @@ class RopeTable {
       const auto axis = rope.axis.empty() ? std::size_t{0} : static_cast<std::size_t>(rope.axis[i]);
       // 24 bits of frequency (float) times 29 of position: the product is exact.
       const double angle = static_cast<double>(place[axis]) * rope.inv_freq[i];
-      const T cosine = static_cast<T>(std::cos(angle)), sine = static_cast<T>(std::sin(angle));
+      const T cosine = static_cast<T>(rope.magnitude * std::cos(angle));
+      const T sine = static_cast<T>(rope.magnitude * std::sin(angle));
       if (style_ == RopeStyle::interleaved) {
         *c++ = cosine;
         *s++ = -sine;

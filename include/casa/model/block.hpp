@@ -54,6 +54,13 @@ struct KeyRun {
   Interval rows;  // rows of x (text) or of y (image)
 };
 
+/// What the rows of a stream see in the caches of a block.
+struct SeenKeys {
+  std::span<const Interval> self;   // text rows in the self-attention cache
+  std::span<const Interval> text;   // text rows in the fusion cache
+  std::span<const Interval> image;  // image rows in the fusion cache
+};
+
 /// What one stream brings to a pass through the blocks, the same for all blocks.
 struct StreamPass {
   Interval text;                              // its rows of x
@@ -63,6 +70,8 @@ struct StreamPass {
   std::span<const Interval> image_intervals;  // of the image rows, in the fusion cache
   std::span<const KeyRun> runs;               // how the rows are appended to the fusion cache
   Index asked = 0;                            // its last text rows, for which the pass is made
+  SeenKeys sliding = {};                      // instead of the above, in blocks that slide
+  const Rope* rope = nullptr;                 // its frequencies
 };
 
 /// Called with the hidden state (rows x hidden_size) of the text rows after every sublayer: "embed"
@@ -82,6 +91,7 @@ struct BlockPass {
   const RopeTable<T>* image_rope = nullptr;  // image rows in fusion; null: not rotated
   std::span<const StreamPass> streams;
   const Trace<T>* trace = nullptr;
+  bool sliding = false;     // this block's attention slides: StreamPass::sliding holds
   bool text_ends = false;   // no block follows: rows that were not asked for give keys only
   bool images_end = false;  // no fusion follows: images give keys only
 };
@@ -198,6 +208,11 @@ class BlockForward {
     return fusion_->update == ImageUpdate::attention_ffn && !pass_.images_end;
   }
 
+  SeenKeys seen(const StreamPass& s) const {
+    if (pass_.sliding) return s.sliding;
+    return {s.self_intervals, s.text_intervals, s.image_intervals};
+  }
+
   // Before the block's last attention, when its keys have been projected: from here on x_ holds
   // only the rows that go on.
   void end_text() {
@@ -233,7 +248,7 @@ class BlockForward {
       AnyKvCache<T>& cache = caches_[s]->self;
       append<T>(cache, text.k.middle_rows(stream.text.begin, stream.text.size()),
                 text.v.middle_rows(stream.text.begin, stream.text.size()));
-      row += attend_text(text.q, stream, stream.self_intervals, cache, out, row);
+      row += attend_text(text.q, stream, seen(stream).self, cache, out, row);
     }
     w_.self_attention.o.forward(out, x_, context_, Accumulate::yes);
     observe("self_attention");
@@ -303,9 +318,9 @@ class BlockForward {
         append<T>(cache, from.k.middle_rows(run.rows.begin, run.rows.size()),
                   from.v.middle_rows(run.rows.begin, run.rows.size()));
       }
-      row += attend_text(text.q, stream, stream.text_intervals, cache, text_out, row);
+      row += attend_text(text.q, stream, seen(stream).text, cache, text_out, row);
       if (images_ask())
-        attend_rows(image.q, stream.image, stream.image_intervals, cache,
+        attend_rows(image.q, stream.image, seen(stream).image, cache,
                     image_out.middle_rows(stream.image.begin, stream.image.size()));
     }
     update(text_out, target, accumulate);

@@ -7,7 +7,7 @@
 
 #include "casa/attention/attention.hpp"
 #include "casa/core/error.hpp"
-#include "casa/layers/rope.hpp"
+#include "casa/layers/rope_scaling.hpp"
 #include "casa/stream/positions.hpp"
 #include "casa/stream/visibility.hpp"
 
@@ -96,15 +96,40 @@ inline FusionConfig token_insertion(std::vector<int> layers) {
 struct RopeConfig {
   RopeStyle style = RopeStyle::half;
   double theta = 10000;
-  std::optional<Llama3Scaling> llama3;
-  std::vector<Index> mrope_sections;  ///< pairs that turn with t, h and w; empty: all with t
+  RopeScaling scaling = {};
+  std::vector<Index> mrope_sections = {};  ///< pairs that turn with t, h and w; empty: all with t
+
+  /// Whether frequencies depend on how long a stream has become.
+  bool is_dynamic() const { return std::holds_alternative<DynamicScaling>(scaling); }
+  friend bool operator==(const RopeConfig&, const RopeConfig&) = default;
 };
 
-/// The frequencies that a config asks for, in the arithmetic of T.
+/// The frequencies of a stream of `length` positions where scaling is dynamic, into a rope of
+/// make_rope(config, head_dim): in place, without allocating.
+template <Scalar T>
+void set_length(Rope& rope, const RopeConfig& config, Index head_dim, std::int64_t length) {
+  const auto* dynamic = std::get_if<DynamicScaling>(&config.scaling);
+  if (!dynamic) return;
+  const double theta = dynamic_theta<T>(config.theta, head_dim, *dynamic, length);
+  for (std::size_t i = 0; i < rope.inv_freq.size(); ++i)
+    rope.inv_freq[i] =
+        static_cast<double>(T{1} / detail::rope_power<T>(static_cast<Index>(i), head_dim, theta));
+}
+
+/// The frequencies that a config asks for, in the arithmetic of T; where scaling is dynamic, those
+/// of a short stream. Throws casa::error for a scaling out of range.
 template <Scalar T>
 Rope make_rope(const RopeConfig& config, Index head_dim) {
   Rope rope = make_rope<T>(head_dim, config.theta, config.style);
-  if (config.llama3) scale_llama3<T>(rope.inv_freq, *config.llama3);
+  if (const auto* linear = std::get_if<LinearScaling>(&config.scaling))
+    scale_linear<T>(rope.inv_freq, *linear);
+  if (const auto* llama3 = std::get_if<Llama3Scaling>(&config.scaling))
+    scale_llama3<T>(rope.inv_freq, *llama3);
+  if (const auto* yarn = std::get_if<YarnScaling>(&config.scaling)) {
+    rope.inv_freq = yarn_inv_freq<T>(head_dim, config.theta, *yarn);
+    rope.magnitude = attention_factor(*yarn);
+  }
+  set_length<T>(rope, config, head_dim, 0);
   if (!config.mrope_sections.empty())
     rope.axis = mrope_axes(config.mrope_sections, rope.num_pairs());
   return rope;
@@ -125,10 +150,19 @@ struct DecoderConfig {
   bool attention_out_bias = false;  ///< bias on o
   bool mlp_bias = false;
   bool tie_word_embeddings = false;
+  /// In the blocks of sliding_layers (ascending) a row sees itself and the sliding_window - 1
+  /// tokens before it.
+  Index sliding_window = 0;
+  std::vector<int> sliding_layers = {};
   std::optional<FusionConfig> fusion;
 
   AttentionShape attention_shape() const {
     return {num_attention_heads, num_key_value_heads, head_dim};
+  }
+  bool slides(Index layer) const {
+    for (const int l : sliding_layers)
+      if (l == layer) return true;
+    return false;
   }
 };
 
@@ -139,13 +173,14 @@ inline void check(const DecoderConfig& c) {
     require(value >= low && value <= high, "config: ", name, " must be in [", low, ", ", high,
             "], got ", value);
   };
-  range("num_hidden_layers", c.num_hidden_layers, 1, 1024);
-  range("num_attention_heads", c.num_attention_heads, 1, 1024);
-  range("num_key_value_heads", c.num_key_value_heads, 1, 1024);
-  range("head_dim", c.head_dim, 1, 1024);
-  range("hidden_size", c.hidden_size, 1, 131072);
-  range("intermediate_size", c.intermediate_size, 1, Index{1} << 20);
-  range("vocab_size", c.vocab_size, 1, Index{1} << 21);
+  constexpr Index most = (Index{1} << 31) - 1;  // files from strangers: io/limits.hpp
+  range("num_hidden_layers", c.num_hidden_layers, 1, most);
+  range("num_attention_heads", c.num_attention_heads, 1, most);
+  range("num_key_value_heads", c.num_key_value_heads, 1, most);
+  range("head_dim", c.head_dim, 1, most);
+  range("hidden_size", c.hidden_size, 1, most);
+  range("intermediate_size", c.intermediate_size, 1, most);
+  range("vocab_size", c.vocab_size, 1, most);
   require(c.num_attention_heads % c.num_key_value_heads == 0,
           "config: num_key_value_heads must divide num_attention_heads, got ",
           c.num_key_value_heads, " and ", c.num_attention_heads);
@@ -153,14 +188,20 @@ inline void check(const DecoderConfig& c) {
           c.head_dim);
   require(c.rms_norm_eps > 0 && c.rms_norm_eps <= 1, "config: rms_norm_eps must be in (0, 1], got ",
           c.rms_norm_eps);
+  const auto ascending = [&](const char* name, const std::vector<int>& layers) {
+    int previous = -1;
+    for (const int layer : layers) {
+      require(layer > previous && layer < c.num_hidden_layers, "config: ", name,
+              " must ascend in [0, ", c.num_hidden_layers, "), got ", layer, " after ", previous);
+      previous = layer;
+    }
+  };
+  ascending("sliding_layers", c.sliding_layers);
+  require(c.sliding_layers.empty() || c.sliding_window >= 1,
+          "config: sliding_window must be positive where sliding_layers are named, got ",
+          c.sliding_window);
   if (!c.fusion) return;
-  int previous = -1;
-  for (const int layer : c.fusion->layers) {
-    require(layer > previous && layer < c.num_hidden_layers,
-            "config: fusion.layers must ascend in [0, ", c.num_hidden_layers, "), got ", layer,
-            " after ", previous);
-    previous = layer;
-  }
+  ascending("fusion.layers", c.fusion->layers);
   require(c.fusion->keys != Keys::text,
           "config: fusion.keys must be image or image_text, got text");
 }

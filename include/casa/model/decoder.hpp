@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "casa/model/decoder_weights.hpp"
+#include "casa/model/sliding.hpp"
 #include "casa/model/state.hpp"
 #include "casa/model/stream_input.hpp"
 #include "casa/model/weight_reader.hpp"
@@ -87,8 +88,11 @@ class Decoder {
 
   /// Takes each stream one chunk further. logits (rows asked for by all inputs, in order, x
   /// vocab_size). However a stream is cut into chunks, and whatever streams go with it, its logits
-  /// are the same to rounding. Throws casa::error for ids out of range and shapes that do not fit;
-  /// every stream is then as it was before.
+  /// are the same to rounding; with dynamic scaling of the rotary embedding, beyond the trained
+  /// length, a chunk turns with the frequencies of the length that it ends at and keys stay as they
+  /// were turned (as transformers' cache does), so that there the cut is part of the result. Throws
+  /// casa::error for ids out of range and shapes that do not fit; every stream is then as it was
+  /// before.
   void forward(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
                const Trace<T>* trace = nullptr) const {
     check<T>(inputs, config_, logits);
@@ -134,6 +138,18 @@ class Decoder {
                 config_.fusion->keys == Keys::image,
             "StateOptions: horizon: with image_rope none and keys image_text, image keys stand at "
             "0 and text keys do not: no restart can keep both");
+    const auto* dynamic = std::get_if<DynamicScaling>(&config_.rope.scaling);
+    if (!dynamic) return;
+    require(static_cast<double>(o.horizon) <= dynamic->max_position_embeddings,
+            "StateOptions: horizon: keys beyond max_position_embeddings, ",
+            dynamic->max_position_embeddings,
+            ", were turned with other frequencies (rope_type dynamic) and cannot stand beside a "
+            "restart: horizon must not exceed it, got ",
+            o.horizon);
+    require(
+        !config_.fusion || config_.fusion->image_rope < ImageRope::consecutive,
+        "StateOptions: horizon: with rope_type dynamic, image_rope consecutive and stream count "
+        "images too, which no horizon bounds");
   }
 
   // What roll_back goes back to. All streams of a pass are remembered before any is changed.
@@ -157,8 +173,8 @@ class Decoder {
     const Workspace::Frame frame(context.workspace);
     Position* places = context.workspace.take<Position>(s.options_.sinks);
     for (Index j = 0; j < s.options_.sinks; ++j) std::construct_at(places + j, origin + j);
-    s.self_rope_.assign(rope_, {places, static_cast<std::size_t>(s.options_.sinks)}, context);
-    for (auto& block : s.blocks_) turn_sinks(block.self, block.sink_keys, s.self_rope_, context);
+    s.tables_.self.assign(rope_, {places, static_cast<std::size_t>(s.options_.sinks)}, context);
+    for (auto& block : s.blocks_) turn_sinks(block.self, block.sink_keys, s.tables_.self, context);
   }
 
   void roll_back(DecoderState<T>& s, const Context& context) const {
@@ -208,18 +224,12 @@ class Decoder {
 
   // What a stream brings to the blocks: its rows, what each sees, where each stands.
   StreamPass prepare(const StreamInput<T>& in, Interval text, Interval image,
-                     std::span<Position> self, std::span<Position> text_positions,
-                     std::span<Position> image_positions) const {
+                     const RowPositions& at) const {
     DecoderState<T>& s = *in.state;
-    const auto sub = [](auto span, Interval rows) {
-      return span.subspan(static_cast<std::size_t>(rows.begin),
-                          static_cast<std::size_t>(rows.size()));
-    };
-
     s.self_intervals_.resize(in.ids.size());
     for (Index r = 0; r < text.size(); ++r) {
       s.self_intervals_[static_cast<std::size_t>(r)] = {0, s.self_tokens_ + r + 1};
-      self[static_cast<std::size_t>(text.begin + r)] = s.text_len() + r;
+      at.self[static_cast<std::size_t>(r)] = s.text_len() + r;
     }
 
     s.counter_after_ = s.counter_;
@@ -227,7 +237,7 @@ class Decoder {
     s.image_intervals_.clear();
     s.runs_.clear();
     if (!config_.fusion) {
-      s.counter_after_.text(sub(text_positions, text));
+      s.counter_after_.text(at.text);
     } else {
       const FusionConfig& f = *config_.fusion;
       s.text_intervals_.resize(in.ids.size());
@@ -242,12 +252,41 @@ class Decoder {
                 is_image ? image.begin - s.before_.image_len() : text.begin - s.before_.text_len();
             s.runs_.push_back({is_image, {piece.begin + shift, piece.end + shift}});
           });
-      count_positions(in, s.counter_after_, sub(text_positions, text), sub(image_positions, image));
-      if (f.image_rope == ImageRope::none)  // images stand at 0: distances are from the origin
-        for (Position& p : sub(text_positions, text)) p = p.t - s.origin_;
+      count_positions(in, s.counter_after_, at.text, at.image);
     }
-    return {text,    image,          s.self_intervals_, s.text_intervals_, s.image_intervals_,
-            s.runs_, in.logit_rows()};
+    StreamPass pass{
+        text,    image,           s.self_intervals_, s.text_intervals_, s.image_intervals_,
+        s.runs_, in.logit_rows(), sliding(s),        rope_of(s, at)};
+    if (config_.fusion && config_.fusion->image_rope == ImageRope::none)
+      for (Position& p : at.text) p = p.t - s.origin_;  // images stand at 0: distances from there
+    return pass;
+  }
+
+  // What the rows see in blocks that slide.
+  SeenKeys sliding(DecoderState<T>& s) const {
+    if (config_.sliding_layers.empty()) return {};
+    const Index window = config_.sliding_window, sinks = s.options_.sinks;
+    const auto gap =
+        static_cast<Index>(s.text_len() - s.self_tokens_ - (std::max)(s.origin_, s.started_at_));
+    const auto each = [](const auto& from, auto& to, auto&& f) {
+      to.resize(from.size());
+      std::ranges::transform(from, to.begin(), f);
+    };
+    const bool fused = config_.fusion && fusion_slides(*config_.fusion);
+    const auto in_stream = [&](Interval i) { return fused ? slide(i, window) : i; };
+    each(s.self_intervals_, s.sliding_self_,
+         [&](Interval i) { return slide(i, window, sinks, gap); });
+    each(s.text_intervals_, s.sliding_text_, in_stream);
+    each(s.image_intervals_, s.sliding_image_, in_stream);
+    return {s.sliding_self_, s.sliding_text_, s.sliding_image_};
+  }
+
+  // The frequencies of a stream that ends where this chunk does.
+  const Rope* rope_of(DecoderState<T>& s, const RowPositions& at) const {
+    if (!config_.rope.is_dynamic()) return &rope_;
+    if (s.rope_.inv_freq.empty()) s.rope_ = rope_;
+    set_length<T>(s.rope_, config_.rope, config_.head_dim, at.length() - s.origin_);
+    return &s.rope_;
   }
 
   static void count_positions(const StreamInput<T>& in, PositionCounter& counter,
@@ -281,8 +320,7 @@ class Decoder {
       std::uninitialized_default_construct_n(p, count);
       return std::span<Position>(p, static_cast<std::size_t>(count));
     };
-    const auto self_positions = positions(text_rows), text_positions = positions(text_rows),
-               image_positions = positions(image_rows);
+    const RowPositions at{positions(text_rows), positions(text_rows), positions(image_rows)};
     const auto num_streams = static_cast<Index>(inputs.size());
     StreamPass* streams = workspace.take<StreamPass>(num_streams);
     auto** caches = workspace.take<BlockCache<T>*>(num_streams);
@@ -296,8 +334,7 @@ class Decoder {
         weights_.embed.unpack_row(in.ids[i], x.row(text + static_cast<Index>(i)));
       for (Index j = 0; j < images.size(); ++j)
         std::copy_n(in.image_tokens.row(j), hidden, y.row(image + j));
-      std::construct_at(streams + s,
-                        prepare(in, rows, images, self_positions, text_positions, image_positions));
+      std::construct_at(streams + s, prepare(in, rows, images, at.of(rows, images)));
       text = rows.end;
       image = images.end;
     }
@@ -309,8 +346,8 @@ class Decoder {
     pass.fusion = config_.fusion ? &*config_.fusion : nullptr;
     pass.streams = {streams, inputs.size()};
     pass.trace = trace;
-    if (!inputs.empty())
-      set_rope(pass, *inputs[0].state, self_positions, text_positions, image_positions, context);
+    // The tables are scratch of the leading stream.
+    if (!inputs.empty()) set_rope(pass, inputs[0].state->tables_, at, context);
 
     if (trace) (*trace)(-1, "embed", x);
     const Index last = config_.num_hidden_layers - 1;
@@ -319,6 +356,7 @@ class Decoder {
     for (Index layer = 0; layer <= last; ++layer) {
       pass.text_ends = layer == last && !trace;  // a trace shows every row
       pass.images_end = layer >= last_fusion;
+      pass.sliding = config_.slides(layer);
       for (std::size_t s = 0; s < inputs.size(); ++s)
         caches[s] = &inputs[s].state->blocks_[static_cast<std::size_t>(layer)];
       block_forward<T>(weights_.blocks[static_cast<std::size_t>(layer)], has_fusion(layer), layer,
@@ -326,25 +364,6 @@ class Decoder {
     }
     if (trace) show_norm(x, context, *trace);
     head(trace ? keep_asked(pass.streams, x) : x.middle_rows(0, logits.rows()), logits, context);
-  }
-
-  // The tables are scratch of the leading stream, so that a warm step allocates nothing.
-  void set_rope(BlockPass<T>& pass, DecoderState<T>& scratch, std::span<const Position> self,
-                std::span<const Position> text, std::span<const Position> image,
-                const Context& context) const {
-    scratch.self_rope_.assign(rope_, self, context);
-    pass.self_rope = &scratch.self_rope_;
-    if (!config_.fusion) return;
-    const ImageRope rope = config_.fusion->image_rope;
-    if (rope == ImageRope::off) return;
-    pass.text_rope = &scratch.self_rope_;
-    if (rope != ImageRope::window_start) {
-      scratch.text_rope_.assign(rope_, text, context);
-      pass.text_rope = &scratch.text_rope_;
-    }
-    if (rope == ImageRope::none) return;
-    scratch.image_rope_.assign(rope_, image, context);
-    pass.image_rope = &scratch.image_rope_;
   }
 
   // The last norm of every row, which the logits alone do not need.

@@ -4,7 +4,7 @@
 
 #include <numeric>
 
-#include "casa/model/block.hpp"
+#include "casa/model/stream_rope.hpp"
 #include "casa/stream/layout.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -66,9 +66,13 @@ class FusionLayer {
   const FusionLayerConfig& config() const { return config_; }
 
   /// out (text_len x hidden_size) = F of text x (text_len x hidden_size) and image tokens y
-  /// (image_len x hidden_size). Throws casa::error for shapes that do not fit the layout.
+  /// (image_len x hidden_size). `grids` are the images that have tokens, in order, as a decoder is
+  /// given them: rows * cols tokens each, {0, 0} a plain sequence of all that its window has left;
+  /// none at all: every window's tokens are one plain sequence. Throws casa::error for shapes and
+  /// grids that do not fit the layout, and for images without grids where rope has mrope_sections.
   void forward(const StreamLayout& layout, MatrixView<const T> x, MatrixView<const T> y,
-               MatrixView<T> out, const Context& context = {}) const {
+               MatrixView<T> out, const Context& context = {},
+               std::span<const ImageGrid> grids = {}) const {
     require_equal("FusionLayer: rows of x", x.rows(), layout.text_len());
     require_equal("FusionLayer: rows of y", y.rows(), layout.image_len());
     require_equal("FusionLayer: rows of out", out.rows(), layout.text_len());
@@ -81,6 +85,10 @@ class FusionLayer {
     require_memory("FusionLayer: out", out);
 
     const FusionConfig& f = config_.fusion;
+    require(!grids.empty() || layout.image_len() == 0 || config_.rope.mrope_sections.empty() ||
+                !reads_grids(f.image_rope),
+            "FusionLayer: mrope_sections ask for the grids of images, none were given ({0, 0} says "
+            "that an image is a plain sequence)");
     const Interval text{0, layout.text_len()}, images{0, layout.image_len()};
     std::vector<Interval> intervals(static_cast<std::size_t>(text.size()));
     text_intervals(layout, text, f.keys, f.history, intervals);
@@ -88,15 +96,21 @@ class FusionLayer {
     std::vector<Position> image_positions(static_cast<std::size_t>(images.size()));
     PositionCounter counter(f.image_rope);
     std::vector<KeyRun> runs;
+    std::size_t next_grid = 0;
     for_each_piece(layout, 0, 0, [&](bool image, Interval piece) {
       runs.push_back({image, piece});
       auto& positions = image ? image_positions : text_positions;
       const auto span = std::span(positions).subspan(static_cast<std::size_t>(piece.begin),
                                                      static_cast<std::size_t>(piece.size()));
-      image ? counter.image({}, span) : counter.text(span);
+      image ? count_images(counter, span, grids, next_grid) : counter.text(span);
     });
+    require(next_grid == grids.size(), "FusionLayer: ", grids.size(), " grids, but ", next_grid,
+            " images in the layout");
 
     RopeTable<T> text_rope, image_rope;
+    Rope rope = rope_;
+    set_length<T>(rope, config_.rope, config_.shape.head_dim,
+                  RowPositions{{}, text_positions, image_positions}.length());
     const StreamPass stream{text, images, {}, intervals, {}, runs};
     BlockPass<T> pass;
     pass.shape = config_.shape;
@@ -105,10 +119,10 @@ class FusionLayer {
     pass.fusion = &f;
     pass.streams = {&stream, 1};
     if (f.image_rope != ImageRope::off) {
-      text_rope.assign(rope_, text_positions, context);
+      text_rope.assign(rope, text_positions, context);
       pass.text_rope = &text_rope;
       if (f.image_rope != ImageRope::none) {
-        image_rope.assign(rope_, image_positions, context);
+        image_rope.assign(rope, image_positions, context);
         pass.image_rope = &image_rope;
       }
     }
@@ -124,6 +138,25 @@ class FusionLayer {
   }
 
  private:
+  // The images of one window, each by its grid; all of them at once where there are no grids.
+  static void count_images(PositionCounter& counter, std::span<Position> positions,
+                           std::span<const ImageGrid> grids, std::size_t& next) {
+    if (grids.empty()) return counter.image({}, positions);
+    while (!positions.empty()) {
+      require(next < grids.size(), "FusionLayer: ", grids.size(), " grids leave ", positions.size(),
+              " image tokens of the layout without one");
+      const ImageGrid grid = grids[next++];
+      const Index left = static_cast<Index>(positions.size());
+      const Index count =
+          grid == ImageGrid{} ? left : checked_mul(grid.rows, grid.cols, "FusionLayer: grid");
+      require(grid.rows >= 0 && grid.cols >= 0 && count >= 1 && count <= left, "FusionLayer: grid ",
+              next - 1, " of ", grid.rows, " x ", grid.cols, " tokens does not fit the ", left,
+              " that its window has left");
+      counter.image(grid, positions.first(static_cast<std::size_t>(count)));
+      positions = positions.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
   FusionLayerConfig config_;
   BlockWeights<T> weights_;
   Rope rope_;

@@ -30,6 +30,10 @@ class NaiveTokenInsertion {
   NaiveTokenInsertion(const DecoderConfig& config, const Source& given) : config_(config) {
     config_.fusion.reset();
     check(config_);
+    require(std::holds_alternative<std::monostate>(config_.rope.scaling) &&
+                config_.rope.mrope_sections.empty() && config_.sliding_layers.empty(),
+            "NaiveTokenInsertion: scaled rotary embeddings, mrope_sections and sliding windows are "
+            "not computed here");
     const Source source = [&given](const TensorSpec& s) {
       Dense values = given(s);
       const Index cols = s.cols == 0 ? 1 : s.cols;

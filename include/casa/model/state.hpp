@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "casa/model/block.hpp"
+#include "casa/model/stream_rope.hpp"
 #include "casa/stream/layout.hpp"
 
 CASA_COMMON_NAMESPACE_BEGIN
@@ -113,11 +113,13 @@ class DecoderState {
 
   // Scratch of the pass that is running, kept so that a warm step allocates nothing.
   std::vector<Interval> self_intervals_, text_intervals_, image_intervals_;
+  std::vector<Interval> sliding_self_, sliding_text_, sliding_image_;
   std::vector<KeyRun> runs_;
   StreamLayout before_;            // live_ as it was before the pass
   PositionCounter counter_after_;  // counter_ as it will be after it
   std::int64_t origin_before_ = 0;
-  RopeTable<T> self_rope_, text_rope_, image_rope_;
+  RopeTables<T> tables_;
+  Rope rope_;  // its frequencies, where they depend on its length
 };
 
 CASA_NAMESPACE_END

@@ -23,7 +23,8 @@ struct StreamInput {
   /// with images that came at the end of the last chunk.
   std::span<const Insertion> insertions = {};
   MatrixView<const T> image_tokens = {};  ///< (sum of num_tokens, hidden_size), in order
-  /// One per insertion, rows * cols = num_tokens; or none at all (plain sequences).
+  /// One per insertion, rows * cols = num_tokens, {0, 0} a plain sequence; or none at all (plain
+  /// sequences), unless the model's rotary embedding has mrope_sections that read them.
   std::span<const ImageGrid> grids = {};
   LogitRows logits = LogitRows::last;
 
@@ -80,6 +81,10 @@ void check(std::span<const StreamInput<T>> inputs, const DecoderConfig& config,
       previous = position;
       images = checked_add(images, count, "forward: image tokens");
     }
+    require(!in.grids.empty() || images == 0 || config.rope.mrope_sections.empty() ||
+                !reads_grids(config.fusion->image_rope),
+            "forward: the model's mrope_sections ask for the grids of images, none were given ({0, "
+            "0} says that an image is a plain sequence)");
     require_equal("forward: rows of image_tokens", in.image_tokens.rows(), images);
     require_memory("forward: image_tokens", in.image_tokens);
     if (images > 0)

@@ -33,6 +33,11 @@ enum class ImageRope {
   stream         ///< text and images at their place in the merged stream
 };
 
+/// Whether the rows and columns of an image's tokens are read.
+constexpr bool reads_grids(ImageRope rope) {
+  return rope == ImageRope::window_start || rope == ImageRope::stream;
+}
+
 /// Rows x columns of an image's tokens, for embeddings with row and column axes (M-RoPE). {0, 0}: a
 /// plain sequence.
 struct ImageGrid {
