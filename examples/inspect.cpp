@@ -27,6 +27,12 @@ std::string listed(const auto& values) {
 
 std::string listed(const std::optional<int>& id) { return id ? std::to_string(*id) : "none"; }
 
+const char* scaling_name(const casa::RopeScaling& s) {
+  constexpr const char* names[] = {"", ", linear scaling", ", dynamic scaling", ", yarn scaling",
+                                   ", llama3 scaling"};
+  return names[s.index()];
+}
+
 void print_decoder(const casa::DecoderConfig& c) {
   program::print("decoder          %td layers, hidden %td, intermediate %td, vocabulary %td%s\n",
                  c.num_hidden_layers, c.hidden_size, c.intermediate_size, c.vocab_size,
@@ -41,6 +47,9 @@ void print_decoder(const casa::DecoderConfig& c) {
       c.rope.style == casa::RopeStyle::half ? "half" : "interleaved", c.rope.theta,
       scaling_name(c.rope.scaling),
       c.rope.mrope_sections.empty() ? "" : (", sections " + listed(c.rope.mrope_sections)).c_str());
+  if (!c.sliding_layers.empty())
+    program::print("sliding window   %td tokens in %zu layers\n", c.sliding_window,
+                   c.sliding_layers.size());
   program::print("rms_norm_eps     %g\n", c.rms_norm_eps);
   if (!c.fusion) {
     program::print("fusion           none (text alone)\n");

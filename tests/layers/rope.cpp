@@ -208,38 +208,30 @@ TEST_CASE(
   CHECK_THROWS_AS(make_vision_rope<float>(6), error);
 }
 
-TEST_CASE("Llama 3 scaling: short waves stay, long ones are stretched, those between are blended") {
-  std::vector<double> f = rope_inv_freq<double>(128, 500000);
-  const std::vector<double> before = f;
-  const Llama3Scaling s{8, 1, 4, 8192};
-  scale_llama3<double>(f, s);
-  int kept = 0, stretched = 0, blended = 0;
-  for (std::size_t i = 0; i < f.size(); ++i) {
-    const double wavelength = 2 * std::numbers::pi / before[i];
-    if (wavelength < 8192.0 / 4) {
-      CHECK(f[i] == before[i]);
-      ++kept;
-    } else if (wavelength > 8192.0) {
-      CHECK(f[i] == doctest::Approx(before[i] / 8).epsilon(1e-14));
-      ++stretched;
-    } else {
-      const double smooth = (8192 / wavelength - 1) / 3;
-      CHECK(f[i] ==
-            doctest::Approx((1 - smooth) * before[i] / 8 + smooth * before[i]).epsilon(1e-13));
-      ++blended;
-    }
+TEST_CASE("a table may be filled part by part, each with frequencies and a magnitude of its own") {
+  for (const RopeStyle style : {RopeStyle::half, RopeStyle::interleaved}) {
+    Rope slow = make_rope<double>(8, 1e4, style), fast = make_rope<double>(8, 1e2, style);
+    fast.magnitude = 1.5;
+    const std::array<Position, 5> at{0, 1, 7, 100, 3};
+    const Context context;
+    RopeTable<double> table, of_slow, of_fast;
+    table.resize(slow, 5);
+    table.fill(fast, 2, std::span(at).subspan(2), context);
+    table.fill(slow, 0, std::span(at).first(2), context);
+    of_slow.assign(slow, at, context);
+    of_fast.assign(fast, at, context);
+    for (Index row = 0; row < 5; ++row)
+      for (Index i = 0; i < 4; ++i) {
+        CHECK(table.cos(row, i) == (row < 2 ? of_slow : of_fast).cos(row, i));
+        CHECK(table.sin(row, i) == (row < 2 ? of_slow : of_fast).sin(row, i));
+      }
+    CHECK(std::hypot(table.cos(3, 1), table.sin(3, 1)) == doctest::Approx(1.5).epsilon(1e-15));
+    CHECK_THROWS_AS(table.fill(slow, 3, std::span(at).first(3), context), error);
+    CHECK_THROWS_AS(table.fill(slow, -1, std::span(at).first(1), context), error);
+    CHECK_THROWS_AS(
+        table.fill(make_rope<double>(6, 1e4, style), 0, std::span(at).first(1), context), error);
+    CHECK_THROWS_AS(table.resize(slow, -1), error);
   }
-  CHECK(kept > 0);
-  CHECK(stretched > 0);
-  CHECK(blended > 0);
-  std::vector<double> g = rope_inv_freq<float>(128, 500000);
-  scale_llama3<float>(g, s);
-  for (std::size_t i = 0; i < g.size(); ++i) {
-    CHECK(static_cast<double>(static_cast<float>(g[i])) == g[i]);
-    CHECK(g[i] == doctest::Approx(f[i]).epsilon(1e-5));
-  }
-  CHECK_THROWS_AS(scale_llama3<float>(g, {8, 4, 1, 8192}), error);
-  CHECK_THROWS_AS(scale_llama3<float>(g, {0, 1, 4, 8192}), error);
 }
 
 TEST_CASE("a warm table allocates nothing") {

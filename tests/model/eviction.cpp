@@ -38,10 +38,15 @@ class Twin {
     const auto n = static_cast<Index>(ids.size());
     Dense h(n, c_.hidden_size);
     for (Index i = 0; i < n; ++i) h.row(i) = embed.row(ids[static_cast<std::size_t>(i)]);
-    for (const BlockSpec& b : spec.blocks) {
+    for (std::size_t layer = 0; layer < spec.blocks.size(); ++layer) {
+      const BlockSpec& b = spec.blocks[layer];
       if (b.fusion_attention) h += fusion(b, h, windows, images, origins);
       const Dense x = norm(h, *b.input_norm);
-      h += attention(*b.self_attention, x, x, visible, distance);
+      const bool slides = c_.slides(static_cast<Index>(layer));
+      const auto seen = [&](Index i, Index j) {
+        return visible(i, j) && (!slides || distance(i, j) < c_.sliding_window);
+      };
+      h += attention(*b.self_attention, x, x, seen, distance);
       const Dense m = norm(h, b.post_attention_norm);
       const Dense gate = linear(b.mlp.gate, m);
       h += linear(
@@ -285,6 +290,33 @@ TEST_CASE("bounded text: images stand where they should, whatever their position
       CHECK((horizon == 0 || r.restarts > 3));
       CHECK(r.windows.size() > 5);
     }
+}
+
+TEST_CASE("bounded text in blocks that slide: of what was kept, what stands within the window") {
+  int restarts = 0;
+  for (unsigned seed = 0; seed < 4; ++seed) {
+    for (const Index window : {1, 3, 7, 12, 30}) {
+      for (const Index horizon : {0, 17}) {
+        CAPTURE(seed);
+        CAPTURE(window);
+        CAPTURE(horizon);
+        RandomWeights weights(seed);
+        DecoderConfig config = config_of(seed % 2 == 0, 3);
+        config.sliding_window = window;
+        config.sliding_layers = seed < 2 ? std::vector<int>{0, 2} : std::vector<int>{1};
+        const Decoder<double> model(config, weights.source());
+        const StateOptions options{.text_window = horizon > 0 || seed > 0 ? 6 : 0,
+                                   .sinks = static_cast<Index>(seed) % 3 + 1,
+                                   .horizon = horizon};
+        const Run r = run(model, options, 60, seed);
+        const Matrix<double> expected = twin_logits(Twin(config, weights), options, r);
+        CHECK(largest_difference(r.logits, expected) <=
+              1e-11 * casa_test::largest(expected.eigen()));
+        restarts += r.restarts;
+      }
+    }
+  }
+  CHECK(restarts > 20);
 }
 
 TEST_CASE("the mask is seen: without it the logits are others") {

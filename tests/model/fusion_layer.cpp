@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "golden_model.hpp"
+#include "random_model.hpp"
 
 using namespace casa;
 
@@ -109,4 +110,66 @@ TEST_CASE("a fusion layer says which shape does not fit") {
   CHECK_THROWS_WITH_AS(fusion.forward(bare, x, y, out), "FusionLayer: rows of y: expected 0, got 2",
                        error);
   CHECK_THROWS_AS(fusion.forward(layout, x, y, wide), error);
+}
+
+TEST_CASE("with M-RoPE a fusion layer stands images where their grids say, as a decoder does") {
+  for (const ImageRope rope : {ImageRope::window_start, ImageRope::stream, ImageRope::consecutive,
+                               ImageRope::none, ImageRope::off}) {
+    CAPTURE(static_cast<int>(rope));
+    DecoderConfig c = model_test::small_config(1);
+    c.rope.mrope_sections = {1, 1, 1};
+    c.fusion = presets::casa_before({0});
+    c.fusion->image_rope = rope;
+    model_test::RandomWeights weights(3);
+    const Decoder<double> decoder(c, weights.source());
+
+    FusionLayerConfig config{c.hidden_size, c.attention_shape(), c.rms_norm_eps, c.rope, *c.fusion};
+    const WeightSource source = weights.source();
+    WeightReader<double> read(source, WeightType::native);
+    FusionLayerWeights<double> w;
+    const BlockSpec block = decoder_spec(c).blocks[0];
+    w.norm = read.vector(*block.fusion_norm);
+    w.attention = read.attention(*block.fusion_attention);
+    const FusionLayer<double> fusion(config, std::move(w));
+
+    const auto ids = model_test::random_ids(7, c.vocab_size, 3);
+    const std::vector<Insertion> insertions{{1, 6}, {1, 4}, {4, 6}, {4, 2}, {7, 1}};
+    const std::vector<ImageGrid> grids{{2, 3}, {2, 2}, {3, 2}, {0, 0}, {1, 1}};
+    const auto y = model_test::random_matrix<double>(19, c.hidden_size, 3);
+    Matrix<double> x, expected;
+    const Trace<double> trace = [&](Index, const std::string& sublayer,
+                                    MatrixView<const double> h) {
+      if (sublayer != "embed" && sublayer != "fusion") return;
+      Matrix<double>& kept = sublayer == "embed" ? x : expected;
+      kept = Matrix<double>(h.rows(), h.cols());
+      kept.eigen() = h.eigen();
+    };
+    auto state = decoder.new_state();
+    Matrix<double> logits(7, c.vocab_size), out(7, c.hidden_size), plain(7, c.hidden_size);
+    decoder.forward({&state, ids, insertions, y, grids, LogitRows::all}, logits, {}, &trace);
+    const StreamLayout layout(7, insertions);
+    fusion.forward(layout, x, y, out, {}, grids);
+    CHECK((x.eigen() + out.eigen() - expected.eigen()).cwiseAbs().maxCoeff() <= 1e-12);
+
+    // Without grids neither guesses: images are plain sequences only where that is said.
+    const std::vector<ImageGrid> sequences(3);  // one a window
+    fusion.forward(layout, x, y, plain, {}, sequences);
+    const bool matters = reads_grids(rope);
+    CHECK(((plain.eigen() - out.eigen()).cwiseAbs().maxCoeff() > 1e-6) == matters);
+    auto fresh = decoder.new_state();
+    if (matters) {
+      CHECK_THROWS_AS(fusion.forward(layout, x, y, out), error);
+      CHECK_THROWS_AS(decoder.forward({&fresh, ids, insertions, y}, logits, {}), error);
+    } else {
+      CHECK_NOTHROW(fusion.forward(layout, x, y, out));
+    }
+    for (const auto& bad : std::vector<std::vector<ImageGrid>>{
+             {{2, 3}, {2, 2}, {3, 2}, {0, 0}},                  // the last image has none
+             {{2, 3}, {2, 2}, {3, 2}, {0, 0}, {1, 1}, {1, 1}},  // one too many
+             {{2, 3}, {2, 3}, {3, 2}, {0, 0}, {1, 1}},          // over the window's end
+             {{2, 3}, {2, 2}, {-3, -2}, {0, 0}, {1, 1}},
+             {{2, 3}, {2, 2}, {0, 5}, {0, 0}, {1, 1}},
+             {{Index{1} << 40, Index{1} << 40}}})
+      CHECK_THROWS_AS(fusion.forward(layout, x, y, out, {}, bad), error);
+  }
 }
