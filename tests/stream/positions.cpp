@@ -43,6 +43,9 @@ TEST_CASE("images with rows and columns stand on three axes") {
   const auto s = positions(ImageRope::stream, {3, 1});
   CHECK(s[3] == Position{1, 3, 1});
   CHECK(s[4] == Position{4});  // one beyond the farthest axis: 1 + max(3, 1)
+  const auto wide = positions(ImageRope::stream, {1, 3});  // Fault: rows alone move what follows
+  CHECK(wide[3] == Position{1, 1, 3});
+  CHECK(wide[4] == Position{4});
 }
 
 TEST_CASE("a counter goes on from where it was saved, at any height") {
