@@ -1,5 +1,5 @@
 // Scaled rotary embeddings and sliding windows: tiny models past the length they were trained to,
-// against what transformers computes (tests/golden/variants).
+// against what transformers computes (tests/golden/config_variants).
 #include <doctest/doctest.h>
 
 #include <filesystem>
@@ -10,7 +10,7 @@ using namespace casa;
 
 namespace {
 
-std::filesystem::path folder() { return golden::repository_root() / "variants"; }
+std::filesystem::path folder() { return golden::repository_root() / "config_variants"; }
 
 std::vector<std::string> names() {
   std::vector<std::string> v;
