@@ -321,6 +321,13 @@ TEST_CASE("what the files hold besides is refused by the option that passes over
   CHECK(ModelFolder(f.scratch.path()).report().unused == std::vector<std::string>{"extra.weight"});
 }
 
+TEST_CASE("a file over its limit is refused with the limit's name") {
+  ModelOptions small;
+  small.files.limits.json_bytes = 100;
+  CHECK(contains(message_of([&] { load_model<float>(golden_model().string(), small); }),
+                 "limit of 100 (LoadLimits::json_bytes)"));
+}
+
 TEST_CASE("configs with numbers beyond JSON load, and are saved with them") {
   Folder f;
   f.save();

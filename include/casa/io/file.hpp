@@ -141,6 +141,7 @@ struct ReadOptions {
   /// not trust.
   bool map = false;
   std::int64_t max_bytes = (std::numeric_limits<std::int64_t>::max)();
+  std::string_view max_bytes_option = {};  ///< what the error names as raising it
   bool follow_links = true;
 };
 
@@ -159,7 +160,9 @@ Bytes read_file(const std::string& path, const ReadOptions& options = {}) {
   require(S_ISREG(before.st_mode), path, ": not a regular file",
           S_ISDIR(before.st_mode) ? " (it is a folder)" : "");
   require(before.st_size <= options.max_bytes, path, ": file of ", before.st_size,
-          " bytes is larger than the limit of ", options.max_bytes);
+          " bytes is larger than the limit of ", options.max_bytes,
+          options.max_bytes_option.empty() ? "" : " (", options.max_bytes_option,
+          options.max_bytes_option.empty() ? "" : ")");
   const auto size = static_cast<std::size_t>(before.st_size);
   if (options.map) {
     if (size == 0) return {};

@@ -213,7 +213,8 @@ inline Json parse_json(std::string_view json, std::string_view name, const JsonR
 
 /// The document in a file; as parse_json and read_file.
 inline Json read_json(const std::string& path, const JsonRules& rules = {}) {
-  const Bytes bytes = read_file(path, {.max_bytes = rules.max_bytes});
+  const Bytes bytes =
+      read_file(path, {.max_bytes = rules.max_bytes, .max_bytes_option = rules.bytes_option});
   return parse_json(bytes.as_text(), path, rules);
 }
 

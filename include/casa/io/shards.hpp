@@ -183,8 +183,9 @@ inline bool file_exists(const std::string& path) {
 /// two hold with different values.
 inline Checkpoint read_sharded(const std::string& index_path, const LoadOptions& options = {}) {
   const LoadLimits& limits = options.limits;
-  const Bytes text =
-      read_file(index_path, {.max_bytes = limits.json_bytes, .follow_links = limits.follow_links});
+  const Bytes text = read_file(index_path, {.max_bytes = limits.json_bytes,
+                                            .max_bytes_option = "LoadLimits::json_bytes",
+                                            .follow_links = limits.follow_links});
   const Json index = parse_json(text.as_text(), index_path, python_json(limits));
   if (const auto metadata = index.find_set("metadata"))
     if (!metadata->is_object()) metadata->fail_expected("an object");
