@@ -119,7 +119,7 @@ TEST_CASE("where scaling does not depend on the length, the cut into chunks is n
     CAPTURE(name);
     const auto whole = run(decoder, io, name, {}, Path::fast);
     for (const std::int64_t step : {1, 3, 7}) {
-      std::vector<std::int64_t> chunks(40 / step, step);
+      std::vector<std::int64_t> chunks(static_cast<std::size_t>(40 / step), step);
       if (40 % step > 0) chunks.push_back(40 % step);
       CHECK(golden::distance(run(decoder, io, name, chunks, Path::fast), whole) < 1e-12);
     }

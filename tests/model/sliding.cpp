@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "random_model.hpp"
+#include "support/allocations.hpp"
 
 using namespace casa;
 using model_test::all_layers;
@@ -157,4 +158,19 @@ TEST_CASE("sliding layers that do not fit are refused by name") {
            {0, {1}}, {4, {3}}, {4, {1, 1}}, {4, {2, 0}}, {4, {-1}}, {-2, {0}}})
     CHECK_THROWS_AS(check(sliding_config(window, layers)), error);
   CHECK_NOTHROW(check(sliding_config(4, {0, 2})));
+}
+
+TEST_CASE("a warm step allocates nothing where blocks slide and frequencies follow the length") {
+  DecoderConfig config = sliding_config(5, {0, 2});
+  config.rope.scaling = DynamicScaling{3, 16};
+  const auto model = random_decoder<float>(config, 8);
+  auto state = model.new_state({.text_window = 12, .sinks = 2});
+  Matrix<float> logits(1, config.vocab_size);
+  const Context context;
+  const std::vector<int> token{7};
+  for (int i = 0; i < 60; ++i) model.forward({&state, token}, logits, context);
+  const auto before = casa_test::allocation_count();
+  for (int i = 0; i < 50; ++i) model.forward({&state, token}, logits, context);
+  CHECK(casa_test::allocation_count() == before);
+  if (!casa_test::kSanitized) CHECK(casa_test::counts_allocations());
 }
