@@ -277,6 +277,8 @@ int main(int argc, char** argv) {
          "picture (JPEG, PNG, PPM), once per <image>; without <image> it stands first")
       ->trigger_on_parse();
   a.read_image.add_option(app);
+  app.add_flag("--allow-unexpected", a.allow_unexpected,
+               "leave out tensors of the files that the model has no place for");
   app.add_flag("--any-pattern", a.any_pattern,
                "take any regular expression of tokenizer.json, not only the published ones");
   app.add_flag("--unknown-fields", a.unknown_fields,

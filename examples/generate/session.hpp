@@ -26,7 +26,7 @@ struct Arguments {
   double temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
   std::uint64_t seed = 0;
   bool json = false, chat = false, ignore_eos = false, quiet = false;
-  bool no_system = false, any_pattern = false, unknown_fields = false;
+  bool no_system = false, any_pattern = false, unknown_fields = false, allow_unexpected = false;
 };
 
 // A model folder, its tokenizer and image encoder, and one stream that goes on.
@@ -107,6 +107,7 @@ class Session {
     o.weights = a.dtype == "bf16"   ? casa::WeightType::bfloat16
                 : a.dtype == "int8" ? casa::WeightType::int8
                                     : casa::WeightType::native;
+    o.allow_unexpected = a.allow_unexpected;
     o.files.map = true;  // packed as it is read: the file's pages are given back on the way
     return o;
   }
