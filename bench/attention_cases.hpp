@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bench_common.hpp"
-#include "casa/attention/attention.hpp"
+#include "casa/attention/attend.hpp"
 
 namespace bench {
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "casa/core/context.hpp"
-#include "casa/core/simd.hpp"
+#include "casa/simd/simd.hpp"
 
 namespace bench {
 

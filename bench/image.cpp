@@ -16,8 +16,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "casa/io/image.hpp"
-#include "casa/io/qwen2_vl_preprocess.hpp"
+#include "casa/image/image.hpp"
+#include "casa/image/qwen2_vl_preprocess.hpp"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "bench_common.hpp"
-#include "casa/attention/attention.hpp"
+#include "casa/attention/attend.hpp"
 #include "casa/stream/visibility.hpp"
 
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/tokenizer.hpp"
+#include "casa/text/tokenizer.hpp"
 
 namespace {
 

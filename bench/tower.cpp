@@ -13,7 +13,7 @@
 #include <string>
 
 #include "bench_common.hpp"
-#include "casa/model/vision_tower.hpp"
+#include "casa/vision/vision_tower.hpp"
 
 namespace {
 

@@ -17,8 +17,8 @@
 #include <tuple>
 
 #include "bench_common.hpp"
-#include "casa/io/load_model.hpp"
-#include "casa/io/safetensors_writer.hpp"
+#include "casa/checkpoint/load_model.hpp"
+#include "casa/checkpoint/safetensors_writer.hpp"
 #include "smollm2.hpp"
 
 namespace {

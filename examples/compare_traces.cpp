@@ -1,5 +1,5 @@
 // Which layer is the first that two runs disagree on, and by how much: compares two trace files
-// (safetensors with the hidden state after every sublayer, casa/io/trace.hpp).
+// (safetensors with the hidden state after every sublayer, casa/session/trace.hpp).
 //
 //   compare_traces mine.safetensors theirs.safetensors --tolerance 1e-4
 //
@@ -9,7 +9,7 @@
 #include <cstdio>
 #include <string>
 
-#include "casa/io/trace.hpp"
+#include "casa/session/trace.hpp"
 #include "support/program.hpp"
 
 int main(int argc, char** argv) {

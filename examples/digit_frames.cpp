@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/file.hpp"
-#include "casa/io/safetensors.hpp"
+#include "casa/checkpoint/safetensors.hpp"
+#include "casa/files/file.hpp"
 #include "support/files.hpp"
 #include "support/program.hpp"
 

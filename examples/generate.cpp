@@ -23,8 +23,8 @@
 #include <vector>
 
 #include "casa/core/build_info.hpp"
-#include "casa/io/json_writer.hpp"
-#include "casa/io/trace.hpp"
+#include "casa/json/json_writer.hpp"
+#include "casa/session/trace.hpp"
 #include "generate/session.hpp"
 #include "support/files.hpp"
 #include "support/program.hpp"

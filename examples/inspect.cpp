@@ -10,8 +10,8 @@
 #include <map>
 #include <string>
 
+#include "casa/checkpoint/load_model.hpp"
 #include "casa/core/build_info.hpp"
-#include "casa/io/load_model.hpp"
 #include "support/program.hpp"
 
 namespace {

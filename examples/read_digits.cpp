@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "casa/checkpoint/load_model.hpp"
 #include "casa/core/build_info.hpp"
-#include "casa/io/file.hpp"
-#include "casa/io/json_writer.hpp"
-#include "casa/io/load_model.hpp"
+#include "casa/files/file.hpp"
+#include "casa/json/json_writer.hpp"
 #include "support/files.hpp"
 #include "support/program.hpp"
 

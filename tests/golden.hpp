@@ -27,10 +27,10 @@
 #include <utility>
 #include <vector>
 
+#include "casa/checkpoint/safetensors.hpp"
 #include "casa/core/error.hpp"
 #include "casa/core/memory.hpp"
-#include "casa/io/json.hpp"
-#include "casa/io/safetensors.hpp"
+#include "casa/json/json.hpp"
 
 namespace golden {
 

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "bench_common.hpp"
-#include "casa/attention/attention.hpp"
-#include "casa/layers/linear.hpp"
+#include "casa/attention/attend.hpp"
+#include "casa/linear/linear.hpp"
 #include "casa/model/decoder.hpp"
 
 namespace {

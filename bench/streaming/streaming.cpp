@@ -22,8 +22,8 @@
 
 #include "bench_common.hpp"
 #include "casa/core/build_info.hpp"
-#include "casa/io/file.hpp"
-#include "casa/io/json_writer.hpp"
+#include "casa/files/file.hpp"
+#include "casa/json/json_writer.hpp"
 #include "casa/model/decoder.hpp"
 
 namespace {

@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "caption_stream/child.hpp"
-#include "casa/generate/timeline.hpp"
-#include "casa/io/image.hpp"
+#include "casa/image/image.hpp"
+#include "casa/session/timeline.hpp"
 
 /// Width, height and channels (1: grey, 3: RGB) of raw frames, 8 bits a value, row by row.
 struct FrameShape {

@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "caption_stream/growing_file.hpp"
-#include "casa/io/json.hpp"
-#include "casa/io/json_writer.hpp"
-#include "casa/io/srt.hpp"
+#include "casa/json/json.hpp"
+#include "casa/json/json_writer.hpp"
+#include "casa/session/srt.hpp"
 #include "support/standard_output.hpp"
 
 /// What is said of a frame.

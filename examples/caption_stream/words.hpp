@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/json.hpp"
-#include "casa/io/tokenizer.hpp"
+#include "casa/json/json.hpp"
+#include "casa/text/tokenizer.hpp"
 
 class Words {
  public:

@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "casa/checkpoint/load_model.hpp"
 #include "casa/generate/generator.hpp"
-#include "casa/io/chat_template_folder.hpp"
-#include "casa/io/image_tokens.hpp"
-#include "casa/io/load_model.hpp"
-#include "casa/io/tokenizer.hpp"
+#include "casa/image/image_tokens.hpp"
+#include "casa/text/chat_template_folder.hpp"
+#include "casa/text/tokenizer.hpp"
 #include "support/images.hpp"
 
 using casa::Index;

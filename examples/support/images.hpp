@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <string>
 
-#include "casa/io/image.hpp"
+#include "casa/image/image.hpp"
 
 namespace program {
 

@@ -1,4 +1,4 @@
-// What the functions of attention/ demand beside tests/attention/attention.cpp and simple.cpp: rows
+// What the functions of attention/ demand beside tests/attention/attend.cpp and simple.cpp: rows
 // behind packed sequences, states, and executors of any width.
 #include <doctest/doctest.h>
 

@@ -12,7 +12,7 @@
 #include <random>
 #include <vector>
 
-#include "casa/attention/attention.hpp"
+#include "casa/attention/attend.hpp"
 
 namespace attention_test {
 

@@ -1,6 +1,7 @@
 // What must hold for any bytes: a parser refuses them by casa::error or gives an object that keeps
-// what it promises. Each function returns the broken promise, or nothing. Used by tests/io/fuzz.cpp
-// (seeded mutations in ctest) and by the libFuzzer programs beside this file:
+// what it promises. Each function returns the broken promise, or nothing. Used by
+// tests/checkpoint/fuzz.cpp (seeded mutations in ctest) and by the libFuzzer programs beside this
+// file:
 //
 //   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Iinclude -Itests
 //     -isystem /usr/include/eigen3 tests/fuzz/safetensors.cpp -o fuzz_safetensors
@@ -11,11 +12,11 @@
 #include <string>
 #include <string_view>
 
+#include "casa/checkpoint/safetensors.hpp"
+#include "casa/checkpoint/shards.hpp"
 #include "casa/core/error.hpp"
-#include "casa/io/json.hpp"
-#include "casa/io/json_writer.hpp"
-#include "casa/io/safetensors.hpp"
-#include "casa/io/shards.hpp"
+#include "casa/json/json.hpp"
+#include "casa/json/json_writer.hpp"
 
 namespace fuzz {
 

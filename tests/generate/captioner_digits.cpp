@@ -1,8 +1,8 @@
 // The trained digit readers, read through a captioner: image, `>`, the likeliest tokens to `;`.
 #include <doctest/doctest.h>
 
+#include "casa/checkpoint/load_model.hpp"
 #include "casa/generate/captioner.hpp"
-#include "casa/io/load_model.hpp"
 #include "golden.hpp"
 
 using namespace casa;

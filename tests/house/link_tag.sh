@@ -117,9 +117,9 @@ say "errors of plug-ins with other flags are caught"
 # what its table holds, of structs what a compiler makes by itself without optimisation.
 cat > copies.cpp <<'CPP'
 #include "casa/attention/input.hpp"
-#include "casa/generate/timeline.hpp"
+#include "casa/session/timeline.hpp"
 #include "casa/model/state.hpp"
-#include "casa/model/vision_config.hpp"
+#include "casa/vision/vision_config.hpp"
 bool use(std::vector<casa::Interval>& a, std::vector<casa::Position>& b, std::vector<casa::Window>& c,
          std::vector<casa::StateOptions>& d, casa::FrameRate e, casa::VisionGrid f, int n) {
   if (n < 0) throw casa::error("negative");

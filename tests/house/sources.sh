@@ -9,9 +9,9 @@ complain() { printf 'FAILED: %s\n' "$*"; bad=1; }
 
 rank() {
   case "$1" in
-    core) echo 0 ;; stream) echo 1 ;; attention) echo 2 ;; layers) echo 3 ;; model) echo 4 ;;
-    generate | train) echo 5 ;;
-    io) echo 6 ;;
+    core) echo 0 ;; simd | stream) echo 1 ;; attention | linear) echo 2 ;; layers) echo 3 ;;
+    model) echo 4 ;; vision) echo 5 ;; generate | train) echo 6 ;;
+    files) echo 7 ;; json) echo 8 ;; checkpoint | text) echo 9 ;; image | session) echo 10 ;;
     *) complain "casa/$1: an unknown folder" >&2; echo 9 ;;
   esac
 }
@@ -35,16 +35,16 @@ done < <(find casa -name '*.hpp')
 
 closure=$(printf '#include "casa/casa.hpp"\n' |
   $CXX -std=c++20 -M -I. -isystem "$eigen" -x c++ - | tr ' \\' '\n\n')
-for unwanted in nlohmann iostream regex casa/io/ naive_token_insertion pcre2 utf8proc jpeglib png.h CLI doctest; do
+for unwanted in nlohmann iostream regex casa/files casa/json casa/checkpoint casa/text casa/image casa/session pcre2 utf8proc jpeglib png.h CLI doctest; do
   while IFS= read -r found; do complain "casa.hpp includes $found"; done < \
     <(grep -E "/$unwanted(/|\$|\.)|^$unwanted" <<< "$closure" || true)
 done
-for folder in core stream attention layers model generate train; do
+for folder in core simd stream attention linear layers model vision generate train; do
   for header in casa/$folder/*.hpp; do
-    [ ! -f "$header" ] || [[ $header == *naive_token_insertion.hpp ]] || grep -q "$header" <<< "$closure" || complain "casa.hpp lacks $header"
+    [ ! -f "$header" ] || grep -q "$header" <<< "$closure" || complain "casa.hpp lacks $header"
   done
 done
-[ $bad -eq 1 ] || say "casa.hpp includes everything but io, and nothing it should not"
+[ $bad -eq 1 ] || say "casa.hpp includes everything but files, and nothing it should not"
 
 if command -v git > /dev/null && git -C "$CASA_SOURCE_DIR" rev-parse > /dev/null 2>&1; then
   cd "$CASA_SOURCE_DIR"

@@ -1,4 +1,4 @@
-#include "casa/io/image.hpp"
+#include "casa/image/image.hpp"
 
 #include <doctest/doctest.h>
 

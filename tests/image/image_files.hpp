@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "casa/core/error.hpp"
-#include "casa/io/image_rgb.hpp"
+#include "casa/image/rgb.hpp"
 
 namespace image_files {
 

@@ -1,4 +1,4 @@
-#include "casa/io/qwen2_vl_preprocess.hpp"
+#include "casa/image/qwen2_vl_preprocess.hpp"
 
 #include <doctest/doctest.h>
 
@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/image.hpp"
+#include "casa/image/image.hpp"
 #include "golden.hpp"
 #include "image/image_files.hpp"
 

@@ -1,4 +1,4 @@
-#include "casa/io/qwen2_vl_preprocess_config.hpp"
+#include "casa/image/qwen2_vl_preprocess_config.hpp"
 
 #include <doctest/doctest.h>
 

@@ -3,11 +3,11 @@
 
 #include <vector>
 
-#include "casa/layers/kv_cache.hpp"
 #include "casa/layers/rms_norm.hpp"
 #include "casa/layers/rope.hpp"
 #include "casa/layers/softmax.hpp"
 #include "casa/layers/swiglu.hpp"
+#include "casa/model/kv_cache.hpp"
 #include "support/messages.hpp"
 
 using namespace casa;

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "layers/random_matrix.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using namespace casa_test;

@@ -4,8 +4,8 @@
 
 #include <array>
 
-#include "layers/random_matrix.hpp"
 #include "support/allocations.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using namespace casa_test;

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "layers/random_matrix.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using namespace casa_test;

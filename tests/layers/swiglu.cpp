@@ -2,8 +2,8 @@
 
 #include <doctest/doctest.h>
 
-#include "layers/random_matrix.hpp"
 #include "support/allocations.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using namespace casa_test;

@@ -4,9 +4,9 @@
 
 #include <random>
 
-#include "casa/io/save_model.hpp"
+#include "casa/checkpoint/save_model.hpp"
 #include "golden_folder.hpp"
-#include "io/scratch.hpp"
+#include "support/scratch.hpp"
 
 using namespace casa;
 

@@ -7,12 +7,12 @@
 #include "casa/model/decoder.hpp"
 #include "casa/model/fusion_layer.hpp"
 #include "casa/model/image_placeholders.hpp"
-#include "casa/model/naive_token_insertion.hpp"
-#include "casa/model/patch_encoder.hpp"
 #include "casa/model/sinks.hpp"
-#include "casa/model/vision_tower.hpp"
+#include "casa/vision/patch_encoder.hpp"
+#include "casa/vision/vision_tower.hpp"
 #include "model/random_model.hpp"
 #include "support/messages.hpp"
+#include "support/naive_token_insertion.hpp"
 
 using namespace casa;
 using model_test::RandomWeights;

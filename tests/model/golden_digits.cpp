@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "casa/io/load_model.hpp"
+#include "casa/checkpoint/load_model.hpp"
 #include "golden_model.hpp"
 
 using namespace casa;

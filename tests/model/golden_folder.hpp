@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/load_model.hpp"
+#include "casa/checkpoint/load_model.hpp"
 #include "casa/model/image_placeholders.hpp"
 #include "golden_model.hpp"
 

@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/checkpoint_weights.hpp"
-#include "casa/io/model_config.hpp"
+#include "casa/checkpoint/checkpoint_weights.hpp"
+#include "casa/checkpoint/model_config.hpp"
 #include "casa/model/decoder.hpp"
-#include "casa/model/naive_token_insertion.hpp"
 #include "golden.hpp"
+#include "support/naive_token_insertion.hpp"
 
 namespace golden {
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "casa/model/decoder.hpp"
-#include "casa/model/naive_token_insertion.hpp"
+#include "support/naive_token_insertion.hpp"
 
 namespace model_test {
 

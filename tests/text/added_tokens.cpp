@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer/added_tokens.hpp"
+#include "casa/text/tokenizer/added_tokens.hpp"
 
 #include <doctest/doctest.h>
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/file.hpp"
-#include "casa/io/json.hpp"
-#include "casa/io/tokenizer.hpp"
+#include "casa/files/file.hpp"
+#include "casa/json/json.hpp"
+#include "casa/text/tokenizer.hpp"
 #include "golden.hpp"
 
 using namespace casa::io;

@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer/bpe.hpp"
+#include "casa/text/tokenizer/bpe.hpp"
 
 #include <doctest/doctest.h>
 

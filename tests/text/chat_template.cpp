@@ -1,4 +1,4 @@
-#include "casa/io/chat_template.hpp"
+#include "casa/text/chat_template.hpp"
 
 #include <doctest/doctest.h>
 
@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/json.hpp"
+#include "casa/json/json.hpp"
 #include "golden.hpp"
 #include "text/small_tokenizer.hpp"
 

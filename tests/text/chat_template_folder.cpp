@@ -1,12 +1,12 @@
-#include "casa/io/chat_template_folder.hpp"
+#include "casa/text/chat_template_folder.hpp"
 
 #include <doctest/doctest.h>
 
 #include <string>
 #include <vector>
 
-#include "casa/io/chat_template_text.hpp"
-#include "io/scratch.hpp"
+#include "casa/text/chat_template_text.hpp"
+#include "support/scratch.hpp"
 #include "text/small_tokenizer.hpp"
 
 using namespace casa::io;

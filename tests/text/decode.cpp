@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer/decode.hpp"
+#include "casa/text/tokenizer/decode.hpp"
 
 #include <doctest/doctest.h>
 

@@ -40,7 +40,7 @@ pcre2_match_context_8* create_counted(pcre2_general_context_8* general) {
 #define casa casa_that_counts
 #define pcre2_compile_8 compile_counted
 #define pcre2_match_context_create_8 create_counted
-#include "casa/io/tokenizer.hpp"
+#include "casa/text/tokenizer.hpp"
 #include "golden.hpp"
 
 using namespace casa::io;

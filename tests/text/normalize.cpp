@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer/normalize.hpp"
+#include "casa/text/tokenizer/normalize.hpp"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer/pretokenize.hpp"
+#include "casa/text/tokenizer/pretokenize.hpp"
 
 #include <doctest/doctest.h>
 

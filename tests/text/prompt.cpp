@@ -1,4 +1,4 @@
-#include "casa/io/prompt.hpp"
+#include "casa/text/prompt.hpp"
 
 #include <doctest/doctest.h>
 

@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "casa/io/tokenizer.hpp"
+#include "casa/text/tokenizer.hpp"
 
 namespace small {
 

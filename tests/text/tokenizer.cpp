@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer.hpp"
+#include "casa/text/tokenizer.hpp"
 
 #include <doctest/doctest.h>
 

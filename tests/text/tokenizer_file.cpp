@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "casa/io/tokenizer.hpp"
-#include "io/scratch.hpp"
+#include "casa/text/tokenizer.hpp"
+#include "support/scratch.hpp"
 #include "text/small_tokenizer.hpp"
 
 using namespace casa::io;
@@ -185,7 +185,8 @@ TEST_CASE("Unigram files are checked") {
 TEST_CASE("the limits hold") {
   TokenizerOptions options;
   options.limits.tokens = 260;
-  CHECK(contains(fault(small::byte_level(), options), "id 260 is not below the limit of 260 tokens"));
+  CHECK(
+      contains(fault(small::byte_level(), options), "id 260 is not below the limit of 260 tokens"));
   options = {};
   options.limits.merges = 3;
   CHECK(contains(fault(small::byte_level(), options), "4 merges are more than the limit of 3"));

@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer/unigram.hpp"
+#include "casa/text/tokenizer/unigram.hpp"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "casa/io/tokenizer/utf8.hpp"
+#include "casa/text/tokenizer/utf8.hpp"
 
 #include <doctest/doctest.h>
 

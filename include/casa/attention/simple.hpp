@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "casa/attention/attention.hpp"
+#include "casa/attention/attend.hpp"
 
 CASA_NAMESPACE_BEGIN
 

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "casa/core/context.hpp"
-#include "casa/layers/elementwise.hpp"
+#include "casa/simd/elementwise.hpp"
 
 CASA_NAMESPACE_BEGIN
 

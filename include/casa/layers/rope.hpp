@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "casa/core/context.hpp"
-#include "casa/layers/elementwise.hpp"
+#include "casa/simd/elementwise.hpp"
 #include "casa/stream/positions.hpp"
 
 CASA_COMMON_NAMESPACE_BEGIN

@@ -7,7 +7,7 @@
 #include <span>
 
 #include "casa/core/error.hpp"
-#include "casa/layers/elementwise.hpp"
+#include "casa/simd/elementwise.hpp"
 
 CASA_NAMESPACE_BEGIN
 

@@ -5,8 +5,8 @@
 #include <array>
 #include <cmath>
 
-#include "casa/layers/elementwise.hpp"
-#include "casa/layers/linear.hpp"
+#include "casa/linear/linear.hpp"
+#include "casa/simd/elementwise.hpp"
 
 CASA_NAMESPACE_BEGIN
 

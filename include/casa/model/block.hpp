@@ -10,13 +10,13 @@
 #include <optional>
 #include <span>
 
-#include "casa/attention/attention.hpp"
-#include "casa/layers/kv_cache.hpp"
-#include "casa/layers/linear.hpp"
+#include "casa/attention/attend.hpp"
 #include "casa/layers/rms_norm.hpp"
 #include "casa/layers/rope.hpp"
 #include "casa/layers/swiglu.hpp"
+#include "casa/linear/linear.hpp"
 #include "casa/model/config.hpp"
+#include "casa/model/kv_cache.hpp"
 #include "casa/model/sinks.hpp"
 
 CASA_NAMESPACE_BEGIN

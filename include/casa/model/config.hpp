@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "casa/attention/attention.hpp"
+#include "casa/attention/attend.hpp"
 #include "casa/core/error.hpp"
 #include "casa/layers/rope_scaling.hpp"
 #include "casa/stream/positions.hpp"

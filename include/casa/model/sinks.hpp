@@ -6,8 +6,8 @@
 #include <variant>
 
 #include "casa/core/workspace.hpp"
-#include "casa/layers/kv_cache.hpp"
 #include "casa/layers/rope.hpp"
+#include "casa/model/kv_cache.hpp"
 
 CASA_NAMESPACE_BEGIN
 

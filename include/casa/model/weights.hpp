@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "casa/layers/linear.hpp"
+#include "casa/linear/linear.hpp"
 #include "casa/model/config.hpp"
 
 CASA_NAMESPACE_BEGIN

@@ -1,0 +1,104 @@
+// What the attention kernel asks memory for while it computes a block.
+#pragma once
+
+#include <span>
+
+#include "casa/attention/kernel/key_rows.hpp"
+#include "casa/attention/kernel/plan.hpp"
+#include "casa/attention/kernel/prefetcher.hpp"
+#include "casa/attention/kernel/score_tiles.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// What a worker does after a block: the job's next block, or the first one of its next job.
+struct Following {
+  Interval block;
+  Index kv_head = 0;
+  const Job* job = nullptr;  ///< null: the same
+};
+
+/// One worker's fetches: evenly while a block is computed, and not long before it is read, or it
+/// would have left the second-level cache again. A block's values are asked for during the scores
+/// of its first panel, the keys of what follows after them; where values are copied as their block
+/// begins, both come a block ahead. (A worker's first keys come as they come.)
+template <class T, class S>
+class BlockFetches {
+  static constexpr Index lanes = simd::kLanes<T>;
+
+ public:
+  BlockFetches(const AttentionInput<T, S>& in, const KeyRows<T, S>& rows) : in_(in), rows_(rows) {}
+
+  /// Nothing is fetched but what tiles ask for themselves.
+  void clear() {
+    prefetcher_.clear();
+    after_ = {};
+  }
+
+  /// Called after clear(), before the scores of panels[0], the job's first panel that sees
+  /// something of the block; `unit`: what they are multiplied as, `copied`: values are not read
+  /// where they lie.
+  void begin(Interval block, Index kv_head, std::span<const Panel<T>> panels, Index unit,
+             bool copied, const Following& after) {
+    Index all = 0, tiles = 0;  // but for scores of narrow panels, where nothing is asked for
+    const Index scores = panels[0].narrow == 0 ? multiply_adds(panels[0], block, unit) : 0;
+    for (const Panel<T>& p : panels) {
+      const bool wide = p.narrow == 0;
+      all += (wide ? 2 : 1) * multiply_adds(p, block, unit);
+      tiles += wide ? meet(p.seen, block).size() / score_tile_keys(p) : 0;
+    }
+    if (after.job != nullptr) {
+      const Index row = in_.shape.group() * in_.shape.head_dim;
+      prefetcher_.add_rows(in_.q.row(after.job->row_begin) + after.kv_head * row, bytes<T>(row),
+                           bytes<T>(in_.q.stride()), after.job->row_end - after.job->row_begin,
+                           tiles);
+    }
+    if (copied) {
+      add(after.block, after.kv_head, &KeyPiece<S>::k);
+      add(after.block, after.kv_head, &KeyPiece<S>::v);
+      prefetcher_.spread(all);
+    } else {
+      add(block, kv_head, &KeyPiece<S>::v);
+      prefetcher_.spread(scores);
+      after_ = after;
+      work_after_ = all - scores;
+    }
+  }
+  /// Called after the scores of the first panel.
+  void go_on() {
+    if (after_.block.size() == 0) return;
+    add(after_.block, after_.kv_head, &KeyPiece<S>::k);
+    prefetcher_.spread(work_after_);
+  }
+
+  Prefetcher& prefetcher() { return prefetcher_; }
+
+ private:
+  template <class E>
+  static constexpr Index bytes(Index count) {
+    return count * static_cast<Index>(sizeof(E));
+  }
+  /// Of vectors, in a panel's scores, or its sums.
+  Index multiply_adds(const Panel<T>& panel, Interval block, Index unit) const {
+    return meet(panel.seen, block).size() * panel.width() * in_.shape.head_dim / (unit * lanes);
+  }
+  /// Keys or values that lie side by side.
+  void add(Interval places, Index kv_head, const S* KeyPiece<S>::*array) {
+    rows_.for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
+      if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
+      const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
+      prefetcher_.add(piece.*array + from, bytes<S>((end - begin) * piece.token_stride));
+    });
+  }
+
+  const AttentionInput<T, S>& in_;
+  const KeyRows<T, S>& rows_;
+  Prefetcher prefetcher_;
+  Following after_;
+  Index work_after_ = 0;
+};
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

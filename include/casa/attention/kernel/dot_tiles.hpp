@@ -1,0 +1,226 @@
+// The innermost loops of scores: dot products of keys and a panel of queries.
+//
+// A wide panel is N vectors wide: its rows are lanes, and one value of a key is broadcast to all of
+// them. A narrow panel holds few rows (decode, remainders): its lanes are dimensions, a vector of a
+// key meets that of each row, and each dot product is the sum of a vector's lanes in the end.
+#pragma once
+
+#include <algorithm>
+
+#include "casa/attention/kernel/prefetcher.hpp"
+#include "casa/attention/kernel/strided_rows.hpp"
+#include "casa/simd/simd.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+template <class V, int N>
+using Row = V[static_cast<std::size_t>(N)];
+template <class V, int M, int N>
+using Tile = Row<V, N>[static_cast<std::size_t>(M)];
+
+/// A dot product is summed in two parts, which halves its rounding error: side by side where there
+/// are registers for both, else one after the other; in more, one after the other, where they would
+/// be longer than kChain.
+inline constexpr int kSums = simd::kRegisters == 32 ? 2 : 1;
+inline constexpr Index kChain = 64;
+/// Keys in a tile of scores: keys x N vectors x kSums accumulators fit the registers.
+template <int N>
+inline constexpr int kTileKeys = N == 1   ? 8
+                                 : N == 2 ? 6
+                                          : 4;
+inline constexpr int kMaxTileKeys = 16;  ///< those of a narrow panel of one row
+/// Steps in a turn of a tile's loop.
+inline constexpr int kScoreSteps = 4;
+
+/// What queries and weights are multiplied as: the kernel's scalar, or pairs of bfloat16, whose
+/// sums are float.
+template <class Q>
+using SumOf = std::conditional_t<std::is_same_v<Q, simd::bfloat16_pair>, float, Q>;
+
+/// Whether so many query rows wait for memory rather than for arithmetic: they make few
+/// multiply-adds of a byte of keys or values of type E.
+template <class E>
+constexpr bool waits_for_memory(Index rows) {
+  return rows < 2 * static_cast<Index>(sizeof(E));
+}
+
+/// acc[m][n] = sum over dimensions (or pairs of them) [begin, begin + count) of key m's values
+/// times the panel's vector n.
+template <int M, int N, class Q, class V>
+CASA_INLINE void dot_tile(const Q* const* keys, Index begin, const Q* q, Index count,
+                          FetchCursor& ahead, Tile<V, M, N>& acc) {
+  constexpr Index lanes = simd::kLanes<Q>;
+  Row<const Q*, M> k;
+  constexpr int sums = kSums;
+  Row<Tile<V, M, N>, sums> sum;
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    k[m] = keys[m] + begin;
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) {
+      CASA_UNROLL
+      for (int s = 0; s < sums; ++s) {
+        sum[s][m][n] = V{};
+        simd::keep(sum[s][m][n]);
+      }
+    }
+  }
+  const auto step = [&]<int Sum>(Index i) __attribute__((always_inline)) {
+    Row<simd::Loaded<Q>, N> b;
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) b[n] = simd::load(q + n * lanes);
+    q += N * lanes;
+    CASA_UNROLL
+    for (int m = 0; m < M; ++m) {
+      const auto a = simd::broadcast(k[m][i]);
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n) simd::accumulate(sum[Sum][m][n], a, b[n]);
+    }
+  };
+  Index i = 0;
+  if (count >= kScoreSteps) {
+    simd::align_loop(i);
+    CASA_NO_UNROLL
+    do {
+      CASA_UNROLL
+      for (int u = 0; u < kScoreSteps; u += 2) {
+        step.template operator()<0>(i + u);
+        step.template operator()<sums - 1>(i + u + 1);
+      }
+      fetch_turn<kScoreLines>(ahead);
+      i += kScoreSteps;
+    } while (i + kScoreSteps <= count);
+  }
+  CASA_NO_UNROLL
+  for (; i < count; ++i) step.template operator()<0>(i);
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) {
+      acc[m][n] = sum[0][m][n];
+      if constexpr (sums == 2) acc[m][n] += sum[1][m][n];
+    }
+  }
+}
+
+/// The same in parts of which no sum is longer than kChain, two at least; what is summed already is
+/// parked on the stack meanwhile.
+template <int M, int N, class Q, class V>
+CASA_INLINE void dot_parts(const Q* const* keys, const Q* q, Index count, FetchCursor& ahead,
+                           Tile<V, M, N>& acc) {
+  const Index parts = (std::max<Index>)(2, (count + kSums * kChain - 1) / (kSums * kChain));
+  const Index size = count / (2 * parts) * 2;
+  dot_tile<M, N>(keys, 0, q, size, ahead, acc);
+  Index begin = size;
+  CASA_NO_UNROLL
+  for (Index part = 1; part < parts; ++part) {
+    Tile<V, M, N> parked;
+    CASA_UNROLL
+    for (int m = 0; m < M; ++m) {
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
+    }
+    const Index end = part + 1 < parts ? begin + size : count;
+    dot_tile<M, N>(keys, begin, q + begin * N * simd::kLanes<Q>, end - begin, ahead, acc);
+    begin = end;
+    CASA_UNROLL
+    for (int m = 0; m < M; ++m) {
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n) acc[m][n] += parked[m][n];
+    }
+  }
+}
+
+/// The dot products of K keys and the R rows of a narrow panel: of (key, row), a vector of parts
+/// each. Keys (`units` values or pairs) are read as they lie; `near`: what is fetched lies so many
+/// bytes ahead; 0, from a list of pointers: nothing is.
+template <int K, int R, class Rows, class Q, class V>
+CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index near, V* dots) {
+  using E = Value<Rows>;
+  using Factor = simd::Loaded<Q>;
+  constexpr Index lanes = simd::kLanes<Q>;
+  constexpr int sums = K * R <= 4 ? 2 : 1;  // enough of them to hide the latency
+  constexpr int steps = K * R <= 2 ? 4 : 2;
+  Row<const E*, K> key;
+  Row<Tile<V, K, R>, sums> sum;
+  CASA_UNROLL
+  for (int k = 0; k < K; ++k) {
+    key[k] = keys[j + k];
+    CASA_UNROLL
+    for (int s = 0; s < sums; ++s) {
+      CASA_UNROLL
+      for (int r = 0; r < R; ++r) sum[s][k][r] = V{};
+    }
+  }
+  // (One vector of each key; not an array of them, which g++ 12 would store all the same.)
+  const auto step = [&]<int Sum>(Factor first, Factor second) __attribute__((always_inline)) {
+    if constexpr (K > 1) {
+      simd::keep(first);
+      simd::keep(second);
+    }
+    CASA_UNROLL
+    for (int r = 0; r < R; ++r) {
+      Factor b = simd::load(q + r * lanes);
+      if constexpr (K > 1) simd::keep(b);
+      auto& dot = sum[Sum % sums];
+      dot[0][r] = simd::fma(first, b, dot[0][r]);
+      if constexpr (K > 1) dot[1][r] = simd::fma(second, b, dot[1][r]);
+    }
+    q += R * lanes;
+  };
+  const auto two_steps = [&](Index i) __attribute__((always_inline)) {
+    Factor even, odd, even_of_last, odd_of_last;
+    simd::load_two(key[0] + i, even, odd);
+    simd::load_two(key[K - 1] + i, even_of_last, odd_of_last);
+    step.template operator()<0>(even, even_of_last);
+    step.template operator()<1>(odd, odd_of_last);
+  };
+  const auto one_step = [&](auto load) __attribute__((always_inline)) {
+    step.template operator()<0>(load(key[0]), load(key[K - 1]));
+  };
+  Index i = 0;
+  CASA_NO_UNROLL
+  for (; i + steps * lanes <= units; i += steps * lanes) {
+    if (kIsStrided<Rows> || near != 0) {
+      const Index at = K * i;  // lines are asked for in the order of memory
+      fetch_near<K * steps * lanes>(at < units ? key[0] + at : key[K - 1] + (at - units), near);
+    }
+    CASA_UNROLL
+    for (int u = 0; u < steps; u += 2) two_steps(i + u * lanes);
+  }
+  if (steps > 2 && i + 2 * lanes <= units) two_steps(i), i += 2 * lanes;
+  if (i + lanes <= units) one_step([&](const E* k) { return simd::load(k + i); }), i += lanes;
+  if (i < units) one_step([&](const E* k) { return simd::load_partial(k + i, units - i); });
+  CASA_UNROLL
+  for (int k = 0; k < K; ++k) {
+    CASA_UNROLL
+    for (int r = 0; r < R; ++r) {
+      dots[k * R + r] = sum[0][k][r];
+      if constexpr (sums == 2) dots[k * R + r] += sum[1][k][r];
+    }
+  }
+}
+
+/// The scores of a vector of (key, row) for a narrow panel of R rows: keys [j, j + lanes / R).
+template <int R, class Rows, class Q>
+CASA_INLINE auto narrow_scores(Rows keys, Index j, const Q* q, Index units, Index near) {
+  constexpr int lanes = static_cast<int>(simd::kLanes<Q>);
+  Row<simd::Vec<SumOf<Q>>, lanes> part;
+  if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // every load of the loop steps by one key
+    CASA_NO_UNROLL
+    for (int k = 0; k < lanes / R; ++k)
+      narrow_dots<1, R>(keys, j + k, q, units, near, part + k * R);
+  } else {
+    constexpr int together = waits_for_memory<Value<Rows>>(R) ? 1 : 2;
+    CASA_UNROLL
+    for (int k = 0; k < lanes / R; k += together)
+      narrow_dots<together, R>(keys, j + k, q, units, near, part + k * R);
+  }
+  return simd::add_lanes(part);
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

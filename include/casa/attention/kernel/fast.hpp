@@ -1,0 +1,101 @@
+// The fast attention kernel: blocks of keys, online softmax, never more scores than one strip of a
+// block.
+//
+// plan.hpp cuts the work into jobs, job_runner.hpp does one; here workers take them, and the parts
+// of long key ranges are merged. The online softmax is Milakov & Gimelshein's (arXiv 1805.02867),
+// the blocking FlashAttention's (arXiv 2205.14135).
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+
+#include "casa/attention/kernel/job_runner.hpp"
+#include "casa/core/context.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// The parts of split jobs, merged in order.
+template <class T, class S>
+void merge_parts(const AttentionInput<T, S>& in, const Plan& plan, const Parts<T>& parts,
+                 const Destination<T>& to) {
+  const Index d = in.shape.head_dim, group = in.shape.group();
+  for (const Job& job : plan.jobs) {
+    if (job.part < 0 || job.parts == 0) continue;
+    for (Index row = 0; row < job.rows(group); ++row) {
+      const Index first = job.part * parts.rows + row;
+      for (Index part = 1; part < job.parts; ++part) {
+        const Index at = first + part * parts.rows;
+        merge_row(parts.max[first], parts.sum[first], parts.out + first * d, parts.max[at],
+                  parts.sum[at], parts.out + at * d, d);
+      }
+      const Index token = job.row_begin + row / group, head = job.kv_head * group + row % group;
+      const Index at = token * in.shape.num_heads + head;
+      const T sum = parts.sum[first];
+      T factor = T(1);
+      if (to.max != nullptr) {
+        to.max[at] = parts.max[first];
+        to.sum[at] = sum;
+      } else {
+        factor = sum == T(0) ? T(0) : T(1) / sum;
+        if (to.lse != nullptr) to.lse[at] = log_sum_exp(parts.max[first], sum);
+      }
+      for (Index i = 0; i < d; ++i) to.out(token, head * d + i) = parts.out[first * d + i] * factor;
+    }
+  }
+}
+
+template <class T, class S>
+void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const Context& context) {
+  if (in.num_rows() == 0) return;
+  Workspace& workspace = context.workspace;
+  const Workspace::Frame frame(workspace);
+  const Plan plan = make_plan(in.intervals, in.shape, workspace);
+
+  Index* piece_begin = workspace.take<Index>(static_cast<Index>(in.keys.size()) + 1);
+  piece_begin[0] = 0;
+  for (std::size_t p = 0; p < in.keys.size(); ++p)
+    piece_begin[p + 1] = piece_begin[p] + in.keys[p].count;
+
+  Parts<T> parts;
+  parts.rows = plan.max_part_rows;
+  if (plan.num_parts > 0) {
+    parts.max = workspace.take<T>(plan.num_parts * parts.rows);
+    parts.sum = workspace.take<T>(plan.num_parts * parts.rows);
+    parts.out = workspace.take<T>(plan.num_parts * parts.rows * in.shape.head_dim);
+  }
+
+  const Index jobs = static_cast<Index>(plan.jobs.size());
+  const Index workers = (std::min)(context.executor.num_workers(), jobs);
+  using Runner = JobRunner<T, S>;
+  Runner* runners = workspace.take<Runner>(workers);
+  for (Index w = 0; w < workers; ++w)
+    new (runners + w) Runner(in, plan, to, parts, piece_begin,
+                             context.precision == Precision::storage, workspace);
+  // Jobs that follow each other share their window's memory and fetch for each other, so a worker
+  // takes several at once, but fewer and fewer, so that all workers end together.
+  std::atomic<Index> next{0};
+  const auto take = [&] {
+    Index begin = next.load(), end;
+    do {
+      const Index share = (jobs - begin) / (4 * workers);
+      end = begin + std::clamp<Index>(share, 1, in.shape.num_kv_heads);
+    } while (!next.compare_exchange_weak(begin, end));
+    return Interval{begin, (std::min)(jobs, end)};
+  };
+  context.executor.run(workers, [&](Index worker) {
+    for (Interval mine = take(); mine.size() > 0;) {
+      const Job& job = plan.jobs[static_cast<std::size_t>(mine.begin++)];
+      // While there is enough for all, taken ahead, so that its memory is fetched.
+      if (mine.size() == 0 && jobs - next.load() >= workers) mine = take();
+      runners[worker].run(job, mine.size() > 0 ? plan.jobs.data() + mine.begin : nullptr);
+      if (mine.size() == 0) mine = take();
+    }
+  });
+  if (plan.num_parts > 0) merge_parts(in, plan, parts, to);
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

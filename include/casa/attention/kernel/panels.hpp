@@ -1,0 +1,126 @@
+// A job's queries as panels: how its rows are cut, and how they are packed.
+#pragma once
+
+#include <bit>
+
+#include "casa/attention/kernel/score_tiles.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// The most rows of a narrow panel.
+template <class T>
+inline constexpr Index kNarrowRows = simd::kLanes<T> / 2;
+
+/// emit(first_row, rows, vectors, narrow) for every panel of a job of `rows` rows: pairs of
+/// vectors, one of three rather than a single one, and a narrow one for what fills half a vector at
+/// most.
+template <class T, class Emit>
+void for_each_panel(Index rows, Emit emit) {
+  constexpr Index lanes = simd::kLanes<T>;
+  const Index rest = rows % lanes <= kNarrowRows<T> ? rows % lanes : 0;
+  Index first = 0;
+  for (Index left = (rows - rest + lanes - 1) / lanes; left > 0;) {
+    const Index n = left == 3 ? 3 : (std::min<Index>)(left, 2);
+    emit(first, (std::min)(n * lanes, rows - first), static_cast<int>(n), 0);
+    first += n * lanes;
+    left -= n;
+  }
+  if (rest > 0) emit(first, rest, 1, static_cast<int>(std::bit_ceil(static_cast<unsigned>(rest))));
+}
+
+/// x times scale log2(e) (so that weights are powers of 2), the factor in two parts: what rounding
+/// it costs is the same for every product and would not average out in large scores. (Where the
+/// machine does not fuse multiply and add, the second part is lost in the rounding of the first.)
+template <class T>
+struct Scaling {
+  T factor;
+  T correction;
+  explicit Scaling(double scale) {
+    const long double exact = static_cast<long double>(scale) * 1.4426950408889634073599L;
+    factor = static_cast<T>(exact);
+    correction = static_cast<T>(exact - static_cast<long double>(factor));
+  }
+  CASA_INLINE simd::Vec<T> operator()(simd::Vec<T> x) const {
+    return simd::fma(x, simd::broadcast(factor), x * simd::broadcast(correction));
+  }
+};
+
+/// Packs panel.rows rows (rows[r]: head_dim values) as (head_dim, width), or (pairs of dimensions,
+/// width); lanes without a row repeat the last one.
+template <class Q, class T>
+void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+  constexpr Index lanes = simd::kLanes<T>, unit = kUnit<Q>;
+  constexpr int count = static_cast<int>(lanes);
+  const Index width = panel.vectors * lanes;
+  for (int n = 0; n < panel.vectors; ++n) {
+    Q* q = static_cast<Q*>(panel.q) + n * lanes;
+    Row<const T*, count> source;
+    for (Index r = 0; r < lanes; ++r) source[r] = rows[(std::min)(n * lanes + r, panel.rows - 1)];
+    Index i = 0;
+    for (; i + lanes <= head_dim; i += lanes) {
+      Row<simd::Vec<T>, count> square;
+      CASA_UNROLL
+      for (Index r = 0; r < lanes; ++r) square[r] = scaling(simd::load(source[r] + i));
+      simd::transpose(square);
+      CASA_UNROLL
+      for (Index c = 0; c < lanes; c += unit) {
+        if constexpr (unit == 2)
+          simd::store(q, simd::to_pairs<count>(square[c], square[c + 1]));
+        else
+          simd::store(q, square[c]);
+        q += width;
+      }
+    }
+    if constexpr (unit == 1)  // (pairs are of whole vectors)
+      for (; i < head_dim; ++i, q += width)
+        for (Index r = 0; r < lanes; ++r) q[r] = scaling(simd::broadcast(source[r][i]))[0];
+  }
+}
+
+/// Packs as (head_dim / lanes, row, lane), the last dimensions padded with zeros; in the order in
+/// which load_two() gives keys of type K.
+template <class Q, class K, class T>
+void pack_narrow(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+  constexpr Index lanes = simd::kLanes<T>;
+  const Index step = panel.narrow * lanes;
+  for (Index r = 0; r < panel.narrow; ++r) {
+    const T* source = rows[(std::min<Index>)(r, panel.rows - 1)];
+    Q* to = static_cast<Q*>(panel.q) + r * lanes;
+    Index i = 0;
+    const auto next = [&] {
+      const T* at = source + i;
+      const Index n = (std::min)(lanes, head_dim - i);
+      i += n;
+      return scaling(n == lanes ? simd::load(at) : simd::load_partial(at, n));
+    };
+    while (i < head_dim) {
+      if constexpr (kUnit<Q> == 2) {
+        const auto a = next();
+        simd::store(to, simd::to_pairs<1>(a, next()));
+      } else if (i + 2 * lanes <= head_dim) {
+        auto a = next(), b = next();
+        if constexpr (simd::kLoadsPairs<K>) simd::split_pair(a, b);
+        simd::store(to, a);
+        simd::store(to += step, b);
+      } else {
+        simd::store(to, next());
+      }
+      to += step;
+    }
+  }
+}
+
+/// Q: as what queries are multiplied, K: what the panel's keys are read as.
+template <class Q, class K, class T>
+void pack(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+  if (panel.narrow > 0)
+    pack_narrow<Q, K>(panel, rows, head_dim, scaling);
+  else
+    pack_wide<Q>(panel, rows, head_dim, scaling);
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

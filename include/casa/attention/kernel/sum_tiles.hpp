@@ -1,0 +1,262 @@
+// The inner loops of the attention kernel, second half: sums of values, weighted by the softmax.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "casa/attention/kernel/score_tiles.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// How many lanes of a pair of vectors' sums are neighbours, as the values were loaded; 0: all.
+template <int N, class W, class E>
+inline constexpr int kMerges = N % 2 == 1             ? 0
+                               : kUnit<W> == 2        ? 4
+                               : simd::kLoadsPairs<E> ? 1
+                                                      : 0;
+
+/// Before a loop: sums have their registers from here on.
+template <int M, int N, class V>
+CASA_INLINE void keep_sums(Tile<V, M, N>& acc) {
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) simd::keep(acc[m][n]);
+  }
+}
+
+/// acc[m][n] += weights[m] * values[n vectors]; a pair of weights is of two keys, the other one's
+/// values are `next`.
+template <int M, int N, class W, class E, class V>
+CASA_INLINE void add_weighted(const W* weights, const E* values, [[maybe_unused]] const E* next,
+                              Tile<V, M, N>& acc) {
+  constexpr Index lanes = simd::kLanes<W>;
+  Row<simd::Loaded<W>, N> b;
+  if constexpr (kUnit<W> == 2 && N == 1) {
+    b[0] = simd::load_rows(values, next);
+  } else if constexpr (kUnit<W> == 2) {
+    CASA_UNROLL
+    for (int n = 0; n < N; n += 2)
+      simd::load_rows(values + n * lanes, next + n * lanes, b[n], b[n + 1]);
+  } else if constexpr (N == 1) {
+    b[0] = simd::load(values);
+  } else {
+    CASA_UNROLL
+    for (int n = 0; n < N; n += 2) simd::load_two(values + n * lanes, b[n], b[n + 1]);
+  }
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    const auto a = simd::broadcast(weights[m]);
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) simd::accumulate(acc[m][n], a, b[n]);
+  }
+}
+
+/// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
+template <int M, int N, class W, class E, class V>
+CASA_INLINE void weighted_tile(const W* weights, Index width, const E* const* values, Index column,
+                               Index count, FetchCursor ahead, Tile<V, M, N>& acc) {
+  constexpr Index unit = kUnit<W>;
+  const auto step = [&](Index j, const W* w) __attribute__((always_inline)) {
+    add_weighted<M, N>(w, values[j] + column, values[j + unit - 1] + column, acc);
+  };
+  keep_sums<M, N, V>(acc);
+  Index j = 0;
+  if (count >= 2 * unit) {
+    const W* odd = weights + width;
+    simd::keep_address(odd);
+    simd::align_loop(j);
+    CASA_NO_UNROLL
+    do {
+      step(j, weights);
+      step(j + unit, odd);
+      weights += 2 * width;
+      odd += 2 * width;
+      CASA_UNROLL
+      for (int u = 0; u < unit; ++u) fetch_turn<kSumLines<M>>(ahead);  // each of two keys
+      j += 2 * unit;
+    } while (j + 2 * unit <= count);
+  }
+  if (j < count) step(j, weights);
+}
+
+/// The same of values at equal distances, a key a turn, so that every load steps by one key; what
+/// lies `near` bytes ahead is fetched.
+template <int M, int N, class T, class E, class V>
+CASA_INLINE void near_tile(const T* weights, Index width, StridedRows<E> values, Index column,
+                           Index count, Index near, Tile<V, M, N>& acc) {
+  const E* v = values.first + column;
+  keep_sums<M, N, V>(acc);
+  CASA_NO_UNROLL
+  for (Index j = 0; j < count; ++j) {
+    fetch_near<N* static_cast<int>(simd::kLanes<T>)>(v, near);
+    add_weighted<M, N>(weights, v, v, acc);
+    weights += width;
+    v += values.stride;
+  }
+}
+
+/// Rows of the largest tile of sums.
+inline constexpr int kSumRows = simd::kRegisters == 32 ? 12 : 6;
+/// Vectors of a tile of so many rows: a power of two, so that few tiles serve every head_dim.
+constexpr int sum_vectors(Index rows) {
+  if (simd::kRegisters == 32) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
+  return rows == 1 ? 8 : rows == 2 ? 4 : 2;
+}
+/// The same where a few rows read values as runs, each value whole: memory is what they wait for,
+/// so sums may be more than the registers hold.
+inline constexpr int kRunVectors = 16;
+template <class Values>
+constexpr int sum_vectors_of(Index rows) {
+  if (kIsStrided<Values>) return rows <= kFewQueries ? kRunVectors : 0;
+  return sum_vectors(rows);
+}
+
+/// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
+/// are rows of a scratch matrix, or of the result. (Not initialised: an array of them is filled for
+/// every panel and block.)
+template <class T, class W, class Values>
+struct SumRows {
+  Index rows;
+  const W* weights;  ///< (keys or pairs of keys, panel's width), from the first that a row sees
+  Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
+  Index count;       ///< keys; of pairs an even number
+  T* carried;        ///< (rows, padded head_dim): sums so far
+  const T* rescale;  ///< per row, applied to what is carried; null: begin from zero
+  T* const* result;  ///< per row, head_dim values; null: carry on
+  const T* factor;   ///< per row, applied to the result
+};
+
+/// What the tiles of a panel share.
+struct SumShape {
+  Index width = 0;  ///< of the panel
+  Index head_dim = 0;
+  Index padded_dim = 0;  ///< whole vectors
+  Index near = 0;        ///< tiles fetch what lies so many bytes ahead; 0: what was planned
+};
+
+/// Asks for the lines of N vectors from at(m) on, for each row m, to be written.
+template <int N, class T, class At>
+CASA_INLINE void fetch_rows(Index rows, At at) {
+  for (Index m = 0; m < rows; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) __builtin_prefetch(at(m) + n * simd::kLanes<T>, 1, 3);
+  }
+}
+
+/// Goes with a tile of `Columns` values of each key from `column` on, two keys a turn, shape.near
+/// bytes ahead of it. What lies side by side is asked for in the order of memory, by the tiles of
+/// all columns in turn.
+template <Index Columns, class E>
+FetchCursor near_cursor(const E* const* values, Index count, const SumShape& shape, Index column) {
+  constexpr Index size = static_cast<Index>(sizeof(E));
+  const bool in_order = side_by_side(values, count, shape.padded_dim);
+  const Index key = in_order ? Columns * size : bytes_between(values[0], values[1]);
+  const char* at = static_cast<const char*>(static_cast<const void*>(values[0])) + shape.near +
+                   column * size * (in_order ? count : 1);
+  return {at, at + 2 * key, 4 * key, key};
+}
+
+/// The sums of M rows in N vectors from `column` on. (A function of its own: inside another, g++ 12
+/// keeps sums of pairs in memory.)
+template <int M, int N, class T, class W, class Values>
+[[gnu::noinline]] void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape,
+                                Index column, Prefetcher& prefetcher) {
+  using V = simd::Vec<T>;
+  using E = Value<Values>;
+  constexpr Index lanes = simd::kLanes<T>;
+  Tile<V, M, N> acc;
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n)
+      acc[m][n] = rows.rescale
+                      ? simd::load(rows.carried + m * shape.padded_dim + column + n * lanes) *
+                            simd::broadcast(rows.rescale[m])
+                      : V{};
+  }
+  if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
+  if constexpr (kIsStrided<Values>) {
+    near_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, shape.near, acc);
+  } else {
+    const FetchCursor ahead =
+        shape.near != 0 && rows.count > 1
+            ? near_cursor<N * lanes>(rows.values, rows.count, shape, column)
+            : prefetcher.take(rows.count / 2, 2 * M * N / kUnit<W>, kSumLines<M>, rows.weights);
+    weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
+  }
+  if constexpr (constexpr int unit = kMerges<N, W, E>; unit > 0) {
+    if (rows.result) {
+      CASA_UNROLL
+      for (int m = 0; m < M; ++m) {
+        CASA_UNROLL
+        for (int n = 0; n < N; n += 2) simd::merge_pair<unit>(acc[m][n], acc[m][n + 1]);
+      }
+    }
+  }
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const Index at = column + n * lanes;
+      if (rows.result == nullptr) {
+        simd::store(rows.carried + m * shape.padded_dim + at, acc[m][n]);
+      } else {
+        const V x = acc[m][n] * simd::broadcast(rows.factor[m]);
+        if (at + lanes <= shape.head_dim)
+          simd::store(rows.result[m] + at, x);
+        else
+          simd::store_partial(rows.result[m] + at, x, shape.head_dim - at);
+      }
+    }
+  }
+}
+
+/// sum_tile with as many rows as there are.
+template <int N, class T, class W, class Values>
+void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape, Index column,
+              Prefetcher& prefetcher) {
+  [&]<int... M>(std::integer_sequence<int, M...>) {
+    const auto run = [&]<int Rows>() {
+      if constexpr (N <= sum_vectors_of<Values>(Rows))
+        sum_tile<Rows, N>(rows, shape, column, prefetcher);
+    };
+    static_cast<void>(((rows.rows == M + 1 && (run.template operator()<M + 1>(), true)) || ...));
+  }
+  (std::make_integer_sequence<int, kSumRows>{});
+}
+
+/// The weighted sums of a panel over a block: all rows of some columns before the next columns, so
+/// that those columns' values are in the first-level cache but for the first rows.
+template <class T, class W, class Values>
+void sum_panel(std::span<const SumRows<T, W, Values>> tiles, const SumShape& shape,
+               Prefetcher& prefetcher) {
+  Index most = 1;
+  for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
+  Index vectors = shape.padded_dim / simd::kLanes<T>, column = 0;
+  const auto run = [&]<int N>() {
+    for (; vectors >= N && sum_vectors_of<Values>(most) >= N;
+         vectors -= N, column += N * simd::kLanes<T>)
+      for (std::size_t t = 0; t < tiles.size(); ++t) {
+        const bool ends = t + 1 == tiles.size();
+        const SumRows<T, W, Values>& next = tiles[ends ? 0 : t + 1];
+        const Index at = ends ? column + N * simd::kLanes<T> : column;
+        if (next.rescale && at < shape.padded_dim)
+          fetch_rows<N, T>(next.rows,
+                           [&](Index m) { return next.carried + m * shape.padded_dim + at; });
+        sum_tile<N>(tiles[t], shape, column, prefetcher);
+      }
+  };
+  if constexpr (kIsStrided<Values>) run.template operator()<kRunVectors>();
+  run.template operator()<8>();
+  run.template operator()<4>();
+  run.template operator()<2>();
+  run.template operator()<1>();
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

@@ -1,0 +1,160 @@
+// Tensors of a checkpoint as the weights of a model: every weight found, of the right shape, and no
+// tensor left over, or an error that lists what is wrong.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "casa/checkpoint/tensor_view.hpp"
+#include "casa/model/weight_reader.hpp"
+
+CASA_NAMESPACE_BEGIN
+namespace io {
+
+/// How the tensors of a checkpoint answer to those a model expects.
+struct TensorReport {
+  struct Mismatch {
+    std::string name;
+    std::string expected;
+    std::string actual;
+  };
+  std::vector<std::string> matched;
+  std::vector<TensorSpec> missing;
+  std::vector<Mismatch> mismatched;  ///< shape or type
+  std::vector<std::string> unexpected;
+  std::vector<std::string> unused;  ///< in the files, but a model of this config does not need it
+
+  bool ok() const { return missing.empty() && mismatched.empty() && unexpected.empty(); }
+};
+
+/// The weights of one model inside a checkpoint. Used as: expect() every tensor,
+/// require_complete(), then build from weights().
+class CheckpointWeights {
+ public:
+  using Find = std::function<const TensorView*(std::string_view name)>;
+  using GiveBack = std::function<void(const TensorView&)>;
+
+  /// `files` (SafeTensors or Checkpoint) must outlive this.
+  template <class Files>
+  explicit CheckpointWeights(const Files& files)
+      : find_([&files](std::string_view name) { return files.find(name); }) {
+    for (const auto& name : files.names()) names_.emplace(name);
+  }
+
+  /// Compares one tensor that the model will ask for with what the checkpoint holds.
+  void expect(const TensorSpec& spec) {
+    if (!expected_.insert(spec.name).second) return;
+    const TensorView* t = find_(spec.name);
+    if (!t) {
+      report_.missing.push_back(spec);
+    } else if (!std::ranges::equal(t->shape, spec.shape())) {
+      report_.mismatched.push_back({spec.name, shape_text(spec.shape()), shape_text(t->shape)});
+    } else if (!is_float(t->dtype)) {
+      report_.mismatched.push_back(
+          {spec.name, "F32, F64, F16 or BF16", std::string(to_string(t->dtype))});
+    } else {
+      report_.matched.push_back(spec.name);
+    }
+  }
+
+  /// A tensor that may stand in the checkpoint without being used.
+  void allow_unused(std::string_view name) { allowed_.emplace(name); }
+
+  /// The comparison so far; what was never expected nor allowed is unexpected.
+  TensorReport report() const {
+    TensorReport r = report_;
+    for (const std::string& name : names_)
+      if (!expected_.contains(name))
+        (allowed_.contains(name) ? r.unused : r.unexpected).push_back(name);
+    return r;
+  }
+
+  /// Throws casa::error that lists every tensor missing, of another shape or type, or left over;
+  /// `option` is what would take those that are left over.
+  void require_complete(std::string_view where, std::string_view option = {}) const {
+    const TensorReport r = report();
+    if (r.ok()) return;
+    std::string message = text(where, ": the tensors do not fit the config:");
+    int lines = 0;
+    const auto add = [&](const std::string& line) {
+      if (++lines <= 20) message += "\n  " + line;
+    };
+    for (const auto& s : r.missing)
+      add(text("missing ", casa::quoted(s.name), " ", shape_text(s.shape())));
+    for (const auto& m : r.mismatched)
+      add(text(casa::quoted(m.name), ": expected ", m.expected, ", got ", m.actual));
+    for (const auto& name : r.unexpected) add("unexpected " + casa::quoted(name));
+    if (lines > 20) message += text("\n  and ", lines - 20, " more");
+    if (!r.unexpected.empty() && !option.empty())
+      message += text("\n(", option, " passes over what is unexpected)");
+    throw error(message);
+  }
+
+  /// Gives the tensors to a model, and to as many others as ask. Valid as long as this object.
+  /// `give_back`, where the owner of the files sets it, is called with each tensor once a model has
+  /// copied it: the files then serve this one model.
+  WeightSource weights(GiveBack give_back = {}) const {
+    const auto copies = std::make_shared<Copies>();
+    return {[this, copies](const TensorSpec& spec) { return get(spec, *copies); },
+            [this, copies, give_back = std::move(give_back)](const TensorSpec& spec) {
+              copies->erase(spec.name);
+              const TensorView* t = find_(spec.name);
+              if (t != nullptr && give_back) give_back(*t);
+            }};
+  }
+
+ private:
+  static bool is_float(DType t) {
+    return t == DType::F32 || t == DType::F64 || t == DType::F16 || t == DType::BF16;
+  }
+
+  // Tensors that stand at an odd address, aligned for as long as a model reads them.
+  using Copies = std::map<std::string, Buffer<std::byte>, std::less<>>;
+
+  StoredView get(const TensorSpec& spec, Copies& copies) const {
+    const TensorView* t = find_(spec.name);
+    if (!t)
+      fail("tensor ", casa::quoted(spec.name), " is missing, expected shape ",
+           shape_text(spec.shape()));
+    t->require_shape(spec.shape());
+    t->require_present();
+    switch (t->dtype) {
+      case DType::F64:
+        return view<double>(*t, spec, copies);
+      case DType::F32:
+        return view<float>(*t, spec, copies);
+      case DType::F16:
+        return view<half>(*t, spec, copies);
+      case DType::BF16:
+        return view<bfloat16>(*t, spec, copies);
+      default:
+        fail(t->where(), ": expected F32, F64, F16 or BF16, got ", to_string(t->dtype));
+    }
+  }
+
+  // In place; data that stands at an odd address is copied first, until done.
+  template <Storage S>
+  StoredView view(const TensorView& t, const TensorSpec& spec, Copies& copies) const {
+    const bool vector = spec.cols == 0;
+    const Index rows = vector ? 1 : spec.rows, cols = vector ? spec.rows : spec.cols;
+    if (t.viewable_as<S>()) return MatrixView<const S>(t.as<S>().data(), rows, cols);
+    Buffer<std::byte>& copy = copies[spec.name];
+    copy = Buffer<std::byte>(static_cast<Index>(t.bytes.size()));
+    if (!t.bytes.empty()) std::memcpy(copy.data(), t.bytes.data(), t.bytes.size());
+    return MatrixView<const S>(reinterpret_cast<const S*>(copy.data()), rows, cols);
+  }
+
+  Find find_;
+  std::set<std::string> names_, expected_, allowed_;
+  TensorReport report_;
+};
+
+}  // namespace io
+CASA_NAMESPACE_END

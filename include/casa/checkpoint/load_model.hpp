@@ -1,0 +1,213 @@
+// A model folder (config.json and safetensors) as a decoder and its image encoder.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "casa/checkpoint/checkpoint_weights.hpp"
+#include "casa/checkpoint/model_config.hpp"
+#include "casa/checkpoint/shards.hpp"
+#include "casa/json/json.hpp"
+#include "casa/model/decoder.hpp"
+#include "casa/vision/patch_encoder.hpp"
+#include "casa/vision/vision_tower.hpp"
+
+CASA_NAMESPACE_BEGIN
+namespace io {
+
+/// How a folder is loaded.
+struct ModelOptions {
+  /// What weights are held as. Unset: 16-bit weights of a float model stay as they are in the file,
+  /// others are native.
+  std::optional<WeightType> weights = {};
+  /// `files.map` maps the files instead of reading them.
+  LoadOptions files = {};
+  std::string config_file = "config.json";
+  /// A folder of save_model(fusion_only): its fusion and its tensors come on top of the model.
+  std::string fusion_folder = {};
+  /// Tensors that a model of this config does not have are passed over (transformers warns of them)
+  /// instead of refused. They are in the report either way.
+  bool allow_unexpected = false;
+  /// generation_config.json, where there is one, has a word on special tokens.
+  bool generation_config = true;
+};
+
+/// What a folder holds, ready to run.
+template <Scalar T>
+struct Model {
+  ModelConfig config = {};
+  Decoder<T> decoder = {};
+  std::optional<PatchEncoder<T>> patch_encoder = {};
+  std::optional<VisionTower<T>> vision_tower = {};
+  /// From embeddings of another encoder to the decoder's width: "image_projector.weight" (and
+  /// ".bias"), if the files have it.
+  std::optional<Linear<T>> image_projector = {};
+
+  /// Embeddings of another encoder (n x its width) as image tokens (n x hidden_size). Throws
+  /// casa::error where the folder has no projector, or one of another width.
+  Matrix<T> project(MatrixView<const T> embeddings, const Context& context = {}) const {
+    require(image_projector.has_value(), "project: the folder has no image_projector.weight");
+    Matrix<T> tokens(embeddings.rows(), image_projector->out_features());
+    image_projector->forward(embeddings, tokens, context);
+    return tokens;
+  }
+};
+
+/// A folder's config and its tensors, compared: what inspection prints and loading reads.
+class ModelFolder {
+ public:
+  /// casa::error for files that are missing or break their rules, and for a config that is not
+  /// understood. Tensors that do not fit are in report().
+  explicit ModelFolder(const std::string& folder, const ModelOptions& options = {})
+      : name_(folder),
+        config_(read_config(folder, options)),
+        files_(read_files(folder, options)),
+        weights_(files_),
+        prefixes_(find_prefixes(files_)),
+        allow_unexpected_(options.allow_unexpected) {
+    settle_head();
+    size_by_tensor(decoder_.embed_tokens);
+    if (decoder_.lm_head) size_by_tensor(*decoder_.lm_head);
+    config_.decoder.vocab_size =
+        decoder_.lm_head ? decoder_.lm_head->rows : decoder_.embed_tokens.rows;
+    const auto expect = [&](const TensorSpec& spec) { weights_.expect(spec); };
+    for_each_tensor(decoder_, expect);
+    if (!decoder_.lm_head) weights_.allow_unused(prefixes_.head);
+    if (config_.patch_encoder) for_each_tensor(patch_encoder_spec(*config_.patch_encoder), expect);
+    if (config_.vision_tower) {
+      tower_ = vision_tower_spec(*config_.vision_tower, std::string(prefixes_.vision));
+      for_each_tensor(*tower_, expect);
+    }
+    find_projector();
+    if (projector_) for_each_tensor(*projector_, expect);
+    for (const std::string_view tensor : files_.names())  // buffers, in old checkpoints
+      if (tensor.ends_with(".rotary_emb.inv_freq") || files_.extra(tensor) || allow_unexpected_)
+        weights_.allow_unused(tensor);
+  }
+  ModelFolder(const ModelFolder&) = delete;
+  ModelFolder& operator=(const ModelFolder&) = delete;
+
+  const std::string& name() const { return name_; }
+  const ModelConfig& config() const { return config_; }
+  const Checkpoint& files() const { return files_; }
+  const KeyPrefixes& prefixes() const { return prefixes_; }
+  TensorReport report() const { return weights_.report(); }
+
+  /// What the weights are held as under these options, by the type of the decoder's tensors.
+  template <Scalar T>
+  WeightType weight_type(const ModelOptions& options) const {
+    if (options.weights) return *options.weights;
+    const TensorView* t = files_.find(decoder_.embed_tokens.name);
+    if (!t || !std::same_as<T, float>) return WeightType::native;
+    return t->dtype == DType::BF16  ? WeightType::bfloat16
+           : t->dtype == DType::F16 ? WeightType::half
+                                    : WeightType::native;
+  }
+
+  /// Builds a model. The folder stays as it is: it may be loaded again, as another scalar or with
+  /// other weights. casa::error lists every tensor that does not fit.
+  template <Scalar T>
+  Model<T> load(const ModelOptions& options) const& {
+    return build<T>(options, weights_.weights());
+  }
+  /// The same from a folder that is not used again: the memory of its files is given back as soon
+  /// as a weight is packed, so that loading takes little more memory than the model does.
+  template <Scalar T>
+  Model<T> load(const ModelOptions& options) && {
+    return build<T>(options,
+                    weights_.weights([this](const TensorView& t) { files_.give_back(t); }));
+  }
+
+ private:
+  template <Scalar T>
+  Model<T> build(const ModelOptions& options, const WeightSource& source) const {
+    weights_.require_complete(name_, "ModelOptions::allow_unexpected");
+    const WeightType type = weight_type<T>(options);
+    Model<T> m;
+    m.config = config_;
+    m.decoder = Decoder<T>(config_.decoder, decoder_, source, type);
+    if (config_.patch_encoder) m.patch_encoder.emplace(*config_.patch_encoder, source);
+    if (tower_) m.vision_tower.emplace(*config_.vision_tower, *tower_, source, type);
+    if (projector_) m.image_projector = WeightReader<T>(source, type).linear(*projector_);
+    return m;
+  }
+
+  static ModelConfig read_config(const std::string& folder, const ModelOptions& options) {
+    const LoadLimits& limits = options.files.limits;
+    const auto read = [&](const std::string& file) {
+      return read_json(folder + "/" + file, python_json(limits));
+    };
+    ModelConfig config = model_config(read(options.config_file), limits);
+    if (!options.fusion_folder.empty()) {
+      const Json added = read_json(options.fusion_folder + "/config.json", python_json(limits));
+      config.decoder.fusion = fusion_config(added.at("fusion"), config.decoder.num_hidden_layers);
+      check(config.decoder);
+    }
+    if (options.generation_config && detail::file_exists(folder + "/generation_config.json"))
+      read_special_tokens(read("generation_config.json"), config.tokens, limits);
+    return config;
+  }
+
+  static Checkpoint read_files(const std::string& folder, const ModelOptions& options) {
+    const Checkpoint base = read_checkpoint(folder, options.files);
+    if (options.fusion_folder.empty()) return base;
+    const Checkpoint added = read_checkpoint(options.fusion_folder, options.files);
+    std::vector<SafeTensors> all(base.files().begin(), base.files().end());
+    all.insert(all.end(), added.files().begin(), added.files().end());
+    return Checkpoint(std::move(all), folder + " with " + options.fusion_folder,
+                      options.files.limits.repeated_tensors, [&](std::string_view tensor) {
+                        return !base.extra(tensor) && !added.extra(tensor);
+                      });
+  }
+
+  // As transformers: where the config ties the head to the embedding, but the files hold both with
+  // different values, they are not tied; where they hold the head alone, it is the embedding too.
+  void settle_head() {
+    const TensorView* head = files_.find(prefixes_.head);
+    const TensorView* embed = files_.find(std::string(prefixes_.text) + "embed_tokens.weight");
+    bool& tied = config_.decoder.tie_word_embeddings;
+    if (tied && head && embed)
+      tied = head->dtype == embed->dtype && std::ranges::equal(head->shape, embed->shape) &&
+             std::ranges::equal(head->bytes, embed->bytes);
+    decoder_ =
+        decoder_spec(config_.decoder, std::string(prefixes_.text), std::string(prefixes_.head));
+    if (tied && head && !embed) decoder_.embed_tokens.name = prefixes_.head;
+  }
+
+  // Embeddings and heads are often padded beyond the vocabulary: their tensors say how wide they
+  // are.
+  void size_by_tensor(TensorSpec& spec) const {
+    const TensorView* t = files_.find(spec.name);
+    if (t && t->shape.size() == 2 && t->shape[0] > spec.rows) spec.rows = t->shape[0];
+  }
+
+  void find_projector() {
+    const TensorView* t = files_.find("image_projector.weight");
+    if (!t || t->shape.size() != 2) return;
+    projector_ = linear_spec("image_projector", t->shape[1], config_.decoder.hidden_size,
+                             files_.contains("image_projector.bias"));
+  }
+
+  std::string name_;
+  ModelConfig config_;
+  Checkpoint files_;
+  CheckpointWeights weights_;
+  KeyPrefixes prefixes_;
+  DecoderSpec decoder_;
+  std::optional<VisionTowerSpec> tower_;
+  std::optional<LinearSpec> projector_;
+  bool allow_unexpected_;
+};
+
+/// Loads a folder. Every tensor of its files is used and every weight of the model filled, or
+/// casa::error lists what is missing, of another shape, or left over; nothing is returned
+/// half-loaded.
+template <Scalar T>
+Model<T> load_model(const std::string& folder, const ModelOptions& options = {}) {
+  return ModelFolder(folder, options).template load<T>(options);
+}
+
+}  // namespace io
+CASA_NAMESPACE_END

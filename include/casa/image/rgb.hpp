@@ -1,0 +1,110 @@
+// What a picture is here: RGB, 8 bits, rows without gaps; and the limits that every decoder keeps.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "casa/core/error.hpp"
+#include "casa/core/memory.hpp"
+#include "casa/files/limits.hpp"
+
+CASA_NAMESPACE_BEGIN
+namespace io {
+
+struct ImageSize {
+  Index height = 0;
+  Index width = 0;
+  friend bool operator==(ImageSize, ImageSize) = default;
+};
+
+/// RGB pixels in somebody else's memory: pixel (y, x) is the 3 bytes at data + y * stride + 3 * x.
+struct ImageView {
+  const std::uint8_t* data = nullptr;
+  Index height = 0;
+  Index width = 0;
+  Index stride = 0;  // bytes from row to row, >= 3 * width
+
+  const std::uint8_t* row(Index y) const { return data + y * stride; }
+};
+
+/// An RGB image (height, width, 3), 8 bits a channel, row by row from the top, no gaps.
+/// Fresh pixels are not initialised.
+class Image {
+ public:
+  Image() = default;
+  Image(Index height, Index width)
+      : height_(height),
+        width_(width),
+        pixels_(checked_mul(checked_mul(height, width, "Image"), 3, "Image")) {}
+
+  Index height() const { return height_; }
+  Index width() const { return width_; }
+  Index size() const { return pixels_.size(); }
+  std::uint8_t* data() { return pixels_.data(); }
+  const std::uint8_t* data() const { return pixels_.data(); }
+  std::uint8_t* row(Index y) { return data() + y * 3 * width_; }
+  const std::uint8_t* row(Index y) const { return data() + y * 3 * width_; }
+  ImageView view() const { return {data(), height_, width_, 3 * width_}; }
+  operator ImageView() const { return view(); }
+
+ private:
+  Index height_ = 0;
+  Index width_ = 0;
+  Buffer<std::uint8_t> pixels_;
+};
+
+/// What becomes of transparency: composited on white (transformers from 5.23 on) or ignored
+/// (before).
+enum class Alpha { white, dropped };
+
+/// Which way round the pixels come: as the picture is to be shown (what Exif or XMP say is applied,
+/// as by Pillow's exif_transpose, which transformers calls), or as the file stores them.
+enum class Orientation { upright, stored };
+
+/// What becomes of a file whose pixels are not all there.
+enum class Damaged {
+  refused,  ///< every fault of the pixels' data is an error: lost marks, bad checksums, no end
+  pillow,   ///< taken where Pillow takes it, with Pillow's pixels; a cut before the last row is not
+  filled    ///< cut files too: what they lack is grey in JPEG, zero in PNG (LOAD_TRUNCATED_IMAGES)
+};
+
+struct DecodeOptions {
+  Alpha alpha = Alpha::white;
+  Orientation orientation = Orientation::upright;
+  Damaged damaged = Damaged::pillow;
+  int jpeg_scans = 500;  ///< at most; each is a walk over the whole image
+  /// Told, with the file's name, when a damaged file is taken and pixels may be wrong.
+  std::function<void(const std::string&)> warn = {};
+  LoadLimits limits = {};  ///< image_bytes, image_side, image_pixels (of the stored image)
+};
+
+namespace detail {
+
+/// Sides and pixels, known from a header, before any memory is taken for them.
+inline void check_image_size(std::string_view name, Index height, Index width,
+                             const LoadLimits& limits) {
+  require(height > 0 && width > 0, name, ": an image of ", width, " x ", height, " has no pixels");
+  require(height <= limits.image_side && width <= limits.image_side, name, ": an image of ", width,
+          " x ", height, " is larger than ", limits.image_side, " a side");
+  require(width <= limits.image_pixels / height, name, ": an image of ", width, " x ", height,
+          " has more than ", limits.image_pixels, " pixels");
+}
+
+/// One channel of opacity `alpha` on white: (v alpha + 255 (255 - alpha)) / 255 to nearest.
+inline std::uint8_t on_white(unsigned v, unsigned alpha) {
+  return static_cast<std::uint8_t>((v * alpha + 255u * (255u - alpha) + 127u) / 255u);
+}
+
+/// `width` pixels of RGBA to RGB.
+inline void drop_alpha(const std::uint8_t* rgba, Index width, Alpha alpha, std::uint8_t* rgb) {
+  for (Index x = 0; x < width; ++x, rgba += 4, rgb += 3)
+    for (int c = 0; c < 3; ++c)
+      rgb[c] = alpha == Alpha::white ? on_white(rgba[c], rgba[3]) : rgba[c];
+}
+
+}  // namespace detail
+
+}  // namespace io
+CASA_NAMESPACE_END

@@ -1,0 +1,94 @@
+// A matrix of any stored type, seen without a copy: what weights are made from.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "casa/core/memory.hpp"
+#include "casa/core/scalar.hpp"
+#include "casa/simd/simd.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// A read-only row-major matrix (or one row) whose element type is known at run time only: a tensor
+/// of a checkpoint. Made without a copy from MatrixView, Matrix and span of any Storage.
+class StoredView {
+ public:
+  enum class Type { float32, float64, bfloat16, half };
+
+  StoredView() = default;
+  /// Throws casa::error for a view without memory.
+  template <Storage S>
+  StoredView(MatrixView<const S> m)
+      : data_(m.data()),
+        rows_(m.rows()),
+        cols_(m.cols()),
+        stride_(m.stride()),
+        type_(type_of<S>()) {
+    require_memory("StoredView", m);
+  }
+  template <Storage S>
+  StoredView(MatrixView<S> m) : StoredView(MatrixView<const S>(m)) {}
+  template <Storage S>
+  StoredView(const Matrix<S>& m) : StoredView(m.view()) {}
+  template <Storage S>
+  StoredView(std::span<const S> v)
+      : StoredView(MatrixView<const S>(v.data(), 1, static_cast<Index>(v.size()))) {}
+  template <Storage S>
+  StoredView(std::span<S> v) : StoredView(std::span<const S>(v)) {}
+
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  bool empty() const { return rows_ == 0 || cols_ == 0; }
+  Type type() const { return type_; }
+
+  /// Values [begin, begin + count) of row r as T. Widening is exact; float64 to float rounds to
+  /// nearest. Throws casa::error unless the row has them.
+  template <Scalar T>
+  void copy(Index r, Index begin, Index count, T* dst) const {
+    if (r < 0 || r >= rows_ || begin < 0 || count < 0 || count > cols_ - begin)
+      fail("StoredView: values [", begin, ", ", begin + count, ") of row ", r, " of a matrix of ",
+           rows_, " x ", cols_);
+    switch (type_) {
+      case Type::float32:
+        return copy_from<float>(r, begin, count, dst);
+      case Type::float64:
+        return copy_from<double>(r, begin, count, dst);
+      case Type::bfloat16:
+        return copy_from<bfloat16>(r, begin, count, dst);
+      case Type::half:
+        return copy_from<half>(r, begin, count, dst);
+    }
+  }
+  /// Row r as T: dst has cols() values.
+  template <Scalar T>
+  void copy_row(Index r, T* dst) const {
+    copy(r, 0, cols_, dst);
+  }
+
+ private:
+  template <Storage S>
+  static constexpr Type type_of() {
+    if constexpr (std::same_as<S, float>) return Type::float32;
+    if constexpr (std::same_as<S, double>) return Type::float64;
+    if constexpr (std::same_as<S, bfloat16>) return Type::bfloat16;
+    if constexpr (std::same_as<S, half>) return Type::half;
+  }
+  template <Storage S, Scalar T>
+  void copy_from(Index r, Index begin, Index count, T* dst) const {
+    const S* src = static_cast<const S*>(data_) + r * stride_ + begin;
+    Index c = 0;
+    if constexpr (sizeof(S) == 2 && std::same_as<T, float>)
+      for (; c + simd::kLanes<float> <= count; c += simd::kLanes<float>)
+        simd::store(dst + c, simd::load(src + c));
+    for (; c < count; ++c) dst[c] = static_cast<T>(widen(src[c]));
+  }
+
+  const void* data_ = nullptr;
+  Index rows_ = 0;
+  Index cols_ = 0;
+  Index stride_ = 0;
+  Type type_ = Type::float32;
+};
+
+CASA_NAMESPACE_END

@@ -1,0 +1,180 @@
+// The micro-kernel of every product: a few rows times a few panels, accumulated in registers.
+//
+// Each output has one accumulator and takes its terms in order of k, by one fused multiply-add
+// each; for int8 those of a group are summed by themselves, and the sum times the group's scale is
+// added likewise. So its bits depend on nothing but its row and its weights: not on the rows beside
+// it, on threads, or on how k was cut into blocks (a block goes on from what the one before
+// stored). Rows of x that are rounded to pairs of bfloat16 take two k at once.
+#pragma once
+
+#include <array>
+
+#include "casa/linear/packed_weight.hpp"
+#include "casa/simd/elementwise.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Rows of the largest tile.
+inline constexpr Index kTileRows = 6;
+
+/// Rows up to this number meet a whole panel at once: enough accumulators to hide the latency of
+/// the multiply-add, few enough for the registers. More rows take it two vectors at a time.
+inline constexpr Index kWholePanelRows = simd::kRegisters >= 32 ? kTileRows : 2;
+
+/// Vectors of a panel that a tile of so many rows takes at once.
+template <Scalar T>
+constexpr Index tile_vectors(Index rows) {
+  return rows <= kWholePanelRows ? PanelFormat<T, T>::kVectors : 2;
+}
+
+/// k of a block of packed x: the rows' values lie row after row, as in x, but close together,
+/// however far apart the rows of x are.
+inline constexpr Index kPackedBlock = 16;
+/// Values of a packed row of x.
+constexpr Index packed_depth(Index depth) {
+  return (depth + kPackedBlock - 1) / kPackedBlock * kPackedBlock;
+}
+
+/// to (packed_depth / kPackedBlock x rows x kPackedBlock) of A: values, or pairs of them (then
+/// x.cols() is even); what lies behind x is not defined.
+template <class A, Scalar T>
+void pack_tile(MatrixView<const T> x, A* to) {
+  constexpr Index block = simd::kUnit<A> * kPackedBlock;
+  for (Index k = 0; k < x.cols(); k += block)
+    for (Index r = 0; r < x.rows(); ++r, to += kPackedBlock) {
+      const T* from = x.row(r) + k;
+      const Index count = (std::min)(block, x.cols() - k);
+      if constexpr (simd::kUnit<A> == 1) {
+        for_each_vector<T>(count,
+                           [&](Index i, Index n) { simd::store(to + i, load_n(from + i, n)); });
+      } else {
+        constexpr Index lanes = simd::kLanes<T>;
+        for (Index i = 0; i < count; i += 2 * lanes) {
+          const auto at = [&](Index begin) {
+            return load_n(from + (std::min)(begin, count),
+                          std::clamp<Index>(count - begin, 0, lanes));
+          };
+          simd::store(to + i / 2, simd::to_pairs<1>(at(i), at(i + lanes)));
+        }
+      }
+    }
+}
+
+/// Memory to ask for while a tile computes: as much as it reads for each k (or pair of k), `step`
+/// bytes on, and as for a group's scales, `group_step` bytes on.
+struct Prefetch {
+  const std::byte* at = nullptr;
+  Index step = 0;
+  Index group_step = 0;
+};
+
+/// f(first, second) for neighbours in the rows of a tile's sums.
+template <Index Rows, Index Vectors, class V, class F>
+CASA_INLINE void for_each_two(V (&sum)[std::size_t{Rows}][std::size_t{Vectors}], F f) {
+  CASA_UNROLL
+  for (Index r = 0; r < Rows; ++r) CASA_UNROLL
+  for (Index v = 0; v < Vectors; v += 2) f(sum[r][v], sum[r][v + 1]);
+}
+
+/// c (+)= a w for tile_vectors(Rows) vectors of a panel, from output `lane`; a (Rows x depth,
+/// packed; one row as it is), c (Rows x kWidth). `go_on`: add to what c holds; else c is only
+/// written.
+template <Scalar T, class S, Index Rows, class A = T>
+void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth, T* c, bool go_on,
+                   Prefetch ahead) {
+  using V = simd::Vec<T>;
+  using Format = PanelFormat<T, S>;
+  constexpr Index lanes = simd::kLanes<T>, width = Format::kWidth;
+  constexpr Index rows = Rows, vectors = tile_vectors<T>(Rows);
+  constexpr bool scaled = Format::kScaled;
+  constexpr Index unit = simd::kUnit<A>;
+  static_assert(unit == 1 || std::same_as<S, bfloat16>);
+  const auto at = [&](Index r, Index v) { return c + r * width + lane + v * lanes; };
+
+  const Index step = scaled ? kQuantGroup : depth;
+  for (Index begin = 0; begin < depth; begin += step) {
+    V sum[std::size_t{Rows}][std::size_t{vectors}];
+    CASA_UNROLL
+    for (Index r = 0; r < rows; ++r) CASA_UNROLL
+    for (Index v = 0; v < vectors; ++v) sum[r][v] = scaled || !go_on ? V{} : simd::load(at(r, v));
+    if constexpr (unit == 2)
+      for_each_two<rows, vectors>(sum, [](V& first, V& second) {
+        simd::merge_pair(first, second);
+        simd::split_pair<4>(first, second);
+      });
+    const Index count = (std::min)(step, depth - begin);
+    const auto* w = Format::stored(weights + Format::row(begin)) + lane;
+    const Index block = Rows == 1 ? count / unit : kPackedBlock;
+    CASA_UNROLL
+    for (Index line = 0; line < Format::kScaleBytes; line += 64) simd::prefetch(ahead.at + line);
+    ahead.at += ahead.group_step;
+    for (Index left = count / unit; left > 0; left -= block) {
+      const A* const end = a + (std::min)(left, block);
+      CASA_NO_UNROLL
+      for (; a < end; ++a) {
+        simd::Loaded<A> x[std::size_t{vectors}];
+        CASA_UNROLL
+        for (Index v = 0; v < vectors; v += 2) {
+          if constexpr (unit == 2)
+            simd::load_rows(w + v * lanes, w + width + v * lanes, x[v], x[v + 1]);
+          else
+            simd::load_two(w + v * lanes, x[v], x[v + 1]);
+          if constexpr (Rows > 1) {
+            simd::keep(x[v]);
+            simd::keep(x[v + 1]);
+          }
+        }
+        CASA_UNROLL
+        for (Index line = 0; line < vectors * lanes * Index{sizeof(*w)}; line += 64)
+          simd::prefetch(ahead.at + line);
+        CASA_UNROLL
+        for (Index r = 0; r < rows; ++r) {
+          const auto y = simd::broadcast(a[r * kPackedBlock]);
+          CASA_UNROLL
+          for (Index v = 0; v < vectors; ++v) sum[r][v] = simd::fma(y, x[v], sum[r][v]);
+        }
+        ahead.at += unit * ahead.step;
+        w += unit * width;
+      }
+      a += (Rows - 1) * kPackedBlock;
+    }
+    if constexpr (unit == 2)
+      for_each_two<rows, vectors>(sum, [](V& first, V& second) {
+        simd::merge_pair<4>(first, second);
+        simd::split_pair(first, second);
+      });
+    [[maybe_unused]] const auto* scale = Format::scales(weights + Format::group(begin)) + lane;
+    CASA_UNROLL
+    for (Index v = 0; v < vectors; ++v) {
+      V factor;
+      if constexpr (scaled) factor = simd::load(scale + v * lanes);
+      CASA_UNROLL
+      for (Index r = 0; r < rows; ++r) {
+        V result = sum[r][v];
+        if constexpr (scaled)
+          result = simd::fma(result, factor, go_on ? simd::load(at(r, v)) : V{});
+        simd::store(at(r, v), result);
+      }
+    }
+    go_on = true;
+  }
+}
+
+template <Scalar T, class A = T>
+using TileFunction = void (*)(const A*, const std::byte*, Index, Index, T*, bool, Prefetch);
+
+/// multiply_tile for `rows` <= kTileRows rows.
+template <Scalar T, class S, class A = T>
+TileFunction<T, A> tile_function(Index rows) {
+  constexpr auto table = []<std::size_t... I>(std::index_sequence<I...>) {
+    return std::array<TileFunction<T, A>, sizeof...(I)>{&multiply_tile<T, S, Index{I} + 1, A>...};
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(kTileRows)>{});
+  return table[static_cast<std::size_t>(rows - 1)];
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

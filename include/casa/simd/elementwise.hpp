@@ -1,0 +1,35 @@
+// Loops over a row in vectors, with the remainder handled once for all of them.
+#pragma once
+
+#include "casa/simd/simd.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Calls f(c, n) for c = 0, lanes, 2 lanes, ... where n values are left from c on, lanes at most.
+template <class T, class F>
+CASA_INLINE void for_each_vector(Index size, F&& f) {
+  constexpr Index lanes = simd::kLanes<T>;
+  Index c = 0;
+  for (; c + lanes <= size; c += lanes) f(c, lanes);
+  if (c < size) f(c, size - c);
+}
+
+/// The n <= lanes values at p, zeros behind them.
+template <class T>
+CASA_INLINE simd::Vec<T> load_n(const T* p, Index n) {
+  return n == simd::kLanes<T> ? simd::load(p) : simd::load_partial(p, n);
+}
+template <class T>
+CASA_INLINE void store_n(T* p, simd::Vec<T> v, Index n) {
+  if (n == simd::kLanes<T>) {
+    simd::store(p, v);
+  } else {
+    simd::store_partial(p, v, n);
+  }
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

@@ -1,0 +1,197 @@
+// The vision tower of Qwen2.5-VL: patches of pixels in, image tokens of the decoder's width out,
+// by the decoder's own blocks.
+#pragma once
+
+#include <cmath>
+#include <numbers>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "casa/model/block.hpp"
+#include "casa/model/weight_reader.hpp"
+#include "casa/vision/vision_order.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// gelu(v) = v * Phi(v), in place (the exact one, by erf).
+template <Scalar T>
+void gelu(MatrixView<T> x, const Context& context) {
+  context.executor.for_each(x.rows(), [&](Index r, Index) {
+    T* row = x.row(r);
+    for (Index c = 0; c < x.cols(); ++c)
+      row[c] = row[c] * (T{0.5} * (T{1} + std::erf(row[c] * (T{1} / std::numbers::sqrt2_v<T>))));
+  });
+}
+
+}  // namespace detail
+
+/// Patch embedding, blocks (RMSNorm, attention with 2-D rotary embedding in windows or over the
+/// frame, SwiGLU), and a merger of spatial_merge_size^2 patches to one token. Immutable once made;
+/// any number of threads share one.
+template <Scalar T>
+class VisionTower {
+ public:
+  /// What one caller needs besides the weights; kept, so that a warm call allocates nothing.
+  struct Scratch {
+    VisionOrder order;
+    RopeTable<T> rope;
+    BlockCache<T> cache;
+  };
+
+  VisionTower() = default;
+  /// Throws casa::error for a config out of range and whatever `source` throws.
+  VisionTower(const VisionTowerConfig& config, const WeightSource& source,
+              WeightType type = WeightType::native)
+      : VisionTower(config, vision_tower_spec(config), source, type) {}
+  VisionTower(const VisionTowerConfig& config, const VisionTowerSpec& spec,
+              const WeightSource& source, WeightType type = WeightType::native)
+      : config_(config) {
+    check(config_);
+    rope_ = make_vision_rope<T>(config_.head_dim(), config_.rope_theta);
+    WeightReader<T> read(source, type);
+    patch_embed_ = read.linear(spec.patch_embed);
+    for (const VisionBlockSpec& s : spec.blocks) {
+      BlockWeights<T>& b = blocks_.emplace_back();
+      b.input_norm = read.vector(s.norm1);
+      b.self_attention = {read.linear(s.qkv), read.linear(s.proj)};
+      b.post_attention_norm = read.vector(s.norm2);
+      b.mlp = read.mlp(s.mlp);
+    }
+    merger_norm_ = read.vector(spec.merger_norm);
+    merger_in_ = read.linear(spec.merger_in);
+    merger_out_ = read.linear(spec.merger_out);
+  }
+
+  const VisionTowerConfig& config() const { return config_; }
+  /// Bytes of all projections as they are held.
+  Index weight_bytes() const {
+    Index sum = patch_embed_.bytes() + merger_in_.bytes() + merger_out_.bytes();
+    for (const auto& b : blocks_)
+      sum += b.self_attention.qkv.bytes() + b.self_attention.o.bytes() + b.mlp.bytes();
+    return sum;
+  }
+
+  /// patches: those of all images, in the order VisionOrder::assign says (rows x patch_width, or x
+  /// frame_width: a still image, each frame of a patch is the same). tokens (sum of num_tokens x
+  /// out_hidden_size): the tokens of each image in raster order. last_hidden, unless empty: what
+  /// the merger reads (rows x hidden_size), in the order of the windows. Throws casa::error for
+  /// sizes that do not fit.
+  void encode(MatrixView<const T> patches, std::span<const VisionGrid> grids, MatrixView<T> tokens,
+              Scratch& scratch, const Context& context, MatrixView<T> last_hidden = {},
+              const Trace<T>* trace = nullptr) const {
+    require(!blocks_.empty(), "vision tower: it was made without weights");
+    const Index rows = num_patches(config_, grids);
+    require_equal("vision tower: rows of patches", patches.rows(), rows);
+    require(patches.cols() == config_.patch_width() || patches.cols() == config_.frame_width(),
+            "vision tower: columns of patches must be ", config_.patch_width(), ", or ",
+            config_.frame_width(), " for one frame, got ", patches.cols());
+    require_equal("vision tower: rows of tokens", tokens.rows(), rows / config_.merge_unit());
+    require_equal("vision tower: columns of tokens", tokens.cols(), config_.out_hidden_size);
+    if (last_hidden.data()) {
+      require_equal("vision tower: rows of last_hidden", last_hidden.rows(), rows);
+      require_equal("vision tower: columns of last_hidden", last_hidden.cols(),
+                    config_.hidden_size);
+    }
+    require_memory("vision tower: patches", patches);
+    require_memory("vision tower: tokens", tokens);
+    require_memory("vision tower: last_hidden", last_hidden);
+    scratch.order.assign(config_, grids);
+    const Workspace::Frame frame(context.workspace);
+    const MatrixView<T> x = context.workspace.matrix<T>(rows, config_.hidden_size);
+    embed(patches, scratch.order, x, context);
+    if (trace) (*trace)(-1, "embed", x);
+    run_blocks(x, scratch, context, trace);
+    if (last_hidden.data()) last_hidden.eigen() = x.eigen();
+    merge(x, scratch.order, tokens, context);
+  }
+
+ private:
+  // Patches into the order of the windows; a patch of one frame is repeated for the others.
+  void embed(MatrixView<const T> patches, const VisionOrder& order, MatrixView<T> x,
+             const Context& context) const {
+    const Workspace::Frame frame(context.workspace);
+    const Index channel = config_.patch_size * config_.patch_size;
+    const Index frames = config_.temporal_patch_size;
+    const bool still = patches.cols() != config_.patch_width();
+    const MatrixView<T> sorted = context.workspace.matrix<T>(x.rows(), config_.patch_width());
+    context.executor.for_each(
+        x.rows(),
+        [&](Index r, Index) {
+          const T* from = patches.row(order.patch[static_cast<std::size_t>(r)]);
+          T* to = sorted.row(r);
+          if (!still) {
+            std::copy_n(from, patches.cols(), to);
+            return;
+          }
+          for (Index c = 0; c < config_.in_channels; ++c)
+            for (Index f = 0; f < frames; ++f)
+              std::copy_n(from + c * channel, channel, to + (c * frames + f) * channel);
+        },
+        16);
+    patch_embed_.forward(sorted, x, context);
+  }
+
+  void run_blocks(MatrixView<T> x, Scratch& scratch, const Context& context,
+                  const Trace<T>* trace) const {
+    const VisionOrder& order = scratch.order;
+    scratch.rope.assign(rope_, order.position, context);
+    const StreamPass windows{{0, x.rows()}, {}, order.window, {}, {}, {}};
+    const StreamPass frames{{0, x.rows()}, {}, order.frame, {}, {}, {}};
+    BlockPass<T> pass;
+    pass.shape = config_.attention_shape();
+    pass.scale = default_scale(config_.head_dim());
+    pass.rms_norm_eps = config_.rms_norm_eps;
+    pass.self_rope = &scratch.rope;
+    pass.trace = trace;
+    BlockCache<T>* cache = &scratch.cache;
+    for (Index b = 0; b < config_.depth; ++b) {
+      prepare(scratch.cache, x.rows());
+      pass.streams = {config_.is_full_attention(b) ? &frames : &windows, 1};
+      block_forward<T>(blocks_[static_cast<std::size_t>(b)], false, b, pass, {&cache, 1}, x, {},
+                       context);
+    }
+  }
+
+  // The cache serves one block at a time: keys of the last block are overwritten.
+  void prepare(BlockCache<T>& cache, Index rows) const {
+    const auto fits = [&](const auto& c) {
+      return c.num_kv_heads() == config_.num_heads && c.head_dim() == config_.head_dim();
+    };
+    if (!std::visit(fits, cache.self))
+      cache.self = KvCache<T>(config_.num_heads, config_.head_dim());
+    std::visit(
+        [&](auto& c) {
+          c.clear();
+          c.reserve(rows);
+        },
+        cache.self);
+  }
+
+  // A token's patches lie side by side already: its row of the merger is their rows end to end.
+  void merge(MatrixView<T> x, const VisionOrder& order, MatrixView<T> tokens,
+             const Context& context) const {
+    const Index unit = config_.merge_unit(), count = x.rows() / unit, width = unit * x.cols();
+    const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
+    rms_norm<T>(x, merger_norm_.span(), config_.rms_norm_eps, normed, context);
+    const MatrixView<T> inner = context.workspace.matrix<T>(count, width);
+    merger_in_.forward(MatrixView<const T>(normed.data(), count, width), inner, context);
+    detail::gelu(inner, context);
+    const MatrixView<T> sorted = context.workspace.matrix<T>(count, tokens.cols());
+    merger_out_.forward(inner, sorted, context);
+    for (Index u = 0; u < count; ++u)
+      std::copy_n(sorted.row(u), tokens.cols(),
+                  tokens.row(order.token[static_cast<std::size_t>(u)]));
+  }
+
+  VisionTowerConfig config_;
+  Rope rope_;
+  Linear<T> patch_embed_;
+  std::vector<BlockWeights<T>> blocks_;
+  Buffer<T> merger_norm_;
+  Linear<T> merger_in_, merger_out_;
+};
+
+CASA_NAMESPACE_END

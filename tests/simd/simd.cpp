@@ -1,0 +1,316 @@
+#include "casa/simd/simd.hpp"
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <vector>
+
+using namespace casa;
+
+namespace {
+
+template <class T>
+constexpr T kInf = std::numeric_limits<T>::infinity();
+
+// |got - exact| in units of the last place of exact (of the smallest number where exact is
+// subnormal).
+template <class T>
+double ulps(T got, long double exact) {
+  int exponent = 0;
+  std::frexp(exact, &exponent);
+  const int digits = std::numeric_limits<T>::digits;
+  const int lowest = std::numeric_limits<T>::min_exponent - digits;
+  const long double ulp = std::ldexp(1.0L, std::max(exponent - digits, lowest));
+  return static_cast<double>(std::abs(static_cast<long double>(got) - exact) / ulp);
+}
+
+// f over xs, a vector at a time.
+template <class T, class F>
+std::vector<T> mapped(const std::vector<T>& xs, F f) {
+  constexpr Index n = simd::kLanes<T>;
+  std::vector<T> ys(xs.size());
+  const Index count = static_cast<Index>(xs.size());
+  for (Index i = 0; i < count; i += n) {
+    const Index left = std::min(n, count - i);
+    if (left == n)
+      simd::store(ys.data() + i, f(simd::load(xs.data() + i)));
+    else
+      simd::store_partial(ys.data() + i, f(simd::load_partial(xs.data() + i, left)), left);
+  }
+  return ys;
+}
+
+// Every float in [-104 log2(e), 0] in release builds, one in 997 otherwise.
+std::vector<float> nonpositive_floats(float lowest) {
+#if defined(NDEBUG) && defined(__OPTIMIZE__)
+  const std::uint32_t step = 1;
+#else
+  const std::uint32_t step = 997;
+#endif
+  std::vector<float> xs;
+  for (auto bits = std::bit_cast<std::uint32_t>(-0.0f);
+       bits <= std::bit_cast<std::uint32_t>(lowest); bits += step)
+    xs.push_back(std::bit_cast<float>(bits));
+  return xs;
+}
+
+template <class T, class F, class Exact>
+double worst_ulps(const std::vector<T>& xs, F f, Exact exact) {
+  const std::vector<T> ys = mapped(xs, f);
+  double worst = 0;
+  for (std::size_t i = 0; i < xs.size(); ++i) {
+    const double e = ulps(ys[i], exact(xs[i]));
+    if (!(e <= worst)) {
+      worst = e;
+      if (!(e <= 2)) {
+        CAPTURE(xs[i]);
+        CAPTURE(ys[i]);
+        CHECK(e <= 2);
+        return e;
+      }
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("exp2 of float is within 2 ulp on all of a softmax's range, subnormals included") {
+  const auto xs = nonpositive_floats(-104 * 1.442695f);
+  const auto exact = [](float x) {
+    return static_cast<long double>(std::exp2(static_cast<double>(x)));
+  };
+  const double general = worst_ulps<float>(
+      xs, [](simd::VecF v) { return simd::exp2(v); }, exact);
+  const double softmax = worst_ulps<float>(
+      xs, [](simd::VecF v) { return simd::exp2_nonpositive(v); }, exact);
+  MESSAGE("worst error of exp2: ", general, " ulp, of exp2_nonpositive: ", softmax, " ulp");
+  CHECK(general <= 2);
+  CHECK(softmax <= 2);
+}
+
+TEST_CASE_TEMPLATE("exp2 and exp are within 2 ulp over random values of both signs", T, float,
+                   double) {
+  const T reach = sizeof(T) == 4 ? T(126) : T(1022);
+  std::mt19937_64 random(1);
+  std::uniform_real_distribution<T> u(-reach, reach);
+  std::vector<T> xs(20011);
+  for (T& x : xs) x = u(random);
+  worst_ulps<T>(
+      xs, [](simd::Vec<T> v) { return simd::exp2(v); },
+      [](T x) { return std::exp2(static_cast<long double>(x)); });
+  for (T& x : xs) x *= T(0.69);
+  worst_ulps<T>(
+      xs, [](simd::Vec<T> v) { return simd::exp(v); },
+      [](T x) { return std::exp(static_cast<long double>(x)); });
+  for (T& x : xs) x = -std::abs(x);
+  worst_ulps<T>(
+      xs, [](simd::Vec<T> v) { return simd::exp2_nonpositive(v); },
+      [](T x) { return std::exp2(static_cast<long double>(x)); });
+}
+
+TEST_CASE_TEMPLATE("exponentials of zero, infinities, NaN and values far out", T, float, double) {
+  using V = simd::Vec<T>;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  const auto exp2 = [](T x) { return simd::exp2(simd::broadcast(x))[1]; };
+  const auto exp = [](T x) { return simd::exp(simd::broadcast(x))[1]; };
+  const auto soft = [](T x) { return simd::exp2_nonpositive(simd::broadcast(x))[1]; };
+  for (const T zero : {T(0), T(-0.0)}) {
+    CHECK(exp2(zero) == 1);
+    CHECK(exp(zero) == 1);
+    CHECK(soft(zero) == 1);
+  }
+  for (const T low : {-kInf<T>, T(-1e30), T(-1e5), std::numeric_limits<T>::lowest()}) {
+    CHECK(exp2(low) == 0);
+    CHECK(exp(low) == 0);
+    CHECK(soft(low) == 0);
+  }
+  for (const T high : {kInf<T>, T(1e30), std::numeric_limits<T>::max()}) {
+    CHECK(exp2(high) == kInf<T>);
+    CHECK(exp(high) == kInf<T>);
+  }
+  CHECK(std::isnan(exp2(nan)));
+  CHECK(std::isnan(exp(nan)));
+  CHECK(std::isnan(soft(nan)));
+  // A NaN beside numbers stays in its lane.
+  V v = simd::broadcast(T(1));
+  v[0] = nan;
+  CHECK(simd::exp2(v)[1] == 2);
+}
+
+TEST_CASE_TEMPLATE("partial loads and stores touch nothing behind the end", S, float, double,
+                   bfloat16, half) {
+  using V = simd::Loaded<S>;
+  using T = simd::Element<V>;
+  constexpr Index lanes = simd::kLanes<T>;
+  for (Index n = 0; n < lanes; ++n) {
+    // Exactly n values on the heap, so that a sanitizer sees a read or write behind them.
+    std::vector<S> from(static_cast<std::size_t>(n)), to(static_cast<std::size_t>(n));
+    for (Index i = 0; i < n; ++i) from[static_cast<std::size_t>(i)] = narrow<S>(T(i + 1));
+    const V v = simd::load_partial(from.data(), n);
+    for (Index i = 0; i < lanes; ++i) CHECK(T(v[i]) == (i < n ? T(i + 1) : T(0)));
+    simd::store_partial(to.data(), v, n);
+    CHECK(to == from);
+  }
+}
+
+TEST_CASE_TEMPLATE("16-bit loads and stores are widen() and narrow() of every bit pattern", S,
+                   bfloat16, half) {
+  constexpr auto lanes = static_cast<std::size_t>(simd::kLanes<float>);
+  for (std::uint32_t base = 0; base < 0x10000u; base += static_cast<std::uint32_t>(lanes)) {
+    std::array<S, lanes> bits, back;
+    for (std::size_t i = 0; i < lanes; ++i) bits[i].bits = static_cast<std::uint16_t>(base + i);
+    const simd::VecF wide = simd::load(bits.data());
+    simd::store(back.data(), wide);
+    bool same = true;
+    for (std::size_t i = 0; i < lanes; ++i) {
+      const float expected = widen(bits[i]);
+      const float got = wide[i];
+      if (std::isnan(expected))
+        same = same && std::isnan(got) && std::isnan(widen(back[i]));
+      else
+        same = same &&
+               std::bit_cast<std::uint32_t>(got) == std::bit_cast<std::uint32_t>(expected) &&
+               back[i] == bits[i];
+    }
+    CAPTURE(base);
+    REQUIRE(same);
+  }
+}
+
+TEST_CASE_TEMPLATE("16-bit stores round as narrow() does", S, bfloat16, half) {
+  constexpr auto lanes = static_cast<std::size_t>(simd::kLanes<float>);
+  std::mt19937 random(2);
+  for (int round = 0; round < 5000; ++round) {
+    std::array<float, lanes> x;
+    std::array<S, lanes> got;
+    // Random bits (all exponents, NaN, infinities) and values around half's own range by turns.
+    for (float& f : x) {
+      const auto r = static_cast<std::uint32_t>(random());
+      f = std::bit_cast<float>(round % 2 ? r : (r & 0x81ffffffu) + 0x37000000u);
+    }
+    simd::store(got.data(), simd::load(x.data()));
+    bool same = true;
+    for (std::size_t i = 0; i < lanes; ++i)
+      same = same && (std::isnan(x[i]) ? std::isnan(widen(got[i])) : got[i] == narrow<S>(x[i]));
+    REQUIRE(same);
+  }
+}
+
+TEST_CASE("int8 is widened with its sign") {
+  std::int8_t x[static_cast<std::size_t>(simd::kLanes<float>)];
+  for (int base = -128; base < 128; base += static_cast<int>(simd::kLanes<float>)) {
+    for (int i = 0; i < simd::kLanes<float>; ++i) x[i] = static_cast<std::int8_t>(base + i);
+    const simd::VecF v = simd::load(x);
+    for (int i = 0; i < simd::kLanes<float>; ++i)
+      CHECK(float(v[i]) == static_cast<float>(base + i));
+  }
+}
+
+TEST_CASE_TEMPLATE("fma, max, select, reductions", T, float, double) {
+  using V = simd::Vec<T>;
+  constexpr Index n = simd::kLanes<T>;
+  const V i = simd::iota<T>();
+  CHECK(simd::fma(i, simd::broadcast(T(3)), simd::broadcast(T(1)))[n - 1] == T(3 * (n - 1) + 1));
+  CHECK(simd::reduce_add(i) == T(n * (n - 1) / 2));
+  CHECK(simd::reduce_max(-i) == 0);
+  CHECK(simd::reduce_max(i) == T(n - 1));
+  const V picked = simd::select(i < T(1), i + T(10), -i);
+  CHECK(T(picked[0]) == 10);
+  CHECK(T(picked[1]) == -1);
+  CHECK(simd::max(i, simd::broadcast(T(1)))[0] == 1);
+  CHECK(std::isnan(simd::max(i, simd::broadcast(std::numeric_limits<T>::quiet_NaN()))[0]));
+}
+
+TEST_CASE_TEMPLATE("squares of lanes: their transpose, the sums of their vectors", T, float,
+                   double) {
+  constexpr Index n = simd::kLanes<T>;
+  simd::Vec<T> square[static_cast<std::size_t>(n)];
+  T sums[static_cast<std::size_t>(n)] = {};
+  for (Index r = 0; r < n; ++r)
+    for (Index c = 0; c < n; ++c) sums[r] += square[r][c] = T(r * r * n + (c * 7 + r) % n);
+  const auto v = simd::add_lanes(square);
+  for (Index r = 0; r < n; ++r) CHECK(T(v[r]) == sums[r]);
+  simd::transpose(square);
+  for (Index r = 0; r < n; ++r)
+    for (Index c = 0; c < n; ++c) CHECK(T(square[c][r]) == T(r * r * n + (c * 7 + r) % n));
+}
+
+TEST_CASE_TEMPLATE("two vectors at once, apart and back", S, float, double, bfloat16, half) {
+  using V = simd::Loaded<S>;
+  using T = simd::Element<V>;
+  constexpr Index n = simd::kLanes<T>;
+  S x[static_cast<std::size_t>(2 * n)];
+  for (Index i = 0; i < 2 * n; ++i) x[i] = narrow<S>(T(i + 1));
+  V first, second;
+  simd::load_two(x, first, second);
+  V a = simd::load(x), b = simd::load(x + n);
+  if (simd::kLoadsPairs<S>) simd::split_pair(a, b);
+  for (Index i = 0; i < n; ++i) {
+    CHECK(T(first[i]) == T(a[i]));
+    CHECK(T(second[i]) == T(b[i]));
+  }
+  if (simd::kLoadsPairs<S>) simd::merge_pair(a, b);
+  for (Index i = 0; i < n; ++i) {
+    CHECK(T(a[i]) == T(i + 1));
+    CHECK(T(b[i]) == T(n + i + 1));
+  }
+}
+
+TEST_CASE("pairs of bfloat16: made, loaded, multiplied, and what was computed of them in order") {
+  using simd::bfloat16_pair;
+  constexpr Index n = simd::kLanes<float>;
+  const auto pair_at = [](simd::VecPairs v, Index i) {
+    return std::bit_cast<bfloat16_pair>(std::uint32_t(v[i]));
+  };
+  simd::VecF a, b;
+  for (Index i = 0; i < n; ++i) {  // 1 + 2^-8 lies halfway between two of bfloat16
+    a[i] = static_cast<float>(i + 1) + 0x1p-8f;
+    b[i] = static_cast<float>(-100 - 3 * i) * 1.01f;
+  }
+  const auto is_pair = [&](simd::VecPairs v, Index i, float first, float second) {
+    CHECK(pair_at(v, i).first == narrow<bfloat16>(first));
+    CHECK(pair_at(v, i).second == narrow<bfloat16>(second));
+  };
+  const auto apart = [&]<int Stride>() {
+    const auto pairs = simd::to_pairs<Stride>(a, b);
+    const auto value = [&](Index i) { return float(i < n ? a[i] : b[i - n]); };
+    for (Index i = 0; i < n; ++i) {
+      const Index first = i / Stride * 2 * Stride + i % Stride;
+      is_pair(pairs, i, value(first), value(first + Stride));
+    }
+  };
+  apart.operator()<1>();
+  apart.operator()<2>();
+  apart.operator()<static_cast<int>(n)>();
+
+  bfloat16 x[static_cast<std::size_t>(2 * n)], y[static_cast<std::size_t>(2 * n)];
+  for (Index i = 0; i < 2 * n; ++i) {
+    x[i] = narrow<bfloat16>(static_cast<float>(i + 1));
+    y[i] = narrow<bfloat16>(static_cast<float>(100 + i));
+  }
+  const auto rows = simd::load_rows(x, y);
+  for (Index i = 0; i < n; ++i) is_pair(rows, i, widen(x[i]), widen(y[i]));
+  simd::VecPairs first, second;
+  simd::load_rows(x, y, first, second);
+  // Times (1, 0.5): x + y / 2, of the whole row in order.
+  const auto factor =
+      simd::broadcast(bfloat16_pair{narrow<bfloat16>(1.0f), narrow<bfloat16>(0.5f)});
+  simd::VecF low = simd::fma(first, factor, simd::broadcast(1000.0f)), high{};
+  simd::accumulate(high, second, factor);
+  high += simd::broadcast(1000.0f);
+  simd::merge_pair<4>(low, high);
+  for (Index i = 0; i < 2 * n; ++i)
+    CHECK(float(i < n ? low[i] : high[i - n]) == 1000.0f + widen(x[i]) + widen(y[i]) / 2);
+
+  bfloat16_pair stored[static_cast<std::size_t>(n)];
+  simd::store(stored, rows);
+  is_pair(simd::load(stored), n - 1, widen(x[n - 1]), widen(y[n - 1]));
+  is_pair(simd::load_partial(stored, 1), 0, widen(x[0]), widen(y[0]));
+  is_pair(simd::load_partial(stored, 1), 1, 0, 0);
+}
