@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "casa/json/json_writer.hpp"
+#include "support/allocations.hpp"
 #include "support/messages.hpp"
 
 using casa::error;
@@ -28,6 +29,12 @@ std::string nested(int depth) {
   for (int i = 1; i < depth; ++i) s += ']';
   return s + '}';
 }
+
+struct CountedKeys : casa::io::detail::KeyOrder {
+  static inline long long comparisons = 0;
+  static bool less(const std::string& a, const std::string& b) { return ++comparisons, a < b; }
+  static bool equal(const std::string& a, const std::string& b) { return ++comparisons, a == b; }
+};
 
 }  // namespace
 
@@ -250,16 +257,29 @@ TEST_CASE("json: numbers beyond JSON are read where the rules take them, as Pyth
         "NaN");
 }
 
-TEST_CASE("json: time is linear in the members of an object") {
-  const auto seconds = [](int n) {
-    std::string s = "{";
-    for (int i = 0; i < n; ++i) s += casa::text("\"token", i, "\":", i, ",");
-    s.back() = '}';
-    const auto start = std::chrono::steady_clock::now();
-    CHECK(parse_json(s, "f").size() == n);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  CHECK(seconds(150'000) < 5.0);  // quadratic: minutes; linear, unoptimised: below 1 s
+TEST_CASE("json: work grows as n log n with the members of an object, allocations as log n") {
+  for (const int n : {1'000, 30'000}) {
+    CAPTURE(n);
+    // In order, in reverse order, and keys that differ in the last of many bytes.
+    for (const char* prefix : {"t", "longer than what a string holds without memory of its own "}) {
+      for (const int step : {1, n - 1}) {
+        std::string s = "{";
+        for (int i = 0; i < n; ++i) s += casa::text("\"", prefix, i * step % n, "\":", i, ",");
+        s.back() = '}';
+        CountedKeys::comparisons = 0;
+        const long long before = casa_test::allocation_count();
+        CHECK(parse_json<CountedKeys>(s, "f").size() == n);
+        const long long allocations = casa_test::allocation_count() - before;
+        CHECK(CountedKeys::comparisons >= n - 1);
+        CHECK(CountedKeys::comparisons < 3 * n * std::log2(n));
+        if (!casa_test::kSanitized) {
+          REQUIRE(casa_test::counts_allocations());
+          const bool long_keys = prefix[1] != 0;  // one each, here and in the parser
+          CHECK(allocations < (long_keys ? 2 * n : 0) + 100);
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("json writer: what is written reads back, in the same bytes each time") {
