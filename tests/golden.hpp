@@ -36,14 +36,8 @@ namespace golden {
 
 using casa::Index;
 
-/// The repository's copy.
-inline std::filesystem::path repository_root() {
-#if defined(CASA_SOURCE_DIR)
-  return std::filesystem::path(CASA_SOURCE_DIR) / "tests" / "golden";
-#else
-  return std::filesystem::path(__FILE__).parent_path() / "golden";
-#endif
-}
+/// The repository's copy. Defined in main.cpp, so that no other object holds where the tree lies.
+std::filesystem::path repository_root();
 
 /// CASA_GOLDEN_DIR names another folder.
 inline bool is_foreign() {

@@ -13,8 +13,6 @@
 
 #include "attention/problem.hpp"
 
-CASA_TEST_ATTENTION()
-
 using namespace casa;
 using namespace attention_test;
 

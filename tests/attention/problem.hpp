@@ -254,18 +254,3 @@ inline std::vector<Interval> random_intervals(Index rows, Index keys, std::mt199
 }
 
 }  // namespace attention_test
-
-// What the files here share is compiled once, in attention.cpp.
-#define CASA_TEST_ATTEND(prefix, T, S)                                                          \
-  prefix template void casa::attend(const casa::AttentionInput<T, S>&, casa::MatrixView<T>, T*, \
-                                    const casa::Context&);
-#define CASA_TEST_ATTENTION(prefix)                                     \
-  CASA_TEST_ATTEND(prefix, float, float)                                \
-  CASA_TEST_ATTEND(prefix, float, casa::bfloat16)                       \
-  CASA_TEST_ATTEND(prefix, float, casa::half)                           \
-  CASA_TEST_ATTEND(prefix, double, double)                              \
-  prefix template casa::AttentionState<float> casa::attend_state(       \
-      const casa::AttentionInput<float, float>&, const casa::Context&); \
-  prefix template casa::AttentionState<double> casa::attend_state(      \
-      const casa::AttentionInput<double, double>&, const casa::Context&);
-CASA_TEST_ATTENTION(extern)

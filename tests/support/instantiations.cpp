@@ -1,3 +1,0 @@
-#include "instantiations.hpp"
-
-CASA_TEST_INSTANTIATE()
