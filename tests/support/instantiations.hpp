@@ -1,1 +1,0 @@
-#include "support/model_instantiations.hpp"
