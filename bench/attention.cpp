@@ -1,14 +1,17 @@
 // How near is attention to the machine's limits, and what do the variants cost on the same stream?
 //
-//   attention/<naive|fast>/<case>/<scalar>/threads:<n>    the cases of the comparison with other
-//                                                         libraries; head sizes (bfloat16_rounded:
-//                                                         Precision::storage)
-//   decode/rows:<r>/keys:<k>/<scalar>/threads:<n>         few rows, long caches
+//   attention/<naive|fast>/<case>/<scalar>/threads:<n>    the cases that are compared with other
+//                                                         libraries, and other head sizes
+//   decode/rows:<r>/keys:<k>/<scalar>/threads:<n>         few query rows over a long cache
 //   variant/<sa|ca|casa|ti>/<stream>/<scalar>/threads:<n> one stream as each variant attends to it
 //
-// FLOP/s count the visible (query, key) pairs: 4 head_dim per pair and head. `peak` is the fraction
-// of the multiply-add peak of so many threads (decode: of the read bandwidth), measured in this
-// process by the processor time of one thread, as is the work itself with one thread.
+// <scalar> is the type of keys and values; bfloat16_rounded runs with Precision::storage, which
+// rounds queries and weights to bfloat16, too.
+//
+// FLOP/s count 4 head_dim operations for each visible (query, key) pair and head, in the fastest
+// iteration. `peak` is FLOP/s over the multiply-add peak of so many threads; for decode it is B/s
+// over the read rate of memory. The limits are measured in this process on one thread, in its
+// processor time. The work is timed in processor time on one thread, and on the wall clock on more.
 #include <benchmark/benchmark.h>
 
 #include <memory>
@@ -31,7 +34,8 @@ const char* scalar_name(Precision precision) {
   return "float";
 }
 
-// The machine's clock moves: the best seen so far counts.
+// The clock of a shared machine changes while benchmarks run, so the peak is measured again for
+// every case, and the best one so far counts.
 template <class T>
 double peak_flops() {
   static double best = 0;
@@ -103,7 +107,7 @@ const bool registered = [] {
     c.head_dim = d;
     add<float>("attention/fast/", c);
   }
-  for (const Index rows : {1, 2, 4, 8})  // of each kv head
+  for (const Index rows : {1, 2, 4, 8})  // query rows times query heads that share one kv head
     for (const Index keys : {276, 1024, 4096, 16384, 65536}) {
       Case c = bench::decode("rows:" + std::to_string(rows) + "/keys:" + std::to_string(keys),
                              rows == 1 ? 1 : rows / 2, keys);
@@ -118,19 +122,3 @@ const bool registered = [] {
 }();
 
 }  // namespace
-
-namespace bench {
-
-void print_attention_csv(Index threads) {
-  casa::ThreadPool pool(threads);
-  casa::Context context;
-  if (threads > 1) context.executor = pool;
-  for (const Case& c : peer_cases()) {
-    Problem<float> problem(c);
-    print_csv("attention", c.name, "casa", threads,
-              1e-9 * (c.decode ? c.key_bytes<float>() : c.flop()), c.decode ? "GB" : "GFLOP",
-              [&] { problem.run(context); });
-  }
-}
-
-}  // namespace bench

@@ -12,18 +12,20 @@ namespace bench {
 
 using casa::Interval;
 
-/// Queries, head-major keys and intervals, 16 query heads of 128 unless said otherwise.
+/// The shape of one attention problem, and the interval of keys that each query row sees. Queries
+/// are rows x (heads * head_dim), keys and values kv heads x keys x head_dim.
 struct Case {
   std::string name;
   Index rows = 0;
   Index keys = 0;
   Index num_kv_heads = 8;
   std::vector<Interval> intervals;
-  bool decode = false;
+  bool decode = false;  ///< bound by reading keys and values, so its rate is in bytes
   Index num_heads = 16;
   Index head_dim = 128;
 
-  Index visible_pairs() const {  // of one query head
+  /// The (query row, key) pairs that are attended to, for one query head.
+  Index visible_pairs() const {
     Index n = 0;
     for (const Interval i : intervals) n += i.size();
     return n;
@@ -31,7 +33,12 @@ struct Case {
   double flop() const {
     return 4.0 * static_cast<double>(head_dim * num_heads) * static_cast<double>(visible_pairs());
   }
-  /// Bytes of keys and values where each is S.
+  /// What a rate of this case counts, in billions: bytes of float keys and values where reading
+  /// them is the limit, operations elsewhere.
+  double work() const { return 1e-9 * (decode ? key_bytes<float>() : flop()); }
+  const char* unit() const { return decode ? "GB" : "GFLOP"; }
+
+  /// Bytes of keys and values where each value is an S.
   template <class S>
   double key_bytes() const {
     return 2.0 * static_cast<double>(sizeof(S)) *
@@ -39,7 +46,8 @@ struct Case {
   }
 };
 
-/// Windows of `image` image tokens and `text` text tokens each, keys in stream order.
+/// CASA on `count` windows of `image` image tokens and `text` text tokens each: text rows are the
+/// queries, and keys stand in stream order.
 inline Case windows(std::string name, Index count, Index image, Index text, Index num_kv_heads) {
   Case c{std::move(name), count * text, count * (image + text), num_kv_heads, {}};
   for (Index w = 0; w < count; ++w)
@@ -49,11 +57,13 @@ inline Case windows(std::string name, Index count, Index image, Index text, Inde
     }
   return c;
 }
+/// Causal self-attention of `rows` tokens; token insertion is the same over text and image tokens.
 inline Case causal(std::string name, Index rows) {
   Case c{std::move(name), rows, rows, 8, {}};
   for (Index r = 0; r < rows; ++r) c.intervals.push_back({0, r + 1});
   return c;
 }
+/// `rows` queries that all see the whole cache of `keys` keys.
 inline Case decode(std::string name, Index rows, Index keys) {
   Case c{std::move(name),
          rows,
@@ -64,7 +74,8 @@ inline Case decode(std::string name, Index rows, Index keys) {
   return c;
 }
 
-/// The cases that the comparison with other libraries has, by the same names.
+/// The cases of the comparison with other libraries (F: windows, N: image tokens and L: text tokens
+/// of each, T: tokens, q: query rows, k: keys, kv: kv heads).
 inline std::vector<Case> peer_cases() {
   return {windows("stream_F8_N256_L20_kv8", 8, 256, 20, 8),
           windows("stream_F64_N256_L20_kv8", 64, 256, 20, 8),
@@ -77,9 +88,9 @@ inline std::vector<Case> peer_cases() {
           decode("decode_q1_k4096_kv8", 1, 4096)};
 }
 
-/// The same stream (frames windows of 256 image and 20 text tokens) as each attention sees it: text
-/// alone, the window's images, the window, everything so far (token insertion also has rows for
-/// images).
+/// One stream of `frames` windows of 256 image and 20 text tokens under four kinds of attention:
+/// self-attention over text alone (sa), cross-attention to the window's image (ca), CASA (casa),
+/// token insertion (ti), where image tokens are queries as well.
 inline std::vector<Case> variant_cases(Index frames) {
   const Index image = 256, text = 20, all = frames * (image + text);
   const std::string stream = "/F" + std::to_string(frames) + "_N256_L20";
@@ -90,11 +101,7 @@ inline std::vector<Case> variant_cases(Index frames) {
   return {sa, ca, windows("casa" + stream, frames, image, text, 8), causal("ti" + stream, all)};
 }
 
-/// Prints the lines of the comparison with other libraries: attention,<case>,casa,<threads>,...
-/// (float).
-void print_attention_csv(Index threads);
-
-/// A case with its memory.
+/// A case with random queries, keys and values of its shape, and memory for the output.
 template <class T, class S = T>
 struct Problem {
   Case c;

@@ -1,4 +1,4 @@
-// What the benchmarks share: the machine's limits measured in this very process, the processor time
+// What the benchmarks share: the machine's limits measured in the same process, the processor time
 // of a thread, aligned random data, and the CSV line of a result.
 #pragma once
 
@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <ctime>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ inline double seconds(clockid_t clock) {
   clock_gettime(clock, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
-/// Processor time of the calling thread: what other jobs on the machine take is not counted.
+/// Processor time of the calling thread in seconds: it stands still while other jobs have the core.
 inline double thread_seconds() { return seconds(CLOCK_THREAD_CPUTIME_ID); }
 inline double wall_seconds() { return seconds(CLOCK_MONOTONIC); }
 
@@ -37,8 +38,13 @@ double best_thread_seconds(int runs, F&& f) {
   return best;
 }
 
-/// `steps` multiply-adds of each of `Chains` sums, and what they come to. A function of its own:
-/// inlined among other code, g++ 12 keeps the sums in memory and halves the peak.
+/// Independent sums in run_fma_chains. A core with two multiply-add units of four cycles' latency
+/// needs eight or more; two more vector registers hold the factors.
+inline constexpr std::size_t kFmaChains = casa::simd::kRegisters == 32 ? 24 : 12;
+
+/// Adds a constant product to each of `Chains` vectors `steps` times, and returns their sum.
+/// Not inlined, because g++ 12 keeps the vectors in memory when it inlines this loop among other
+/// code, which halves the measured peak.
 template <class T, std::size_t Chains>
 [[gnu::noinline]] T run_fma_chains(long steps) {
   using V = casa::simd::Vec<T>;
@@ -61,45 +67,57 @@ template <class T, std::size_t Chains>
   return casa::simd::reduce_add(total);
 }
 
-/// Multiply-adds of T that this thread can do, in FLOP/s (a multiply-add counts two).
+/// The multiply-add peak of the calling thread for T, in FLOP/s (a multiply-add counts two).
 template <class T>
 double fma_peak() {
-  constexpr std::size_t chains = casa::simd::kRegisters == 32 ? 24 : 12;
   constexpr long steps = 40000;
   volatile T keep = 0;
-  const double best = best_thread_seconds(5, [&] { keep = run_fma_chains<T, chains>(steps); });
-  return 2.0 * double{chains} * static_cast<double>(steps) *
+  const double best = best_thread_seconds(5, [&] { keep = run_fma_chains<T, kFmaChains>(steps); });
+  return 2.0 * double{kFmaChains} * static_cast<double>(steps) *
          static_cast<double>(casa::simd::kLanes<T>) / best;
 }
 
-/// Bytes per second that this thread reads from memory (256 MiB, the best of a few passes).
-inline double read_bandwidth() {
+/// 256 MiB of floats, larger than any cache. They are never freed, so that they are filled once.
+inline std::span<const float> memory_to_read() {
   constexpr Index count = Index{64} << 20;
   static const casa::Buffer<float>& data = *[] {
     auto* b = new casa::Buffer<float>(count);
     std::fill_n(b->data(), count, 1.0f);
     return b;
   }();
-  constexpr Index lanes = casa::simd::kLanes<float>;
-  casa::simd::VecF sum[8] = {};
-  const double best = best_thread_seconds(4, [&] {
-    for (Index i = 0; i < count; i += 8 * lanes) CASA_UNROLL
-    for (int j = 0; j < 8; ++j) sum[j] += casa::simd::load(data.data() + i + j * lanes);
-  });
-  float total = 0;
-  for (const auto& s : sum) total += casa::simd::reduce_add(s);
-  volatile float keep = total;
-  static_cast<void>(keep);
-  return static_cast<double>(count) * 4 / best;
+  return data.span();
 }
 
-/// Normal random values.
+/// How many floats one turn of sum_of's loop reads.
+inline constexpr Index kReadStep = 8 * casa::simd::kLanes<float>;
+
+/// The sum of `count` floats from `data` on, a multiple of kReadStep.
+inline float sum_of(const float* data, Index count) {
+  constexpr Index lanes = casa::simd::kLanes<float>;
+  casa::simd::VecF sum[8] = {};
+  for (Index i = 0; i < count; i += kReadStep) CASA_UNROLL
+  for (int j = 0; j < 8; ++j) sum[j] += casa::simd::load(data + i + j * lanes);
+  float total = 0;
+  for (const auto& s : sum) total += casa::simd::reduce_add(s);
+  return total;
+}
+
+/// Bytes per second that the calling thread reads from memory (256 MiB, the best of four passes).
+inline double read_bandwidth() {
+  const std::span<const float> data = memory_to_read();
+  volatile float keep = 0;
+  const double best =
+      best_thread_seconds(4, [&] { keep = sum_of(data.data(), static_cast<Index>(data.size())); });
+  return 4.0 * static_cast<double>(data.size()) / best;
+}
+
+/// `count` random values that are nearly normal (mean 0, deviation 1), the same for the same seed.
 template <class S, class T = float>
 casa::Buffer<S> random_values(Index count, unsigned seed) {
   casa::Buffer<S> values(count);
   std::uint32_t state = seed * 2654435761u + 1;
-  for (Index i = 0; i < count; ++i) {  // sums of uniforms: near enough to normal, and quick
-    float x = -2;
+  for (Index i = 0; i < count; ++i) {
+    float x = -2;  // the sum of four uniform values, which is faster than a normal distribution
     for (int j = 0; j < 4; ++j) {
       state = state * 1664525u + 1013904223u;
       x += static_cast<float>(state >> 8) * 0x1p-24f;
@@ -109,7 +127,12 @@ casa::Buffer<S> random_values(Index count, unsigned seed) {
   return values;
 }
 
-/// One line of results: bench,case,impl,threads,min_s,med_s,work,unit (work of one run).
+/// The columns of print_csv. min_s and med_s are the shortest and the median wall time of a run in
+/// seconds; work is what one run does, in the billions of `unit`.
+inline constexpr const char* kCsvColumns = "bench,case,impl,threads,min_s,med_s,work,unit";
+
+/// Runs f once to warm up, then three times or more until `budget` seconds have passed, and prints
+/// one line of results with the columns kCsvColumns on stdout.
 template <class F>
 void print_csv(const std::string& bench, const std::string& name, const std::string& impl,
                Index threads, double work, const char* unit, F&& f, double budget = 0.25) {

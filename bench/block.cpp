@@ -1,9 +1,10 @@
-// What does one more frame cost a block of a real model, under every way to look at it? And where
-// in the block does the time go?
+// What does one more frame cost in one block of a real model, under each variant, and which parts
+// of the block take the time?
 //
-//   block/<shape>/<variant>/threads:<n>   256 image tokens and 20 text tokens through one block
-//   block/<shape>/<text|image>/...        20 text tokens alone; one image alone (keys and values)
-//   part/<shape>/<what>/...               the pieces of such a block, each alone
+//   block/<shape>/<variant>/threads:<n>   4 frames of 256 image and 20 text tokens
+//   block/<shape>/<text|image>/...        in CASA, 20 text tokens alone, or one image alone (its
+//                                         keys and values)
+//   part/<shape>/<what>/...               one part of the block for one frame
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -20,7 +21,7 @@ using namespace casa;
 
 constexpr Index kImage = 256, kText = 20, kFrames = 4;
 
-// One block of Helium-1-2B and of Qwen2.5-VL-3B.
+// The shape of one block of Helium-1-2B ("helium") or Qwen2.5-VL-3B ("qwen").
 DecoderConfig shape(const std::string& name) {
   DecoderConfig c;
   c.hidden_size = 2048;
@@ -44,7 +45,7 @@ std::optional<FusionConfig> variant(const std::string& name) {
   return presets::token_insertion({0});
 }
 
-// Weights of one name are made once for all variants.
+// The random weight of this name, made once and used by all variants of a shape.
 const Matrix<float>& weight(const std::string& shape_name, const TensorSpec& spec) {
   static std::map<std::string, Matrix<float>> weights;
   const auto [at, is_new] = weights.try_emplace(shape_name + spec.name);
@@ -71,8 +72,7 @@ Matrix<float> random_rows(Index rows, Index cols) {
   return m;
 }
 
-// Multiply-adds of the weights that text and image rows go through (attention itself is not
-// counted).
+// Operations of the projections for one frame; those of attention itself are not counted.
 double projection_flop(const DecoderConfig& c, const std::string& what) {
   const double d = static_cast<double>(c.hidden_size), f = static_cast<double>(c.intermediate_size);
   const double q = static_cast<double>(c.num_attention_heads * c.head_dim);
@@ -117,7 +117,7 @@ void run_frames(benchmark::State& state, const std::string& shape_name,
   state.counters["cache_bytes"] = static_cast<double>(stream.cache_bytes());
 }
 
-// What an image costs beside what text costs: each alone, in CASA.
+// The image alone or the text alone of one frame, through a CASA block.
 void run_alone(benchmark::State& state, const std::string& shape_name, bool is_image) {
   const auto model = block(shape_name, "casa");
   const auto image = random_rows(kImage, model.config().hidden_size);
@@ -142,8 +142,8 @@ void run_alone(benchmark::State& state, const std::string& shape_name, bool is_i
                                                   benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// The parts of a CASA block for one frame: text rows through everything, image rows to keys and
-// values.
+// One part of a CASA block for one frame: text rows go through all of the block, image rows only to
+// their keys and values.
 void run_part(benchmark::State& state, const std::string& shape_name, const std::string& part) {
   const DecoderConfig c = shape(shape_name);
   const Index q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;

@@ -2,11 +2,12 @@
 //
 //   casa_bench --benchmark_filter=^image/
 //
-// resize: 1920 x 1080 to 448 pixels of width; preprocess: to pixel values of at most 448 x 448
-// pixels; decode: a JPEG file of that frame. bench/compare_pillow.py runs the first beside Pillow.
+// resize: 1920 x 1080 pixels to a width of 448. preprocess: to the patches of Qwen2-VL, of at most
+// 448 x 448 pixels. decode: a JPEG file of that frame. bench/compare_pillow.py compares the first
+// with Pillow.
 #include <benchmark/benchmark.h>
 
-// jpeglib.h needs FILE and size_t before it.
+// jpeglib.h uses FILE and size_t without including their headers.
 #include <cstddef>
 #include <cstdio>
 //

@@ -1,10 +1,13 @@
 // How fast does a whole small language model read and write? The shape of SmolLM2-135M (30 layers,
 // 576 wide, 9/3 heads of 64, MLP 1536, vocabulary 49,152, tied), random weights.
 //
-//   model/pp512/<float|bf16|int8>/threads:<n>   512 prompt tokens at once: tokens/s, FLOP/s, part
-//   of the FMA peak model/tg64/<float|bf16|int8>/threads:<n>    64 tokens one by one behind them:
-//   tokens/s, bytes/s, part of the
-//                                               read bandwidth
+//   model/pp512/<type>/threads:<n>   512 prompt tokens in one pass: tokens/s, FLOP/s, and the part
+//                                    of the multiply-add peak (`peak`)
+//   model/tg64/<type>/threads:<n>    64 further tokens, one a pass: tokens/s, bytes of weights a
+//                                    second, and the part of the read rate of one thread (`read`)
+//
+// <type> is that of the weights; bf16_rounded rounds what meets them to bfloat16, too
+// (Precision::storage).
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -21,7 +24,7 @@ namespace {
 
 using namespace casa;
 
-// A tensor lives until it has been packed.
+// Random weights, made when the model asks for them and freed when it has packed them.
 WeightSource random_weights(std::map<std::string, Matrix<float>>& tensors) {
   return {[&tensors](const TensorSpec& spec) -> StoredView {
             Matrix<float>& m = tensors[spec.name];
@@ -37,7 +40,7 @@ WeightSource random_weights(std::map<std::string, Matrix<float>>& tensors) {
           [&tensors](const TensorSpec& spec) { tensors.erase(spec.name); }};
 }
 
-// One model at a time, so that three types need no more memory than the widest.
+// The model with weights of this type. Only one is kept at a time, to bound the memory.
 const Decoder<float>& model(WeightType type) {
   static std::map<WeightType, std::unique_ptr<Decoder<float>>> held;
   if (!held.contains(type)) {
@@ -49,7 +52,7 @@ const Decoder<float>& model(WeightType type) {
   return *held.at(type);
 }
 
-// Weights that every token goes through; the embedding counts once, as the head.
+// The number of weights in the blocks. The head, which only some rows reach, is counted by run().
 double weights_per_token() {
   const DecoderConfig c = bench::smollm2();
   const double d = static_cast<double>(c.hidden_size), f = static_cast<double>(c.intermediate_size);
@@ -82,7 +85,8 @@ void run(benchmark::State& state, WeightType type, Precision precision, bool pre
   const double tokens = static_cast<double>(prefill ? kPrompt : kAnswer);
   const double head = static_cast<double>(m.config().vocab_size * m.config().hidden_size);
   state.counters["tokens/s"] = Counter(tokens, Counter::kIsIterationInvariantRate);
-  if (prefill) {  // attention: two products of 512 * 513 / 2 pairs a head
+  if (prefill) {
+    // Attention: two products over 512 * 513 / 2 pairs for each of 9 heads in each of 30 layers.
     const double pairs = 0.5 * tokens * (tokens + 1) * 9 * 30;
     const double flop = 2 * (tokens * weights_per_token() + head) + 4 * 64 * pairs;
     state.counters["FLOP/s"] = Counter(flop, Counter::kIsIterationInvariantRate);

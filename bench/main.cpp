@@ -1,36 +1,86 @@
-// casa_bench: Google Benchmark with casa's own build in the context, so that a figure can be
-// judged. (Debian's library always calls itself a debug build; what counts is the line printed
-// here.)
+// casa_bench: the benchmarks of this folder as one Google Benchmark program, and the lines of a
+// comparison with other libraries. usage() below has the command line.
 //
-//   casa_bench [--benchmark_filter=REGEX ...]
-//   casa_bench --csv [--threads N]     the lines of a comparison with other libraries, and no more
+// How casa was built is printed first and stands in the context of Google Benchmark's output,
+// because a figure means nothing without it. Debian's libbenchmark says "Library was built as
+// DEBUG" of itself, whatever casa was built as.
 #include <benchmark/benchmark.h>
 
+#include <charconv>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <string>
+#include <string_view>
 
-#include "attention_cases.hpp"
+#include "bench_common.hpp"
 #include "casa/core/build_info.hpp"
+#include "comparison.hpp"
 
-int main(int argc, char** argv) {
-  const casa::BuildInfo info = casa::build_info();
-  std::fprintf(stderr, "%s\n", info.summary().c_str());
-  if (!info.hint().empty()) std::fprintf(stderr, "%s\n", info.hint().c_str());
-  bool csv = false;
-  long threads = 1;
+namespace {
+
+void print_usage() {
+  std::printf(
+      "casa_bench [Google Benchmark's flags]\n"
+      "casa_bench --csv [flags of --csv]\n"
+      "\n"
+      "Without --csv, Google Benchmark's flags choose what runs and how it is printed:\n"
+      "  --benchmark_list_tests                 the names of all benchmarks\n"
+      "  --benchmark_filter=REGEX               those whose name REGEX finds\n"
+      "  --benchmark_counters_tabular=true      rates as a table with one column a counter\n"
+      "  --benchmark_out=FILE --benchmark_out_format=json   what bench/plot.py reads\n"
+      "\n"
+      "With --csv, attention in float on the cases that bench/compare_peers.py also runs with "
+      "other\n"
+      "libraries, one line of comma-separated values a case on stdout:\n"
+      "  %s\n"
+      "(times in seconds on the wall clock; work of one run in GFLOP, or in GB of keys and "
+      "values)\n"
+      "  --threads N     worker threads (1)\n"
+      "  --cases REGEX   the cases whose name REGEX finds (all)\n"
+      "  --csv-header    the line above as first line of the output; implies --csv\n"
+      "  --limits        also the multiply-add peak and the read rate of N threads\n"
+      "  --problems DIR  also write inputs and outputs of each case to DIR, which must exist\n"
+      "\n"
+      "All of Google Benchmark's flags:\n",
+      bench::kCsvColumns);
+  std::fflush(stdout);
+}
+
+int usage_error(const std::string& what) {
+  std::fprintf(stderr, "casa_bench: %s (--help lists the flags)\n", what.c_str());
+  return 2;
+}
+
+int run_comparison(int argc, char** argv) {
+  bench::ComparisonOptions options;
   for (int i = 1; i < argc; ++i) {
-    csv = csv || std::strcmp(argv[i], "--csv") == 0;
-    if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc) threads = std::atol(argv[i + 1]);
-  }
-  if (csv) {
-    if (threads < 1 || threads > 1024) {
-      std::fprintf(stderr, "casa_bench: --threads must be in [1, 1024]\n");
-      return 2;
+    const std::string_view flag = argv[i];
+    if (flag == "--csv") continue;
+    if (flag == "--csv-header") {
+      options.header = true;
+    } else if (flag == "--limits") {
+      options.limits = true;
+    } else if (flag == "--threads" || flag == "--cases" || flag == "--problems") {
+      if (i + 1 == argc) return usage_error(std::string(flag) + " needs a value");
+      const std::string value = argv[++i];
+      if (flag == "--cases") options.cases = value;
+      if (flag == "--problems") options.problems = value;
+      if (flag != "--threads") continue;
+      const char* end = value.data() + value.size();
+      const auto [parsed, error] = std::from_chars(value.data(), end, options.threads);
+      if (error != std::errc() || parsed != end || options.threads < 1 || options.threads > 1024)
+        return usage_error("--threads must be in [1, 1024], got " + value);
+    } else {
+      return usage_error("no flag of --csv: " + std::string(flag));
     }
-    bench::print_attention_csv(threads);
-    return 0;
   }
+  if (!options.header) std::fprintf(stderr, "columns: %s\n", bench::kCsvColumns);
+  bench::print_comparison(options);
+  return 0;
+}
+
+int run_benchmarks(int argc, char** argv, const casa::BuildInfo& info) {
   benchmark::AddCustomContext("casa", info.summary());
   benchmark::AddCustomContext("isa", info.isa);
   benchmark::AddCustomContext("optimised", info.optimised && !info.asserts ? "yes" : "no");
@@ -38,4 +88,29 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bool csv = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view flag = argv[i];
+    if (flag == "--help" || flag == "-h") {
+      print_usage();
+      benchmark::PrintDefaultHelp();
+      return 0;
+    }
+    csv = csv || flag == "--csv" || flag == "--csv-header";
+  }
+  const casa::BuildInfo info = casa::build_info();
+  std::fprintf(stderr, "%s\n", info.summary().c_str());
+  if (!info.hint().empty()) std::fprintf(stderr, "warning: %s\n", info.hint().c_str());
+  try {
+    return csv ? run_comparison(argc, argv) : run_benchmarks(argc, argv, info);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "casa_bench: %s\n", e.what());
+    return 1;
+  }
 }

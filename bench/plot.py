@@ -4,7 +4,8 @@
     build/bench/casa_bench --benchmark_filter='attention/fast|decode|scaling' --benchmark_out=bench.json --benchmark_out_format=json
     python3 bench/plot.py bench.json [--peers peers.csv] [--out bench/figures]
 
-peers.csv holds lines of bench,case,impl,threads,min_s,med_s,work,unit, the limits fma_fp32 and read_512MiB among them.
+peers.csv is what `bench/compare_peers.py --csv` writes: the columns bench,case,impl,threads,min_s,med_s,work,unit, with
+lines of the limits (the cases fma_fp32 and read_<size>) among them; a line of column names is skipped.
 Needs python3-matplotlib. The same input gives the same bytes.
 """
 import argparse
@@ -34,13 +35,14 @@ def read_bench(paths):
 
 def read_peers(path):
     """(case, impl, threads) -> fraction of the limit measured in the same run."""
-    rows = [line.split(",") for line in path.read_text().splitlines() if line.count(",") == 7]
+    rows = [row for row in (line.split(",") for line in path.read_text().splitlines())
+            if len(row) == 8 and row[3].isdigit()]
     best, limit = {}, {}
     for _, case, impl, threads, least, _, work, unit in rows:
         rate = float(work) / float(least)
         key = (case, impl, int(threads), unit)
         best[key] = max(best.get(key, 0), rate)
-        if case in ("fma_fp32", "read_512MiB"):
+        if case == "fma_fp32" or case.startswith("read_"):
             limit[unit, int(threads)] = max(limit.get((unit, int(threads)), 0), rate)
     return {(case, impl, threads): rate / limit[unit, threads]
             for (case, impl, threads, unit), rate in best.items() if (unit, threads) in limit}

@@ -6,9 +6,10 @@
 //   pack/<in>x<out>/<storage>                                what loading a weight costs
 //   rows/<rms_norm|swiglu|rope_half|rope_interleaved|rope_table|softmax>/<values>/T:<rows>
 //
-// Weights of few rows come from memory: as many copies take turns as exceed any cache. Rates are of
-// the fastest iteration; `peak` is its fraction of the multiply-add peak, `read` of the read rate,
-// of so many threads, both measured in this process.
+// With up to 64 rows, weights come from memory: iterations take turns among copies of 192 MB in
+// all, more than the caches hold. Rates are of the fastest iteration. `peak` is its part of the
+// multiply-add peak and `read` its part of the read rate of so many threads, both measured in this
+// process. bfloat16_rounded rounds x to bfloat16, too (Precision::storage).
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -42,13 +43,15 @@ double bytes_per_weight(WeightType type) {
   return bytes[static_cast<int>(type)];
 }
 
-// The machine's limits move with its clock and its neighbours: the best seen so far counts.
+// The limits of a shared machine change while benchmarks run, so they are measured again for every
+// case, and the best ones so far count.
 template <class T>
 double peak_flops() {
   static double best = 0;
   return best = std::max(best, bench::fma_peak<T>());
 }
-// Four streams side by side: some machines read one (bench::read_bandwidth) more slowly, some four.
+// The read rate of four streams at once. Some machines read these faster than one stream
+// (bench::read_bandwidth), some more slowly.
 double four_streams_read_rate() {
   constexpr Index count = Index{48} << 20, stream = count / 4, lanes = simd::kLanes<float>;
   static const Buffer<float>& data = *[] {
@@ -69,12 +72,13 @@ double read_rate() {
   return best = std::max({best, bench::read_bandwidth(), four_streams_read_rate()});
 }
 
-// Runs f(i) for i = 0, 1, ...; the processor time of one thread, the wall time of several.
+// Runs f(0) to warm up, then f(i) once an iteration, and returns the shortest time: processor time
+// on one thread, wall time on several.
 template <class F>
 double fastest_iteration(benchmark::State& state, Index threads, F&& f) {
   double best = 1e30;
   Index i = 0;
-  f(i++);  // warm
+  f(i++);
   const auto now = [&] { return threads == 1 ? bench::thread_seconds() : bench::wall_seconds(); };
   for (auto _ : state) {
     const double begin = now();
@@ -179,7 +183,7 @@ void run_pack(benchmark::State& state, Index in, Index out, WeightType type) {
   state.counters["values/s"] = static_cast<double>(in * out) / best;
 }
 
-// f() reads and writes `bytes` and makes `values` values.
+// Reports the rates of f(), which computes `values` values and reads and writes `bytes` bytes.
 template <class F>
 void run_rows(benchmark::State& state, double values, double bytes, F&& f) {
   const double best = fastest_iteration(state, 1, [&](Index) { f(); });

@@ -1,8 +1,9 @@
-// How does time grow with frames, with text per window, with images, with context? One CASA layer
-// stack, cross-attention and token insertion on the same streams (attention alone at 16/8 heads of
-// 128, and a small decoder as a whole).
+// How does the time of attention grow with the number of frames, with text per window, with image
+// tokens per frame, and with context? The variants attend to the same streams, with 16 query heads
+// over 8 kv heads of 128; bench/plot.py fits the exponents.
 //
-//   scaling/<axis>/<variant>/<n>    axis: frames, text, image, context; variant: sa, ca, casa, ti
+//   scaling/<axis>/<variant>/<n>    axis: frames, text, image, context; variant: sa
+//                                   (self-attention), ca (cross-attention), casa, ti (insertion)
 #include <benchmark/benchmark.h>
 
 #include <string>
@@ -22,8 +23,8 @@ struct Problem {
   std::vector<Interval> intervals;
 };
 
-// The text rows (and for insertion the image rows) of `frames` windows of `image` and `text`
-// tokens.
+// The queries of `frames` windows of `image` image tokens and `text` text tokens, and what they
+// see. Queries are text tokens; for token insertion also image tokens.
 Problem problem(const std::string& variant, Index frames, Index image, Index text) {
   StreamLayout layout;
   for (Index f = 0; f < frames; ++f) {
@@ -63,7 +64,7 @@ void run(benchmark::State& state, const std::string& axis, const std::string& va
                                         {&piece, 1},
                                         p.intervals};
   const Context context;
-  attend(in, out.view(), nullptr, context);  // the first pass pays for fresh memory
+  attend(in, out.view(), nullptr, context);  // not timed: it touches fresh memory
   for (auto _ : state) attend(in, out.view(), nullptr, context);
   state.counters["n"] = static_cast<double>(n);
   state.counters["kv_bytes"] = 8.0 * static_cast<double>(p.keys * kKvHeads * kDim);
@@ -83,7 +84,7 @@ const int registered = [] {
     add("text", variant, 1, 512, 8);
     add("image", variant, 64, 4096);
   }
-  // Insertion is quadratic: as far as its time allows.
+  // Insertion takes quadratic time, so its curves end earlier.
   add("frames", "ti", 1, 64);
   add("text", "ti", 1, 512, 8);
   add("image", "ti", 64, 1024);

@@ -1,4 +1,4 @@
-// The shape of SmolLM2-135M, which benchmarks of whole models share.
+// The shape of SmolLM2-135M, for the benchmarks of whole models.
 #pragma once
 
 #include "casa/model/config.hpp"

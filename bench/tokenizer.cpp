@@ -1,5 +1,5 @@
 // What does it cost to encode a text, to decode it, and to load a tokenizer, per kind of tokenizer?
-// On the small vocabularies of tests/golden/ (CASA_GOLDEN_DIR names other folders tokenizer_*).
+// The tokenizers are the folders tokenizer_* in tests/golden, or in $CASA_GOLDEN_DIR.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -21,7 +21,7 @@ fs::path golden_root() {
   return fs::path(__FILE__).parent_path().parent_path() / "tests" / "golden";
 }
 
-/// A mebibyte of English-looking words: 4000 different ones, common ones more often.
+// A mebibyte of text from 4000 random words with the letters of English, some words more often.
 std::string english() {
   std::mt19937 random(1);
   const std::string letters = "eeeeeetttttaaaaooooiiinnnsssrrrhhhlllddcumwfgypbvk";

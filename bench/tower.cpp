@@ -4,8 +4,9 @@
 //   tower/<pixels>/threads:<n>         a square image, float weights
 //   tower/<pixels>/<type>/threads:<n>  weights of another type
 //
-// Two blocks are run and timed by a trace, one of window attention and one of full attention; the
-// time reported is that of the whole tower: 28 and 4 of them, patch embedding and merger.
+// To save time and memory, the tower that runs has two blocks, one with window attention and one
+// with full attention, each timed by a trace. The reported time is that of the whole tower,
+// computed from these: 28 and 4 such blocks, the patch embedding and the merger.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -33,7 +34,8 @@ const VisionTower<float>& tower(WeightType type) {
   static std::unique_ptr<VisionTower<float>> made[4];
   auto& t = made[static_cast<std::size_t>(type)];
   if (t) return *t;
-  std::vector<Matrix<float>> kept;  // what is packed together must stand together
+  // Weights that are packed into one Linear must all be alive until it has been made.
+  std::vector<Matrix<float>> kept;
   kept.reserve(64);
   const WeightSource source{[&](const TensorSpec& spec) -> StoredView {
     const Index rows = spec.cols == 0 ? 1 : spec.rows;
@@ -56,7 +58,7 @@ struct Times {
   }
 };
 
-// Multiply-adds count two.
+// Operations of the whole tower for one image; a multiply-add counts two.
 double flops(const VisionTowerConfig& c, const VisionOrder& order) {
   const auto rows = static_cast<double>(order.num_rows()), d = static_cast<double>(c.hidden_size);
   const auto seen = [](const std::vector<Interval>& intervals) {
@@ -88,7 +90,7 @@ void run(benchmark::State& state, Index pixels, WeightType type, Index threads) 
   ThreadPool pool(threads);
   const Context context{.executor = pool};
 
-  // One thread: its processor time, so that other jobs on the machine do not count.
+  // On one thread its processor time, which leaves out what other jobs on the machine take.
   const auto seconds = [&] {
     return threads == 1 ? bench::thread_seconds() : bench::wall_seconds();
   };

@@ -1,10 +1,12 @@
 // What does a loaded model take in memory, and what is lost by narrower weights?
 //
-//   load/<read|map>/<weights>     a bfloat16 file of SmolLM2-135M's shape (random): peak resident
-//                                 memory while loading, and what stays, as parts of the file's size
-//   loss/<folder>/<weights>       logits and greedy ids against those of float weights; with images
-//                                 in the stream where the model has fusion
-//   tower_loss/<folder>/<weights> image tokens against those of float weights
+//   load/<read|map>/<weights>     loads a random bfloat16 file of SmolLM2-135M's shape: the peak of
+//                                 resident memory while loading and the resident memory after it,
+//                                 both over the size of the file
+//   loss/<folder>/<weights>       differences of logits and greedy ids from those of float weights,
+//                                 with images in the stream where the model has fusion
+//   tower_loss/<folder>/<weights> differences of a vision tower's tokens from those of float
+//   weights
 #include <benchmark/benchmark.h>
 #include <malloc.h>
 
@@ -25,7 +27,8 @@ namespace {
 
 using namespace casa;
 
-// "VmHWM" (peak) or "VmRSS" of this process, in bytes.
+// A field of /proc/self/status in bytes: "VmHWM" is the peak of resident memory since
+// forget_peak(), "VmRSS" the resident memory now.
 double resident(const std::string& field) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
@@ -35,7 +38,7 @@ double resident(const std::string& field) {
 
 void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
-// A folder of that shape in the temporary directory, gone with the program.
+// A model folder of SmolLM2-135M's shape in the temporary directory, removed by the destructor.
 class RandomFolder {
  public:
   RandomFolder() {
@@ -73,13 +76,13 @@ class RandomFolder {
 
 void load(benchmark::State& state, bool map, std::optional<WeightType> weights) {
   static const RandomFolder folder;
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);  // large blocks go back to the system when freed
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);  // blocks above 1 MiB return to the system when freed
   io::ModelOptions options;
   options.files.map = map;
   options.weights = weights;
   double peak = 0, stays = 0;
   for (auto _ : state) {
-    ::malloc_trim(0);  // what earlier runs freed is no part of this one
+    ::malloc_trim(0);  // returns what earlier runs freed, so that it is not reused unseen
     const double before = resident("VmRSS");
     forget_peak();
     const auto model = io::load_model<float>(folder.path(), options);
@@ -131,7 +134,7 @@ void loss(benchmark::State& state, const std::string& folder, WeightType weights
   std::vector<int> ids;
   for (int i = 0; i < 256; ++i)
     ids.push_back(static_cast<int>((i * 37 + i * i * 11) % exact.config().vocab_size));
-  // Three images where the model looks at images.
+  // The stream has three images if the model has fusion layers.
   std::vector<Insertion> insertions;
   if (exact.config().fusion) insertions = {{0, 12}, {40, 12}, {200, 12}};
   const Matrix<float> images =

@@ -1,15 +1,15 @@
-// What does one more frame of a live stream cost? The efficiency table of arXiv 2512.19535 on a
-// CPU: a frame of image tokens, then a few text tokens, again and again, for each way of looking at
-// images.
+// What does one more frame of a live stream cost? This is the efficiency table of arXiv 2512.19535
+// on a CPU: a frame of image tokens and then a few text tokens, over and over, under each variant.
 //
-//   streaming --csv > streaming.csv          streaming,<variant>,<frames>,<seconds a frame: first
-//                                            tenth>,<last tenth>,<cache bytes>,<peak bytes>
-//   streaming --json streaming.json          a record a frame, keys of the authors' speed benchmark
+//   streaming --csv > streaming.csv          one line a variant and length of the stream, with the
+//                                            columns kColumns below
+//   streaming --json streaming.json          one record a frame, with the keys of the authors'
+//                                            benchmark; bench/streaming/plot.py reads it
 //
-// The decoder has the ratios of Helium-1-2B (2048 wide, 16 heads of 128, 8 of keys, MLP 4 times as
-// wide), narrower and with fewer layers, and random weights: time does not depend on their values.
-// With one thread, seconds are those of the processor, so that other jobs on the machine do not
-// count.
+// The decoder has the ratios of Helium-1-2B (2048 wide, 16 heads of 128 over 8 kv heads, an MLP 4
+// times as wide), but is narrower by --scale and has --layers layers. Its weights are random, since
+// time does not depend on their values. With one thread, seconds are processor time of that thread,
+// which leaves out what other jobs on the machine take.
 
 #include <sys/resource.h>
 
@@ -30,6 +30,13 @@ namespace {
 
 using casa::Index;
 
+// The columns of --csv: seconds a frame are medians over the first and the last tenth of the
+// frames, cache_bytes those after the last frame, peak_bytes the most resident memory since the
+// first.
+constexpr const char* kColumns =
+    "bench,variant,frames,first_tenth_s,last_tenth_s,cache_bytes,peak_bytes";
+constexpr const char* kLatencyColumns = "bench,part,seconds";
+
 struct Arguments {
   std::vector<Index> frames = {64, 256, 1024};
   std::vector<std::string> variants = {"cross_attention", "shared",         "casa",
@@ -37,7 +44,7 @@ struct Arguments {
                                        "token_insertion", "text_only"};
   Index layers = 4, scale = 4, image_tokens = 256, text_tokens = 5, text_window = 256, threads = 1;
   double budget = 120;
-  bool csv = false, latency = false;
+  bool csv = false, csv_header = false, latency = false;
   std::string json;
 };
 
@@ -70,7 +77,7 @@ casa::DecoderConfig config_of(const std::string& variant, const Arguments& a) {
   return c;
 }
 
-// One table of random numbers serves as every weight.
+// Every weight is the beginning of one table of random numbers, and every norm's that of one table of ones.
 class Weights {
  public:
   explicit Weights(Index size) : values_(size), ones_(size) {
@@ -91,7 +98,8 @@ class Weights {
   casa::Buffer<float> values_, ones_;
 };
 
-// Peak resident bytes since the last reset_peak(), from the kernel's own count.
+// peak_bytes() is the most resident memory in bytes since the last reset_peak(), as Linux counts
+// it.
 void reset_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 Index peak_bytes() {
   std::ifstream status("/proc/self/status");
@@ -121,8 +129,8 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
-// Medians of the first and the last tenth of the first `frames` turns. The very first turn, which
-// grows every buffer, is left out.
+// Median seconds of the first and of the last tenth of the first `frames` turns. The very first
+// turn is left out, because it grows every buffer.
 std::pair<double, double> tenths(const Result& r, Index frames) {
   const Index tenth = std::max<Index>(1, frames / 10);
   std::vector<double> first, last;
@@ -175,8 +183,8 @@ Result measure(const std::string& variant, const Weights& weights, const Argumen
   return r;
 }
 
-// Where the time of a frame goes: its pass with and without the image, and the projections of the
-// image tokens to keys and values by themselves; what is left is attention to the image.
+// Where the time of a frame goes. Measured are its pass with and without the image, and the
+// projections of image tokens to keys and values alone; the rest is attention to the image.
 void print_latency(const Weights& weights, const Arguments& a, const casa::Context& context) {
   const casa::DecoderConfig config = config_of("casa", a);
   const casa::Decoder<float> model(config, weights.source());
@@ -227,7 +235,8 @@ void print_latency(const Weights& weights, const Arguments& a, const casa::Conte
   line("each further token, p99", token[197]);
 }
 
-// The text cache grows in all variants but casa_window; what that costs is text_only's growth.
+// One result for each length of the stream that was reached. The text cache grows in all variants
+// but casa_window; the growth of text_only's time shows what that alone costs.
 void print(const Result& r, const Arguments& a) {
   std::vector<Index> lengths = a.frames;
   const auto reached = static_cast<Index>(r.turns.size());
@@ -312,14 +321,24 @@ int main(int argc, char** argv) {
   app.add_option("--budget", a.budget, "wall seconds after which a variant ends")
       ->capture_default_str();
   app.add_flag("--latency", a.latency, "instead: where the time of a CASA frame goes");
-  app.add_flag("--csv", a.csv, "lines for a program");
+  app.add_flag("--csv", a.csv, "comma-separated values, one line a result");
+  app.add_flag("--csv-header", a.csv_header, "--csv with the names of the columns as first line");
   app.add_option("--json", a.json, "a file of all turns");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
-  std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
+  const casa::BuildInfo info = casa::build_info();
+  std::fprintf(stderr, "%s\n", info.summary().c_str());
+  if (!info.hint().empty()) std::fprintf(stderr, "warning: %s\n", info.hint().c_str());
+  const char* columns = a.latency ? kLatencyColumns : kColumns;
+  if (a.csv_header) {
+    a.csv = true;
+    std::printf("%s\n", columns);
+  } else if (a.csv) {
+    std::fprintf(stderr, "columns: %s\n", columns);
+  }
   try {
     casa::ThreadPool pool(a.threads);
     const casa::Context context{.executor = pool};
