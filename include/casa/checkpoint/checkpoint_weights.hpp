@@ -20,17 +20,19 @@ namespace io {
 
 /// How the tensors of a checkpoint answer to those a model expects.
 struct TensorReport {
+  /// A tensor that is there, but of another shape or type.
   struct Mismatch {
-    std::string name;
-    std::string expected;
-    std::string actual;
+    std::string name;      ///< of the tensor
+    std::string expected;  ///< the shape or type that the model needs
+    std::string actual;    ///< what the file holds
   };
-  std::vector<std::string> matched;
-  std::vector<TensorSpec> missing;
-  std::vector<Mismatch> mismatched;  ///< shape or type
-  std::vector<std::string> unexpected;
-  std::vector<std::string> unused;  ///< in the files, but a model of this config does not need it
+  std::vector<std::string> matched;     ///< found, and as the model needs them
+  std::vector<TensorSpec> missing;      ///< needed, but in no file
+  std::vector<Mismatch> mismatched;     ///< of another shape or type
+  std::vector<std::string> unexpected;  ///< in the files, but not in a model of this config
+  std::vector<std::string> unused;      ///< in the files, not needed, and allowed to be there
 
+  /// Whether the model can be built: nothing missing, mismatched or unexpected.
   bool ok() const { return missing.empty() && mismatched.empty() && unexpected.empty(); }
 };
 
@@ -38,7 +40,9 @@ struct TensorReport {
 /// require_complete(), then build from weights().
 class CheckpointWeights {
  public:
+  /// Looks a tensor up by name; null where there is none.
   using Find = std::function<const TensorView*(std::string_view name)>;
+  /// Told of each tensor that a model has copied.
   using GiveBack = std::function<void(const TensorView&)>;
 
   /// `files` (SafeTensors or Checkpoint) must outlive this.
@@ -115,7 +119,8 @@ class CheckpointWeights {
     return t == DType::F32 || t == DType::F64 || t == DType::F16 || t == DType::BF16;
   }
 
-  // Tensors that stand at an odd address, aligned for as long as a model reads them.
+  // safetensors may put a tensor at any byte. Those that are not aligned for their type are copied
+  // here until the model has read them.
   using Copies = std::map<std::string, Buffer<std::byte>, std::less<>>;
 
   StoredView get(const TensorSpec& spec, Copies& copies) const {
@@ -139,7 +144,7 @@ class CheckpointWeights {
     }
   }
 
-  // In place; data that stands at an odd address is copied first, until done.
+  // A view of the tensor's bytes in the file, or of an aligned copy of them.
   template <Storage S>
   StoredView view(const TensorView& t, const TensorSpec& spec, Copies& copies) const {
     const bool vector = spec.cols == 0;

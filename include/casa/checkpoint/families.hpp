@@ -1,5 +1,5 @@
-// The families of models that are known: what their config.json leaves unsaid, and the names their
-// tensors go by. A family is a row of a table.
+// The families of models that are known: what their config.json leaves unsaid, and the names of
+// their tensors. A new family is a new row of the table `families`.
 #pragma once
 
 #include <array>
@@ -17,20 +17,21 @@ enum class Has { never, always, as_configured };
 
 /// What `model_type` stands for beyond the numbers that every config.json spells out.
 struct Family {
-  std::string_view model_type;
-  RopeStyle rope_style;
-  Has attention_bias;      ///< on q, k, v; the key is attention_bias
-  Has attention_out_bias;  ///< on o; the key is attention_bias too
-  Has mlp_bias;
-  bool vision;  ///< images through Qwen2.5-VL's tower, M-RoPE in the decoder
+  std::string_view model_type;  ///< as config.json names it
+  RopeStyle rope_style;         ///< which values of a head are rotated together
+  Has attention_bias;           ///< on q, k, v; the key is attention_bias
+  Has attention_out_bias;       ///< on o; the key is attention_bias too
+  Has mlp_bias;                 ///< on gate, up and down; the key is mlp_bias
+  bool vision;                  ///< images through Qwen2.5-VL's tower, M-RoPE in the decoder
   // What holds where config.json lacks the key.
-  double rms_norm_eps;
-  double rope_theta;
-  Index head_dim;  ///< 0: hidden_size / num_attention_heads
-  Index max_position_embeddings;
-  Index max_window_layers;  ///< blocks before those that slide; 0: a family without windows
+  double rms_norm_eps;            ///< added to the mean square in RMSNorm
+  double rope_theta;              ///< base of the rotary frequencies
+  Index head_dim;                 ///< 0: hidden_size / num_attention_heads
+  Index max_position_embeddings;  ///< tokens that the model was trained to
+  Index max_window_layers;        ///< blocks before those that slide; 0: a family without windows
 };
 
+/// The known families.
 inline constexpr std::array<Family, 4> families{{
     {"helium", RopeStyle::interleaved, Has::as_configured, Has::never, Has::as_configured, false,
      1e-8, 1e5, 128, 4096, 0},
@@ -56,12 +57,11 @@ inline const Family* find_family(const Json& model_type) {
   model_type.fail_expected(known);
 }
 
-/// How a checkpoint names its parts: what stands before "layers.0..." and "embed_tokens.weight" of
-/// the decoder, what before "blocks.0..." of the vision tower, and the whole name of the head.
+/// How a checkpoint names its parts.
 struct KeyPrefixes {
-  std::string_view text;
-  std::string_view vision;
-  std::string_view head;
+  std::string_view text;    ///< stands before "layers.0..." and "embed_tokens.weight"
+  std::string_view vision;  ///< stands before "blocks.0..." of the vision tower
+  std::string_view head;    ///< the whole name of the output head's weight
 };
 
 /// The namings that are known; a new one is a new line.

@@ -19,28 +19,28 @@ namespace io {
 
 /// How a folder is loaded.
 struct ModelOptions {
-  /// What weights are held as. Unset: 16-bit weights of a float model stay as they are in the file,
-  /// others are native.
+  /// The type that weights are kept in. Unset: a float model keeps 16-bit weights as they are in
+  /// the file; everything else is kept in the type that is computed in.
   std::optional<WeightType> weights = {};
   /// `files.map` maps the files instead of reading them.
   LoadOptions files = {};
-  std::string config_file = "config.json";
+  std::string config_file = "config.json";  ///< the file of the folder that is read as its config
   /// A folder of save_model(fusion_only): its fusion and its tensors come on top of the model.
   std::string fusion_folder = {};
   /// Tensors that a model of this config does not have are passed over (transformers warns of them)
   /// instead of refused. They are in the report either way.
   bool allow_unexpected = false;
-  /// generation_config.json, where there is one, has a word on special tokens.
+  /// Special tokens of generation_config.json, where there is one, replace those of config.json.
   bool generation_config = true;
 };
 
 /// What a folder holds, ready to run.
 template <Scalar T>
 struct Model {
-  ModelConfig config = {};
-  Decoder<T> decoder = {};
-  std::optional<PatchEncoder<T>> patch_encoder = {};
-  std::optional<VisionTower<T>> vision_tower = {};
+  ModelConfig config = {};                            ///< what the folder's files say of the model
+  Decoder<T> decoder = {};                            ///< the language model
+  std::optional<PatchEncoder<T>> patch_encoder = {};  ///< the digit readers' image encoder
+  std::optional<VisionTower<T>> vision_tower = {};    ///< Qwen2.5-VL's image encoder
   /// From embeddings of another encoder to the decoder's width: "image_projector.weight" (and
   /// ".bias"), if the files have it.
   std::optional<Linear<T>> image_projector = {};
@@ -89,10 +89,15 @@ class ModelFolder {
   ModelFolder(const ModelFolder&) = delete;
   ModelFolder& operator=(const ModelFolder&) = delete;
 
+  /// The folder, as it was given.
   const std::string& name() const { return name_; }
+  /// What config.json and generation_config.json say.
   const ModelConfig& config() const { return config_; }
+  /// The tensors of the folder's files.
   const Checkpoint& files() const { return files_; }
+  /// How the folder's tensors are named.
   const KeyPrefixes& prefixes() const { return prefixes_; }
+  /// Which tensors fit the config, and which do not.
   TensorReport report() const { return weights_.report(); }
 
   /// What the weights are held as under these options, by the type of the decoder's tensors.
@@ -162,8 +167,9 @@ class ModelFolder {
                       });
   }
 
-  // As transformers: where the config ties the head to the embedding, but the files hold both with
-  // different values, they are not tied; where they hold the head alone, it is the embedding too.
+  // Decides whether head and embedding are one tensor, as transformers does. Where the config ties
+  // them but the files hold both with different values, they are not tied; where the files hold the
+  // head alone, it serves as the embedding too.
   void settle_head() {
     const TensorView* head = files_.find(prefixes_.head);
     const TensorView* embed = files_.find(std::string(prefixes_.text) + "embed_tokens.weight");

@@ -19,18 +19,22 @@ namespace io {
 
 /// Token ids that a program around a model needs. Absent where the folder names none.
 struct SpecialTokens {
-  std::vector<int> eos;  ///< generation ends with any of them
-  std::optional<int> bos, image, video, vision_start, vision_end;
+  std::vector<int> eos;             ///< generation ends with any of them
+  std::optional<int> bos;           ///< begins a text
+  std::optional<int> image;         ///< stands for image tokens under token insertion
+  std::optional<int> video;         ///< stands for tokens of a video
+  std::optional<int> vision_start;  ///< stands before an image
+  std::optional<int> vision_end;    ///< stands behind an image
 };
 
 /// A config.json as it was understood.
 struct ModelConfig {
-  std::string model_type;
-  DecoderConfig decoder;
-  std::optional<PatchEncoderConfig> patch_encoder;
-  std::optional<VisionTowerConfig> vision_tower;
-  SpecialTokens tokens;
-  Index max_position_embeddings = 0;  ///< what the model was trained to; 0: not said
+  std::string model_type;                           ///< the family (io::families)
+  DecoderConfig decoder;                            ///< sizes and choices of the language model
+  std::optional<PatchEncoderConfig> patch_encoder;  ///< of the digit readers
+  std::optional<VisionTowerConfig> vision_tower;    ///< of Qwen2.5-VL
+  SpecialTokens tokens;                             ///< ids that generation needs
+  Index max_position_embeddings = 0;                ///< what the model was trained to; 0: not said
 };
 
 /// A decoder whose config spells out every choice: the keys of DecoderConfig under their published

@@ -114,7 +114,7 @@ class RopeReader {
     return set ? set->as_number(1, 1e12) : static_cast<double>(family_.max_position_embeddings);
   }
 
-  // What stands beside the rotary parameters comes first, then what stands in them.
+  // The key beside the rotary parameters wins over the same key within them.
   double original_length(const Json& j) const {
     for (const Json& from : {text_, j})
       if (const auto set = from.find_set("original_max_position_embeddings"))
@@ -138,7 +138,7 @@ class RopeReader {
     read("mscale_all_dim", s.mscale_all_dim);
     if (const auto set = j.find_set("attention_factor"))
       s.attention_factor = set->as_number(1e-6, 1e6);
-    if (const auto truncate = j.find("truncate"))  // null, too, is a word
+    if (const auto truncate = j.find("truncate"))  // an explicit null means false, not the default
       s.truncate = !truncate->is_null() && truncate->as_bool();
     return s;
   }
@@ -180,8 +180,8 @@ class RopeReader {
   const LoadLimits& limits_;
 };
 
-/// rope_scaling where it says anything, else rope_parameters: of both, transformers reads the first
-/// alone.
+/// rope_scaling unless it is empty, else rope_parameters. Where both are set, transformers reads
+/// rope_scaling alone.
 inline std::optional<Json> rope_object(const Json& text) {
   for (const std::string_view key : {"rope_scaling", "rope_parameters"})
     if (const auto object = text.find_set(key))

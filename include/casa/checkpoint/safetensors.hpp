@@ -26,6 +26,7 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
+/// The strings of a safetensors header's `__metadata__`, by key.
 using Metadata = std::map<std::string, std::string, std::less<>>;
 
 namespace detail {
@@ -75,16 +76,18 @@ class SafeTensors {
     contents_ = std::move(contents);
   }
 
+  /// What errors call the file.
   const std::string& name() const { return contents_->name; }
   /// All tensors, in the order of their data.
   std::span<const TensorView> tensors() const { return contents_->tensors; }
-  /// Sorted.
+  /// The names of all tensors, sorted.
   std::vector<std::string_view> names() const {
     std::vector<std::string_view> v;
     v.reserve(contents_->by_name.size());
     for (const std::uint32_t i : contents_->by_name) v.push_back(contents_->tensors[i].name);
     return v;
   }
+  /// Number of tensors.
   Index size() const { return static_cast<Index>(contents_->tensors.size()); }
   /// The tensor of that name, or null.
   const TensorView* find(std::string_view tensor) const {
@@ -95,6 +98,7 @@ class SafeTensors {
     if (at == c.by_name.end() || c.tensors[*at].name != tensor) return nullptr;
     return &c.tensors[*at];
   }
+  /// Whether the file has a tensor of that name.
   bool contains(std::string_view tensor) const { return find(tensor) != nullptr; }
   /// The tensor of that name, or casa::error.
   const TensorView& at(std::string_view tensor) const {
@@ -106,6 +110,7 @@ class SafeTensors {
   const Metadata& metadata() const { return contents_->metadata; }
   /// Bytes of all tensors.
   std::int64_t data_bytes() const { return contents_->data_bytes; }
+  /// Whether the bytes are a mapped file.
   bool mapped() const { return contents_->bytes.mapped(); }
   /// Gives the memory of a tensor of this file back to the system, for an owner that will not read
   /// it again: whoever does, through any view, gets a casa::error that names it. casa::error also
@@ -269,9 +274,10 @@ class SafeTensors {
   std::shared_ptr<Contents> contents_;  // changed by give_back alone, where nobody shares it
 };
 
+/// How checkpoint files are read.
 struct LoadOptions {
-  bool map = false;  ///< map the file: see ReadOptions::map for what that asks of everybody
-  LoadLimits limits = {};
+  bool map = false;        ///< map the files: see the contract of ReadOptions::map
+  LoadLimits limits = {};  ///< what a file may ask for
 };
 
 /// The file of that path. casa::error as SafeTensors and read_file throw.

@@ -23,12 +23,12 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
-/// What is to be written: bytes are somebody else's and must live until then.
+/// A tensor to be written. The values stay where they are and must live until they are written.
 struct NamedTensor {
-  std::string name;
-  DType dtype = DType::F32;
-  std::vector<Index> shape;
-  std::span<const std::byte> bytes;
+  std::string name;                  ///< of the tensor in the file
+  DType dtype = DType::F32;          ///< type of the values
+  std::vector<Index> shape;          ///< row-major, last axis fastest
+  std::span<const std::byte> bytes;  ///< the values, as many bytes as shape and dtype ask for
 };
 
 /// `values` under that name, with that shape (whose size they must have).
@@ -36,6 +36,7 @@ template <class S>
 NamedTensor named_tensor(std::string name, std::vector<Index> shape, std::span<const S> values) {
   return {std::move(name), dtype_of<S>(), std::move(shape), std::as_bytes(values)};
 }
+/// The same for the values of a vector.
 template <class S>
 NamedTensor named_tensor(std::string name, std::vector<Index> shape, const std::vector<S>& values) {
   return named_tensor<S>(std::move(name), std::move(shape), std::span<const S>(values));
@@ -49,6 +50,7 @@ NamedTensor named_tensor(std::string name, MatrixView<const S> m) {
   return named_tensor<S>(std::move(name), {m.rows(), m.cols()},
                          std::span<const S>(m.data(), count));
 }
+/// A matrix as [rows, cols].
 template <class S>
 NamedTensor named_tensor(std::string name, const Matrix<S>& m) {
   return named_tensor<S>(std::move(name), m.view());

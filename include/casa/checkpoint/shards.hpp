@@ -56,9 +56,12 @@ class Checkpoint {
     all.resize(kept);
     contents_ = std::move(contents);
   }
+  /// One file, called by its own name.
   explicit Checkpoint(SafeTensors file) : Checkpoint(std::vector{file}, file.name()) {}
 
+  /// What errors call the set.
   const std::string& name() const { return contents_->name; }
+  /// The files, in the order given.
   std::span<const SafeTensors> files() const { return contents_->files; }
   /// Number of tensors.
   Index size() const { return static_cast<Index>(contents_->tensors.size()); }
@@ -66,7 +69,7 @@ class Checkpoint {
   const TensorView& operator[](Index i) const {
     return *contents_->tensors[static_cast<std::size_t>(i)].tensor;
   }
-  /// Sorted.
+  /// The names of all tensors, sorted.
   std::vector<std::string_view> names() const {
     std::vector<std::string_view> v;
     for (const Place& p : contents_->tensors) v.push_back(p.tensor->name);
@@ -77,6 +80,7 @@ class Checkpoint {
     const Place* p = find_place(tensor);
     return p ? p->tensor : nullptr;
   }
+  /// Whether any file has a tensor of that name.
   bool contains(std::string_view tensor) const { return find(tensor) != nullptr; }
   /// The tensor of that name, or casa::error.
   const TensorView& at(std::string_view tensor) const {

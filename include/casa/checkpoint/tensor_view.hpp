@@ -69,6 +69,7 @@ inline constexpr bool is_value = Storage<S> || (std::integral<S> && !std::same_a
 
 }  // namespace detail
 
+/// The name of a type as safetensors headers write it, "BF16".
 inline std::string_view to_string(DType t) {
   return detail::dtypes[static_cast<std::size_t>(t)].name;
 }
@@ -97,21 +98,21 @@ constexpr DType dtype_of() {
     return std::is_signed_v<S> ? DType::I64 : DType::U64;
 }
 
-/// "[2, 3]"
+/// A shape as errors write it: "[2, 3]".
 inline std::string shape_text(std::span<const Index> shape) {
   std::string s = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) s += text(i ? ", " : "", shape[i]);
   return s + ']';
 }
 
-/// Views of what a SafeTensors object holds; live as long as any copy of that object.
+/// One tensor of a SafeTensors object, as views that live as long as any copy of that object.
 struct TensorView {
-  std::string_view file;
-  std::string_view name;
-  DType dtype = DType::F32;
-  std::span<const Index> shape;      // row-major, last axis fastest
-  std::span<const std::byte> bytes;  // may stand at any address
-  const bool* gone = nullptr;        // set by SafeTensors::give_back; null: never given back
+  std::string_view file;             ///< what errors call the file
+  std::string_view name;             ///< of the tensor
+  DType dtype = DType::F32;          ///< type of the values as they are stored
+  std::span<const Index> shape;      ///< row-major, last axis fastest
+  std::span<const std::byte> bytes;  ///< the values, little endian, at any alignment
+  const bool* gone = nullptr;        ///< set by SafeTensors::give_back; null: never given back
 
   /// "file: tensor "name"", as errors begin.
   std::string where() const { return text(file, ": tensor ", casa::quoted(name)); }
@@ -140,6 +141,7 @@ struct TensorView {
     if (!std::equal(shape.begin(), shape.end(), expected.begin(), expected.end()))
       fail(where(), ": expected shape ", shape_text(expected), ", got ", shape_text(shape));
   }
+  /// The same for a list in braces.
   void require_shape(std::initializer_list<Index> expected) const {
     require_shape(std::span(expected.begin(), expected.size()));
   }
@@ -219,6 +221,7 @@ struct TensorView {
     read_into(std::span<T>(m.data(), static_cast<std::size_t>(m.size())));
     return m;
   }
+  /// The values as read_into gives them, in the order of the file.
   template <class T>
   std::vector<T> to_vector() const {
     std::vector<T> v(static_cast<std::size_t>(count()));

@@ -46,7 +46,7 @@ struct SystemCalls {
   fail(path, ": cannot ", what, ": ", std::generic_category().message(errno));
 }
 
-/// An open file, closed in the end.
+/// Owns an open file descriptor and closes it.
 class Descriptor {
  public:
   explicit Descriptor(int fd) : fd_(fd) {}
@@ -92,6 +92,7 @@ class Bytes {
   }
   /// Somebody else's memory, which must outlive this.
   explicit Bytes(std::span<const std::byte> borrowed) : data_(borrowed) {}
+  /// The characters of somebody else's string, which must outlive this.
   explicit Bytes(std::string_view borrowed) : Bytes(std::as_bytes(std::span(borrowed))) {}
   /// A mapping made by mmap, unmapped in the end.
   static Bytes of_mapping(void* mapping, std::size_t size) {
@@ -99,7 +100,9 @@ class Bytes {
     b.mapping_ = mapping;
     return b;
   }
+  /// Takes the bytes over; `other` holds what this one held.
   Bytes(Bytes&& other) noexcept { swap(other); }
+  /// Exchanges the bytes of both.
   Bytes& operator=(Bytes&& other) noexcept {
     swap(other);
     return *this;
@@ -108,9 +111,13 @@ class Bytes {
     if (mapping_) ::munmap(mapping_, data_.size());
   }
 
+  /// The bytes; valid as long as this object is not moved from.
   std::span<const std::byte> span() const { return data_; }
+  /// Number of bytes.
   std::size_t size() const { return data_.size(); }
+  /// Whether the bytes are a mapped file (ReadOptions::map).
   bool mapped() const { return mapping_ != nullptr; }
+  /// The bytes as characters, of whatever encoding the file has.
   std::string_view as_text() const {
     return {reinterpret_cast<const char*>(data_.data()), data_.size()};
   }
@@ -138,6 +145,7 @@ class Bytes {
   std::span<const std::byte> data_;
 };
 
+/// How read_file reads.
 struct ReadOptions {
   /// Map the file instead of reading it: nothing is copied, pages come when touched. Contract:
   /// nobody changes or shortens the file while the mapping lives. If the file shrinks, touching
@@ -145,9 +153,9 @@ struct ReadOptions {
   /// reader. Files replaced by rename, as AtomicFile does, are safe. Not for files of people you do
   /// not trust.
   bool map = false;
-  std::int64_t max_bytes = (std::numeric_limits<std::int64_t>::max)();
-  std::string_view max_bytes_option = {};  ///< what the error names as raising it
-  bool follow_links = true;
+  std::int64_t max_bytes = (std::numeric_limits<std::int64_t>::max)();  ///< larger files: refused
+  std::string_view max_bytes_option = {};  ///< the option that raises max_bytes, for the error
+  bool follow_links = true;                ///< false: a symbolic link is refused (O_NOFOLLOW)
 };
 
 /// The whole file. Only regular files (a FIFO or a device is refused without blocking). casa::error
@@ -205,6 +213,8 @@ Bytes read_file(const std::string& path, const ReadOptions& options = {}) {
 template <class Calls = detail::SystemCalls>
 class BasicAtomicFile {
  public:
+  /// Creates the temporary file beside `path`. Throws casa::error where that is not possible, or
+  /// where `path` is there and no regular file.
   explicit BasicAtomicFile(std::string path) : path_(std::move(path)) {
     detail::require_path(path_);
     struct stat old {};
@@ -226,6 +236,7 @@ class BasicAtomicFile {
     if (!committed_) ::unlink(temporary_.c_str());
   }
 
+  /// Appends bytes. Throws casa::error when the system refuses (a full disk), and after commit().
   void write(std::span<const std::byte> bytes) {
     require(!committed_, path_, ": written after commit");
     while (!bytes.empty()) {
@@ -236,8 +247,11 @@ class BasicAtomicFile {
       bytes = bytes.subspan(static_cast<std::size_t>(n));
     }
   }
+  /// Appends the characters of a string.
   void write(std::string_view s) { write(std::as_bytes(std::span(s))); }
 
+  /// Makes what was written the file at the path. Throws casa::error when called twice or when the
+  /// system refuses; the old file is then still in place, unless the message says otherwise.
   void commit() {
     require(!committed_, path_, ": committed twice");
     if (Calls::fsync(file_.get()) != 0) detail::fail_system(path_, "sync");
@@ -256,6 +270,7 @@ class BasicAtomicFile {
   bool committed_ = false;
 };
 
+/// The AtomicFile of programs; tests give BasicAtomicFile system calls that fail.
 using AtomicFile = BasicAtomicFile<>;
 
 /// The file becomes `content`, or stays as it was (casa::error).

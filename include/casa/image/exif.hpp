@@ -64,7 +64,7 @@ inline int tiff_orientation(const TiffReader& tiff, std::uint64_t type, std::uin
     return 1;
   };
   switch (type) {
-    case 3:  // numbers without a sign, and those with one: a sign makes none of 1 to 8
+    case 3:  // integers; a negative one read as unsigned is none of 1 to 8 either
     case 4:
     case 6:
     case 8:

@@ -21,8 +21,8 @@ inline std::uint8_t luma(const std::uint8_t* rgb) {
 /// What a picture becomes: (tokens x hidden_size of the decoder), and how they lie in it.
 template <Scalar T>
 struct EncodedImage {
-  Matrix<T> tokens;
-  ImageGrid grid;
+  Matrix<T> tokens;  ///< (tokens x hidden_size of the decoder), row by row of the picture
+  ImageGrid grid;    ///< rows and columns of tokens; empty from the digit readers' encoder
 };
 
 /// The image side of a Model, for one caller at a time. `model` must outlive it.
@@ -49,6 +49,7 @@ class ImageEncoder {
     preprocess_.max_pixels = max_pixels;
   }
 
+  /// The tokens of a picture of any size. Throws casa::error as the preprocessing and the tower do.
   EncodedImage<T> encode(ImageView image, const Context& context) {
     return model_->vision_tower ? by_tower(image, context) : by_patches(image, context);
   }
@@ -69,7 +70,7 @@ class ImageEncoder {
     return out;
   }
 
-  // Grey, at the encoder's own size.
+  // The patch encoder takes grey pictures of one size.
   EncodedImage<T> by_patches(ImageView image, const Context& context) {
     const PatchEncoder<T>& encoder = *model_->patch_encoder;
     const Index side = encoder.config().image_size;

@@ -112,8 +112,9 @@ class JpegDecoder {
         return cut(where);
       }
     }
-    // What follows sound rows is no concern of theirs, and often a camera's. Behind damaged ones it
-    // tells damage from another file that begins where this one is cut; Pillow takes an open end.
+    // Bytes behind undamaged rows are ignored: cameras often append data of their own. Behind
+    // damaged rows they are checked, since damage may mean that the file is cut and another one
+    // follows; Pillow accepts an end that is missing.
     rows_read_ = true;
     const bool strict = damaged_ == Damaged::refused;
     if ((strict || (damaged_ == Damaged::pillow && warning_[0])) &&
@@ -198,8 +199,8 @@ inline Image decode_jpeg(std::span<const std::uint8_t> bytes, const DecodeOption
   const Index width = decoder.width();
   detail::check_image_size(name, height, width, options.limits);
   require(decoder.components() != 2, name, ": JPEG: 2 colour components are not supported");
-  // A Huffman code takes a bit or more for each block of 8 x 8: no memory for a file that is too
-  // short.
+  // A block of 8 x 8 pixels takes at least one bit. So a file that is too short for its size is
+  // refused before memory is allocated for the pixels.
   const Index blocks = ((height + 7) / 8) * ((width + 7) / 8);
   require(decoder.arithmetic() || options.damaged == Damaged::filled ||
               static_cast<Index>(bytes.size()) >= blocks / 8,

@@ -1,7 +1,7 @@
 // PNG through libpng: every colour type and depth, as RGB of 8 bits. Link with libpng.
 //
-// As for JPEG: libpng's errors jump back into the phase that called it, which holds nothing with a
-// destructor.
+// As for JPEG, libpng reports errors by longjmp: it jumps back into the function that made the
+// call, and that function holds no object with a destructor.
 #pragma once
 
 #include <png.h>
@@ -192,7 +192,8 @@ inline Image decode_png(std::span<const std::uint8_t> bytes, const DecodeOptions
   const Index height = decoder.height();
   const Index width = decoder.width();
   detail::check_image_size(name, height, width, options.limits);
-  // Deflate packs 1032 bytes into one at most: no memory for a file that is too short.
+  // Deflate packs at most 1032 bytes into one. So a file that is too short for its size is refused
+  // before memory is allocated for the pixels.
   require(options.damaged == Damaged::filled ||
               static_cast<Index>(bytes.size()) >= height * decoder.row_bytes() / 1032,
           name, ": PNG: the file is cut: ", bytes.size(), " bytes cannot hold ", width, " x ",

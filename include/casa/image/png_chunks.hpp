@@ -1,5 +1,6 @@
-// The chunks of a PNG file, taken apart as Pillow does and put together again for libpng, which is
-// stricter: it gets what makes the pixels, and sound ends in place of what is lost behind them.
+// The chunks of a PNG file, checked by Pillow's rules and passed on to libpng, which is stricter
+// than Pillow: it is given only the chunks that matter for pixels and orientation, and a valid end
+// where the file's own is damaged.
 #pragma once
 
 #include <algorithm>

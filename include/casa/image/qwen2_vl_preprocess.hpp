@@ -17,24 +17,26 @@ namespace io {
 
 /// The fields of preprocessor_config.json, with Qwen2-VL's values.
 struct Qwen2VlPreprocessConfig {
-  Index patch_size = 14;
-  Index temporal_patch_size = 2;
-  Index merge_size = 2;
-  Index min_pixels = 56 * 56;
-  Index max_pixels = 28 * 28 * 1280;
+  Index patch_size = 14;              ///< pixels along each side of a patch
+  Index temporal_patch_size = 2;      ///< frames of a patch; a still image is repeated
+  Index merge_size = 2;               ///< patches along each side of what becomes one token
+  Index min_pixels = 56 * 56;         ///< smaller images are enlarged
+  Index max_pixels = 28 * 28 * 1280;  ///< larger images are reduced
+  /// Subtracted from red, green and blue after rescaling.
   std::array<float, 3> image_mean = {0.48145466f, 0.4578275f, 0.40821073f};
+  /// Divides what remains.
   std::array<float, 3> image_std = {0.26862954f, 0.26130258f, 0.27577711f};
-  double rescale_factor = 1.0 / 255.0;
-  PassOrder pass_order = PassOrder::pillow13;
+  double rescale_factor = 1.0 / 255.0;         ///< multiplies a byte
+  PassOrder pass_order = PassOrder::pillow13;  ///< which Pillow the resizing agrees with
 
   friend bool operator==(const Qwen2VlPreprocessConfig&, const Qwen2VlPreprocessConfig&) = default;
 };
 
-/// Patches in time, down and across.
+/// How many patches an image is cut into.
 struct PatchGrid {
-  Index t = 0;
-  Index h = 0;
-  Index w = 0;
+  Index t = 0;  ///< in time; 1 for a still image
+  Index h = 0;  ///< from top to bottom
+  Index w = 0;  ///< from left to right
   friend bool operator==(PatchGrid, PatchGrid) = default;
 };
 
@@ -42,8 +44,8 @@ struct PatchGrid {
 /// patch_size^2): rows by (block row, block column, row in block, column in block), blocks of
 /// merge_size x merge_size patches; columns by (channel, time, y, x).
 struct PreprocessedImage {
-  Matrix<float> pixel_values;
-  PatchGrid grid;
+  Matrix<float> pixel_values;  ///< one row for each patch
+  PatchGrid grid;              ///< how the patches lie in the image
 };
 
 /// The size that an image of height x width is resized to: both sides multiples of `factor`, the

@@ -1,5 +1,5 @@
-// preprocessor_config.json of a Qwen2-VL or Qwen2.5-VL folder. What it asks for and we do not do is
-// an error, never passed over.
+// preprocessor_config.json of a Qwen2-VL or Qwen2.5-VL folder. A step or value that is not
+// implemented is refused by name, never ignored.
 #pragma once
 
 #include <cstdint>

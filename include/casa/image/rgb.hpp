@@ -13,19 +13,21 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
+/// Height and width in pixels.
 struct ImageSize {
-  Index height = 0;
-  Index width = 0;
+  Index height = 0;  ///< rows
+  Index width = 0;   ///< columns
   friend bool operator==(ImageSize, ImageSize) = default;
 };
 
 /// RGB pixels in somebody else's memory: pixel (y, x) is the 3 bytes at data + y * stride + 3 * x.
 struct ImageView {
-  const std::uint8_t* data = nullptr;
-  Index height = 0;
-  Index width = 0;
-  Index stride = 0;  // bytes from row to row, >= 3 * width
+  const std::uint8_t* data = nullptr;  ///< the first pixel of the top row
+  Index height = 0;                    ///< rows
+  Index width = 0;                     ///< columns
+  Index stride = 0;                    ///< bytes from row to row, at least 3 * width
 
+  /// The first pixel of row y, which is not checked.
   const std::uint8_t* row(Index y) const { return data + y * stride; }
 };
 
@@ -34,19 +36,29 @@ struct ImageView {
 class Image {
  public:
   Image() = default;
+  /// Throws casa::error for a negative size or one whose bytes overflow.
   Image(Index height, Index width)
       : height_(height),
         width_(width),
         pixels_(checked_mul(checked_mul(height, width, "Image"), 3, "Image")) {}
 
+  /// Rows.
   Index height() const { return height_; }
+  /// Columns.
   Index width() const { return width_; }
+  /// Bytes: 3 * height * width.
   Index size() const { return pixels_.size(); }
+  /// The bytes, first pixel first.
   std::uint8_t* data() { return pixels_.data(); }
+  /// The bytes, first pixel first.
   const std::uint8_t* data() const { return pixels_.data(); }
+  /// The first byte of row y, which is not checked.
   std::uint8_t* row(Index y) { return data() + y * 3 * width_; }
+  /// The first byte of row y, which is not checked.
   const std::uint8_t* row(Index y) const { return data() + y * 3 * width_; }
+  /// The whole image; valid as long as it is not moved from.
   ImageView view() const { return {data(), height_, width_, 3 * width_}; }
+  /// The same as view().
   operator ImageView() const { return view(); }
 
  private:
@@ -70,11 +82,12 @@ enum class Damaged {
   filled    ///< cut files too: what they lack is grey in JPEG, zero in PNG (LOAD_TRUNCATED_IMAGES)
 };
 
+/// How image files are decoded.
 struct DecodeOptions {
-  Alpha alpha = Alpha::white;
-  Orientation orientation = Orientation::upright;
-  Damaged damaged = Damaged::pillow;
-  int jpeg_scans = 500;  ///< at most; each is a walk over the whole image
+  Alpha alpha = Alpha::white;                      ///< what becomes of transparency
+  Orientation orientation = Orientation::upright;  ///< which way round the pixels come
+  Damaged damaged = Damaged::pillow;               ///< what becomes of damaged files
+  int jpeg_scans = 500;  ///< the most scans of a progressive JPEG; each walks over the whole image
   /// Told, with the file's name, when a damaged file is taken and pixels may be wrong.
   std::function<void(const std::string&)> warn = {};
   LoadLimits limits = {};  ///< image_bytes, image_side, image_pixels (of the stored image)

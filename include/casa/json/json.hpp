@@ -24,15 +24,15 @@ namespace io {
 
 /// What a JSON text may look like.
 struct JsonRules {
-  std::int64_t max_bytes = LoadLimits{}.json_bytes;
-  std::int64_t max_depth = LoadLimits{}.json_depth;
+  std::int64_t max_bytes = LoadLimits{}.json_bytes;   ///< length of the text
+  std::int64_t max_depth = LoadLimits{}.json_depth;   ///< arrays and objects inside one another
   std::int64_t spare_bytes = std::int64_t{64} << 20;  ///< memory: at most this + 20 x text
-  bool object_root = true;
+  bool object_root = true;                            ///< the outermost value must be an object
   /// NaN, Infinity, -Infinity and numbers beyond the range of double are numbers, as Python's json
   /// reads and writes them.
   bool nonfinite = false;
-  std::string_view bytes_option = "JsonRules::max_bytes";  ///< what errors name as raising them
-  std::string_view depth_option = "JsonRules::max_depth";
+  std::string_view bytes_option = "JsonRules::max_bytes";  ///< what an error names as raising it
+  std::string_view depth_option = "JsonRules::max_depth";  ///< what an error names as raising it
 };
 
 /// The rules of a model's Python-made JSON files: config.json and the like.
@@ -113,7 +113,8 @@ class JsonBuilder {
             rules_.spare_bytes, " bytes and 20 times its length");
   }
 
-  // By half, not by doubling: the peak while growing is 2.5 times the content.
+  // Grows by half, not by doubling: while the old and the new array are both there, they take 2.5
+  // times the content, and doubling would take 3.
   template <class T>
   void grow(std::vector<T>& v) {
     if (v.size() < v.capacity()) return;
@@ -163,7 +164,7 @@ class JsonBuilder {
     return true;
   }
 
-  // Sorted, not hashed: no input makes it slow.
+  // Keys are sorted, not hashed: a file cannot be written so that they collide.
   void index(JsonObject& object) {
     const auto& members = object.members;
     constexpr std::size_t few = 8;

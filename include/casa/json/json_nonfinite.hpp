@@ -1,5 +1,9 @@
-// Python's json writes NaN, Infinity and -Infinity, and reads numbers beyond double as infinite;
-// the parser of JSON takes neither. They are handed to it as numbers that the text does not hold.
+// NaN and infinities in JSON, as Python's json module writes them.
+//
+// Python writes NaN, Infinity and -Infinity, and reads numbers beyond the range of double as
+// infinite; the JSON parser refuses both. So a copy of the text is parsed in which each of them is
+// replaced by a short number that stands nowhere else in the text (such as 3e7), and the parser's
+// callback translates those three numbers back.
 #pragma once
 
 #include <algorithm>
@@ -81,8 +85,8 @@ class JsonStandIns {
     return token[0] == '-' ? 2 : 1;
   }
 
-  // Where JSON's grammar is narrower than from_chars: digits before and behind the point, no zero
-  // in front of others.
+  // JSON's grammar is narrower than that of from_chars: it wants digits on both sides of the point
+  // and no leading zeros.
   static bool is_json_number(std::string_view token) {
     const auto digit = [&](std::size_t i) {
       return i < token.size() && token[i] >= '0' && token[i] <= '9';

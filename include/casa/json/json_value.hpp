@@ -109,27 +109,35 @@ inline bool find_path(const JsonNode& from, const JsonNode* target, std::string&
 /// casa::error that names the document, the path, what was expected and what is there.
 class Json {
  public:
+  /// What a value is. `big_unsigned`: an integer beyond 2^63 - 1 that fits 64 bits without a sign.
   enum class Kind { null, boolean, integer, big_unsigned, real, string, array, object };
 
-  /// Iterates over members or elements: Make turns (document, place) into what is seen.
   template <class Value>
   class Range;
 
+  /// The kind of the value as it is written in the text.
   Kind kind() const { return static_cast<Kind>(node_->value.index()); }
+  /// The value is null.
   bool is_null() const { return kind() == Kind::null; }
+  /// The value is true or false.
   bool is_bool() const { return kind() == Kind::boolean; }
   /// Written as an integer (no '.', no exponent) and within 64 bits.
   bool is_integer() const { return kind() == Kind::integer || kind() == Kind::big_unsigned; }
+  /// The value is a number of any spelling.
   bool is_number() const { return is_integer() || kind() == Kind::real; }
   /// A number other than NaN, Infinity and -Infinity (JsonRules::nonfinite).
   bool is_finite() const {
     const auto* d = std::get_if<double>(&node_->value);
     return is_number() && (!d || std::isfinite(*d));
   }
+  /// The value is a string.
   bool is_string() const { return kind() == Kind::string; }
+  /// The value is an array.
   bool is_array() const { return kind() == Kind::array; }
+  /// The value is an object.
   bool is_object() const { return kind() == Kind::object; }
 
+  /// True or false; anything else is a casa::error.
   bool as_bool() const {
     if (!is_bool()) fail_expected("true or false");
     return std::get<bool>(node_->value);
@@ -145,6 +153,7 @@ class Json {
                          option.empty() ? "" : option, option.empty() ? "" : ")"));
     return *v;
   }
+  /// The integer in [0, hi], written as one.
   std::uint64_t as_uint(std::uint64_t hi = (std::numeric_limits<std::uint64_t>::max)()) const {
     std::uint64_t v = 0;
     bool ok = false;
@@ -168,12 +177,14 @@ class Json {
     if (const auto* u = std::get_if<std::uint64_t>(&node_->value)) return static_cast<double>(*u);
     fail_expected("a number");
   }
+  /// A finite number in [lo, hi].
   double as_number(double lo, double hi) const {
     if (!is_number() || !is_finite() || !(as_number() >= lo && as_number() <= hi))
       fail_expected(
           text("a number in [", detail::number_text(lo), ", ", detail::number_text(hi), "]"));
     return as_number();
   }
+  /// The string, its escapes decoded, in UTF-8.
   const std::string& as_string() const {
     static const std::string empty;
     if (!is_string()) fail_expected("a string");
@@ -195,6 +206,7 @@ class Json {
     if (i < 0 || i >= size()) fail_expected(text("an element [", i, "]"));
     return {document_, &array()[static_cast<std::size_t>(i)]};
   }
+  /// The same as at(place).
   template <std::integral I>
   Json operator[](I place) const {
     return at(place);
@@ -212,6 +224,7 @@ class Json {
     if (member && member->is_null()) member.reset();
     return member;
   }
+  /// Whether the object has a member of that name.
   bool contains(std::string_view key) const { return find(key).has_value(); }
   /// The member of that name, which must exist.
   Json at(std::string_view key) const {
@@ -279,14 +292,18 @@ class Json {
   const detail::JsonNode* node_;
 };
 
+/// The members (Value is a pair of key and Json) or elements (Value is Json) of one value, for a
+/// loop; keeps the document alive.
 template <class Value>
 class Json::Range {
   static constexpr bool is_members = !std::is_same_v<Value, Json>;
   using Place = std::conditional_t<is_members, detail::JsonMember, detail::JsonNode>;
 
  public:
+  /// An input iterator; what it points to is made when it is read.
   class Iterator {
    public:
+    /// @cond as every iterator
     using iterator_category = std::input_iterator_tag;
     using value_type = Value;
     using difference_type = std::ptrdiff_t;
@@ -304,15 +321,19 @@ class Json::Range {
     Iterator& operator++() { return ++place_, *this; }
     void operator++(int) { ++place_; }
     bool operator==(const Iterator& other) const { return place_ == other.place_; }
+    /// @endcond
 
    private:
     const Range* range_;
     const Place* place_;
   };
 
+  /// Made by Json::items and Json::elements.
   Range(std::shared_ptr<const detail::JsonDocument> document, const std::vector<Place>& places)
       : document_(std::move(document)), places_(&places) {}
+  /// The first one.
   Iterator begin() const { return {this, places_->data()}; }
+  /// One past the last.
   Iterator end() const { return {this, places_->data() + places_->size()}; }
 
  private:

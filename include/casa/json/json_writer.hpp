@@ -71,13 +71,19 @@ inline void append_json_string(std::string& out, std::string_view s) {
 /// `indent` > 0 puts each member and element on its own line. Calls out of order are casa::error.
 class JsonWriter {
  public:
+  /// `indent`: spaces for each level; 0 writes everything on one line.
   explicit JsonWriter(int indent = 0) : indent_(indent) {}
 
+  /// Begins an object as the next value.
   JsonWriter& begin_object() { return begin('{'); }
+  /// Ends the object that was begun last.
   JsonWriter& end_object() { return end('{', '}'); }
+  /// Begins an array as the next value.
   JsonWriter& begin_array() { return begin('['); }
+  /// Ends the array that was begun last.
   JsonWriter& end_array() { return end('[', ']'); }
 
+  /// The key of the next value, inside an object. Throws casa::error if it is not UTF-8.
   JsonWriter& key(std::string_view k) {
     require(!open_.empty() && open_.back().bracket == '{' && !has_key_,
             "JsonWriter: key outside of an object");
@@ -88,8 +94,11 @@ class JsonWriter {
     return *this;
   }
 
+  /// Writes null.
   JsonWriter& null() { return raw("null"); }
+  /// Writes true or false.
   JsonWriter& value(bool v) { return raw(v ? "true" : "false"); }
+  /// Writes an integer.
   template <std::integral I>
   requires(!std::same_as<I, bool>) JsonWriter& value(I v) { return raw(std::to_string(v)); }
   /// The shortest text that reads back as the same number. casa::error for infinity and NaN.
@@ -102,12 +111,15 @@ class JsonWriter {
     const bool whole = s.find_first_of(".e") == std::string_view::npos;
     return raw(whole ? std::string(s) + ".0" : std::string(s));
   }
+  /// Writes a string with its quotes, escaped. Throws casa::error if it is not UTF-8.
   JsonWriter& value(std::string_view v) {
     std::string s;
     detail::append_json_string(s, v);
     return raw(s);
   }
+  /// Writes a string; so that a literal does not become a bool.
   JsonWriter& value(const char* v) { return value(std::string_view(v)); }
+  /// Writes a string.
   JsonWriter& value(const std::string& v) { return value(std::string_view(v)); }
   /// A value as parse_json returned it (any class with its accessors). NaN and Infinity, where the
   /// rules took them, are written as they were read.
@@ -132,6 +144,7 @@ class JsonWriter {
     if (!j.is_null() && !j.is_finite()) return raw(j.describe());
     return value(j.as_number());
   }
+  /// A key and its value.
   template <class V>
   JsonWriter& member(std::string_view k, const V& v) {
     return key(k).value(v);

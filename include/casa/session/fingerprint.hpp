@@ -21,11 +21,13 @@ namespace io {
 /// a changed byte), not forgeries.
 class Fingerprint {
  public:
+  /// Adds bytes and their number.
   void add(std::span<const std::byte> bytes) {
     mix(bytes.size());
     for (; bytes.size() >= 8; bytes = bytes.subspan(8)) mix(word(bytes.first(8)));
     mix(word(bytes));
   }
+  /// Adds the characters of a string and their number.
   void add(std::string_view s) { add(std::as_bytes(std::span(s))); }
 
   /// 16 hexadecimal digits.
@@ -45,7 +47,8 @@ class Fingerprint {
     if (!bytes.empty()) std::memcpy(&w, bytes.data(), bytes.size());
     return w;
   }
-  // Each step can be undone, so that no two words give the same hash where all else is equal.
+  // A bijection of the state for a given word, and of the word for a given state: inputs that
+  // differ in a single word never have the same hash.
   void mix(std::uint64_t w) {
     hash_ = std::rotl((hash_ ^ w) * 0x9e3779b97f4a7c15u, 27) + 0xbf58476d1ce4e5b9u;
   }

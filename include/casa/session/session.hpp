@@ -1,9 +1,10 @@
 // A captioner's stream as a file: text cache, window caches, counters, penalties, random state and
-// pending tokens. What is resumed says what it would have said without the stop, bit for bit.
+// pending tokens. A resumed captioner gives the same tokens as one that was never stopped, bit for
+// bit.
 //
 // A session belongs to one model: `model` is a fingerprint of its config and weights
-// (io/fingerprint.hpp), or any other name that two models do not share. To fork or rewind a stream
-// within one program, copy the Captioner.
+// (casa/session/fingerprint.hpp), or any other name that two models do not share. To fork or rewind
+// a stream within one program, copy the Captioner.
 #pragma once
 
 #include <deque>
@@ -49,7 +50,8 @@ inline std::string cache_name(Index layer, const char* part) {
   return casa::text("layers.", layer, ".", part);
 }
 
-/// Hash of all tensors, so that a changed byte is found.
+/// Hash of all names and bytes, independent of the order of the tensors: load_session refuses a
+/// file in which any byte has changed.
 inline std::string session_checksum(std::vector<NamedTensor> tensors) {
   std::sort(tensors.begin(), tensors.end(),
             [](const NamedTensor& a, const NamedTensor& b) { return a.name < b.name; });

@@ -35,7 +35,7 @@ inline std::string srt_cue(std::int64_t number, std::int64_t begin, std::int64_t
 
 /// What must be known to add cues to a file.
 struct SrtEnd {
-  std::int64_t cues = 0;
+  std::int64_t cues = 0;    ///< how many there are
   std::int64_t number = 0;  ///< of the last cue; 0: there is none
   std::int64_t end = 0;     ///< milliseconds: the latest end of a cue
 };
@@ -44,6 +44,7 @@ struct SrtEnd {
 /// behind the times are fine). Throws casa::error that names file and line where it is none.
 class SrtScanner {
  public:
+  /// `file` is what errors call it.
   explicit SrtScanner(std::string file) : file_(std::move(file)) {}
 
   /// The next line, without its "\n".

@@ -17,8 +17,8 @@ CASA_COMMON_NAMESPACE_BEGIN
 
 /// Frames per second, numerator / denominator in lowest terms: 2 is 2 / 1, NTSC video 30000 / 1001.
 struct FrameRate {
-  std::int64_t numerator = 2;
-  std::int64_t denominator = 1;
+  std::int64_t numerator = 2;    ///< frames
+  std::int64_t denominator = 1;  ///< seconds that they take
   CASA_COMMON_INLINE friend bool operator==(const FrameRate&, const FrameRate&) = default;
 };
 
@@ -26,8 +26,9 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// The bounds that keep frame_milliseconds exact in 64 bits.
+/// The largest numerator for which frame_milliseconds is exact in 64 bits.
 inline constexpr std::int64_t kMaxRateNumerator = 1'000'000'000;
+/// The largest denominator for which frame_milliseconds is exact in 64 bits.
 inline constexpr std::int64_t kMaxRateDenominator = 1'000'000;
 
 /// numerator / denominator in lowest terms. Throws unless both are positive and, reduced, at most

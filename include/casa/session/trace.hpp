@@ -61,12 +61,12 @@ class TraceRecorder {
 
 /// One tensor of two traces.
 struct TraceDifference {
-  std::string name;
+  std::string name;       ///< of the tensor, "layers.0.fusion"
   std::string problem;    ///< only in one file, or of two shapes; empty where values are compared
   double largest = 0;     ///< largest |value| of the first
   double difference = 0;  ///< largest |a - b|; infinite where either is not finite
-  Index row = 0;          ///< where that is
-  Index col = 0;
+  Index row = 0;          ///< the row where that is
+  Index col = 0;          ///< the column where that is
 
   /// Whether they differ by more than `tolerance` times the largest value.
   bool exceeds(double tolerance) const {

@@ -1,5 +1,5 @@
-// Conversations as the text that chat models were trained on: the published templates as functions,
-// and the number by which the text of each is known.
+// Conversations as the text that chat models were trained on: the published templates, written as
+// C++ and recognised in a model folder by a hash of their Jinja text. No Jinja is evaluated.
 #pragma once
 
 #include <algorithm>
@@ -36,8 +36,8 @@ enum class ChatDate { none, july_2024, today };
 
 /// A chat template, as far as conversations of text and images go (no tools).
 struct ChatTemplate {
-  std::string_view name;
-  ChatStyle style = ChatStyle::chatml;
+  std::string_view name;                ///< as chat_template() finds it
+  ChatStyle style = ChatStyle::chatml;  ///< what is written around a turn
   /// The system text where the first message is none; empty: there is no such turn.
   std::string_view default_system = {};
   bool vision_delimiters = false;  ///< an image stands between <|vision_start|> and <|vision_end|>
@@ -114,7 +114,7 @@ struct ChatOptions {
   bool add_generation_prompt = true;  ///< with the head of the answer that is to come
   bool own_system = true;             ///< false: without the system turn that no message asks for
   std::string date = {};              ///< in place of the date that the template writes by itself
-  std::string bos = "<|begin_of_text|>";
+  std::string bos = "<|begin_of_text|>";  ///< written before the first turn of Llama 3 templates
   ImageForm form = ImageForm::insertion_point;  ///< image_pad: with vision delimiters only
 };
 

@@ -16,8 +16,8 @@ namespace io {
 
 /// How the conversations of a folder are written.
 struct FolderChat {
-  ChatTemplate chat;
-  std::string bos;  ///< for ChatOptions; empty where the folder names none
+  ChatTemplate chat;  ///< the published template that the folder holds
+  std::string bos;    ///< for ChatOptions; empty where the folder names none
 };
 
 namespace detail {
@@ -72,8 +72,9 @@ inline std::optional<std::string> find_bos(const std::string& folder) {
 
 }  // namespace detail
 
-/// The template of a model folder. name: take that one, whatever the folder says. Throws
-/// casa::error where the folder has none or one that we do not know, with the names that go on.
+/// The template of a model folder; `name`, unless empty, picks a template whatever the folder says.
+/// Throws casa::error where the folder has no template or one that is not known; the message lists
+/// the names that may be given instead.
 inline FolderChat folder_chat_template(const std::string& folder, std::string_view name = {}) {
   const std::string bos =
       detail::find_bos(folder).value_or(name.empty() ? std::string() : ChatOptions().bos);

@@ -27,8 +27,8 @@ enum class ImageForm {
 
 /// A text and the places (bytes, going up) at which images stand in it.
 struct MarkedText {
-  std::string text = {};
-  std::vector<std::size_t> image_at = {};
+  std::string text = {};                   ///< UTF-8, without the marks
+  std::vector<std::size_t> image_at = {};  ///< places of the images
   friend bool operator==(const MarkedText&, const MarkedText&) = default;
 };
 
@@ -52,20 +52,21 @@ inline MarkedText split_marks(std::string_view marked) {
 
 /// A text, and the places (bytes) at which images are inserted, in order.
 struct Prompt {
-  std::string text = {};
-  std::vector<std::size_t> image_at = {};
+  std::string text = {};                   ///< UTF-8
+  std::vector<std::size_t> image_at = {};  ///< places of the images
   bool add_special = true;  ///< false where the text itself holds what the tokenizer would add
   /// Stretches (in order, not overlapping) in which special tokens are text like any other.
   std::vector<TextRange> plain = {};
 
+  /// Number of images.
   Index num_images() const { return static_cast<Index>(image_at.size()); }
   friend bool operator==(const Prompt&, const Prompt&) = default;
 };
 
 /// Token ids, and for each image the index of the token before which it is inserted.
 struct EncodedPrompt {
-  std::vector<int> ids = {};
-  std::vector<Index> insertions = {};
+  std::vector<int> ids = {};           ///< tokens of the text
+  std::vector<Index> insertions = {};  ///< of each image, in [0, ids.size()], not falling
   friend bool operator==(const EncodedPrompt&, const EncodedPrompt&) = default;
 };
 

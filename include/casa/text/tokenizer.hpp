@@ -25,8 +25,9 @@ namespace io {
 
 namespace detail {
 
-/// The ids of words that came before in the same text: a word hashes to one place, where the last
-/// comer stays. Lives for one call, so that no two threads share it.
+/// The ids of words that came before in the same text, so that a repeated word is not encoded
+/// again. A direct-mapped cache: each word hashes to one place, and a new word replaces the old. It
+/// lives for one call of encode, so that threads share nothing.
 class WordCache {
  public:
   explicit WordCache(std::size_t text_size)
@@ -76,6 +77,7 @@ class Tokenizer {
       : Tokenizer(read_json(file_in(path), {.max_bytes = options.limits.tokenizer_bytes,
                                             .max_depth = options.limits.json_depth}),
                   options) {}
+  /// From a parsed tokenizer.json.
   explicit Tokenizer(const Json& file, const TokenizerOptions& options = {}) {
     auto parts = std::make_shared<detail::TokenizerParts>();
     detail::TokenizerLoader(file, options, *parts).load();
@@ -160,8 +162,9 @@ class Tokenizer {
   }
   /// One more than the greatest id, added tokens included.
   int vocab_size() const { return static_cast<int>(parts_->tokens.size()); }
-  /// What encode puts before and after a text.
+  /// The ids that encode puts before a text (bos).
   const std::vector<int>& prefix() const { return parts_->prefix; }
+  /// The ids that encode puts after a text (eos).
   const std::vector<int>& suffix() const { return parts_->suffix; }
 
   /// Throws unless each of the ids is a row of an embedding table of so many rows. A token that no
@@ -256,6 +259,7 @@ class Tokenizer {
 /// incomplete); all that was pushed, and finish(), make what Tokenizer::decode gives.
 class StreamDecoder {
  public:
+  /// Keeps a copy of the tokenizer, which is cheap. `skip_special`: special tokens give no text.
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true)
       : tokenizer_(tokenizer), skip_special_(skip_special), run_(tokenizer.parts_->decoder) {}
 

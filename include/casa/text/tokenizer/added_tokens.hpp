@@ -20,8 +20,8 @@ namespace io {
 
 /// One entry of "added_tokens".
 struct AddedToken {
-  int id = 0;
-  std::string content = {};
+  int id = 0;                ///< the token's id
+  std::string content = {};  ///< its text
   bool single_word = false;  ///< only where no word character stands beside it
   bool lstrip = false;       ///< takes the white space before it
   bool rstrip = false;       ///< takes the white space after it
@@ -100,7 +100,7 @@ class AddedTokenFinder {
         if (token->rstrip)
           while (end < text.size() && is_white_space(code_point(text, end)))
             end += utf8_size(text[end]);
-        if (begin >= end) continue;  // the token before has swallowed it as white space
+        if (begin >= end) continue;  // the token before took these bytes as its white space
         if (done < begin) on_text(done, begin);
         on_token(*token);
         done = end;

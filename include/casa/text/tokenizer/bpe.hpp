@@ -20,7 +20,8 @@ CASA_NAMESPACE_BEGIN
 namespace io {
 namespace detail {
 
-/// left, right -> (rank, id of the joined token): open addressing, one cache line a look.
+/// (left, right) -> (rank, id of the joined token), by open addressing: a lookup touches one cache
+/// line in most cases.
 class MergeTable {
  public:
   struct Merge {
@@ -31,7 +32,7 @@ class MergeTable {
 
   explicit MergeTable(std::size_t count = 0) : slots_(std::bit_ceil(2 * count + 2)) {}
 
-  /// A pair that stands twice keeps its last rank, as in the reference's map.
+  /// A pair that is listed twice keeps its last rank, as in the Python package `tokenizers`.
   void set(int left, int right, Merge merge) {
     Slot& slot = slots_[find_slot(key(left, right))];
     slot = {key(left, right), merge};
@@ -66,8 +67,8 @@ struct BpeOptions {
   bool byte_fallback = false;    ///< an unknown character becomes its bytes' tokens <0x..>
   bool fuse_unk = false;         ///< unknown characters in a row are one unknown token
   bool ignore_merges = false;    ///< a word that is a token is that token, whatever the merges say
-  int unk_id = -1;               ///< -1: what is unknown vanishes
-  std::string missing_unk = {};  ///< an unknown token that is no token: an error when it is needed
+  int unk_id = -1;               ///< -1: unknown characters give no token
+  std::string missing_unk = {};  ///< unk_token that is not in the vocabulary: an error when needed
 };
 
 struct BpeMerge {
@@ -121,7 +122,8 @@ class Bpe {
     std::vector<int>& ids = scratch.ids;
     ids.clear();
     options_.byte_level ? split_bytes(word, ids) : split_characters(word, ids);
-    // No merge crosses a seam, so a long text falls into short stretches.
+    // A seam is a place that no merge can cross. Each stretch between two seams is merged alone, so
+    // the cost of a long word is that of its longest stretch.
     for (std::size_t begin = 0; begin < ids.size();) {
       std::size_t end = begin + 1;
       if (ids.size() <= small || !has_seams_) {
@@ -141,7 +143,8 @@ class Bpe {
  private:
   static constexpr std::size_t small = 40;
 
-  /// Gathers what has no token of its own.
+  /// Collects a run of characters that have no token, to turn them into one unknown token or into
+  /// bytes.
   class Unknown {
    public:
     Unknown(const BpeOptions& options, std::vector<int>& ids) : options_(options), ids_(ids) {}
@@ -189,7 +192,7 @@ class Bpe {
         unknown.flush();
         ids.push_back(id);
       } else if (!options_.byte_fallback || !fall_back(character, ids)) {
-        unknown.add();  // stays behind bytes that follow, as in the reference
+        unknown.add();  // kept until later bytes are written, as in the Python package
       }
     }
     unknown.flush();
@@ -237,7 +240,8 @@ class Bpe {
     has_seams_ = true;
   }
 
-  /// Looks for the best pair by going over all of them: quadratic, the fastest for words.
+  /// Merges by scanning all pairs for the lowest rank each time: quadratic, but the fastest way for
+  /// the length of ordinary words.
   void merge_small(const int* symbols, std::size_t n, std::vector<int>& out) const {
     if (n == 0) return;
     std::array<int, small> ids = {};
@@ -261,7 +265,7 @@ class Bpe {
     out.insert(out.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(n));
   }
 
-  /// The same with a heap of pairs and linked symbols: n log n.
+  /// The same with a heap of pairs and a linked list of symbols: n log n, for long words.
   void merge_large(int* ids, std::size_t n, std::vector<int>& out, Scratch& s) const {
     constexpr std::uint32_t end = 0xffffffffu;
     s.ranks.resize(n);
@@ -287,7 +291,7 @@ class Bpe {
       const std::uint64_t top = s.heap.back();
       s.heap.pop_back();
       const auto i = static_cast<std::uint32_t>(top);
-      if (s.ranks[i] != top >> 32) continue;  // the pair has changed since
+      if (s.ranks[i] != top >> 32) continue;  // an outdated heap entry: the pair has changed since
       const std::uint32_t right = s.next[i];
       ids[i] = merges_.find(ids[i], ids[right]).joined;
       s.ranks[right] = MergeTable::none;

@@ -1,5 +1,5 @@
-// From tokens back to text, one token at a time. The text of many tokens is what comes out when
-// they are pushed one after the other, so decoding at once and decoding as it comes are the same.
+// From tokens back to text, one token at a time. Decoding a whole list pushes its tokens one after
+// the other, so that streaming gives the same text as decoding at once by construction.
 #pragma once
 
 #include <string>
@@ -32,15 +32,16 @@ struct DecoderStep {
   bool drop_first = false;
 };
 
-/// The steps with their state. Strings travel in parts: `begins` tells whether a part begins one.
+/// The steps of a decoder with their state. A step may receive a string in several parts; `begins`
+/// says whether a part is the first of its string.
 class DecoderRun {
  public:
   explicit DecoderRun(const std::vector<DecoderStep>& steps)
       : steps_(&steps), states_(steps.size()) {}
 
-  /// Appends to `out` what is certain after this token.
+  /// Appends to `out` the text that no later token can change.
   void push(std::string_view token, std::string& out) { feed(0, token, true, out); }
-  /// Appends the rest. The run is then as new.
+  /// Appends what was held back, and resets the state.
   void finish(std::string& out) {
     for (std::size_t i = 0; i < steps_->size(); ++i) end(i, out);
     states_.assign(steps_->size(), {});
@@ -49,7 +50,7 @@ class DecoderRun {
  private:
   struct State {
     bool any = false;  // a string has begun
-    std::string held;  // bytes of a run; the end of a string that may be stripped
+    std::string held;  // byte_fallback: bytes of a run; strip: a tail that may have to go
     Utf8Repair repair;
     std::size_t stripped = 0;  // from the front of the present string
     bool front = true;         // still at the front of the present string
@@ -109,7 +110,7 @@ class DecoderRun {
   void byte_level(std::size_t i, std::string_view token, std::string& out) {
     State& state = states_[i];
     std::string bytes, text;
-    if (!byte_alphabet().read(token, bytes)) bytes = token;  // an added token, say
+    if (!byte_alphabet().read(token, bytes)) bytes = token;  // an added token may use other letters
     state.repair.push(bytes, text);
     if (!text.empty()) feed(i + 1, text, !std::exchange(state.any, true), out);
   }
@@ -143,7 +144,7 @@ class DecoderRun {
     }
     if (!part.empty()) state.front = false;
     if (step.stop == 0) return feed(i + 1, part, begins, out);
-    state.held += part;  // what may still be the end of the string stays here
+    state.held += part;  // the last `stop` copies of content are dropped if the string ends here
     std::size_t keep = state.held.size();
     for (std::size_t n = 0; n < step.stop && ends_before(state.held, keep, step.content); ++n)
       keep -= step.content.size();
@@ -168,8 +169,8 @@ class DecoderRun {
     return out += s.substr(done);
   }
 
-  /// The byte that "<0x41>" stands for, -1 for other tokens. As in the reference, small digits
-  /// count, and a plus sign before a single one.
+  /// The byte that "<0x41>" stands for, -1 for other tokens. Lower-case digits are accepted, and a
+  /// plus sign before a single digit, because the Python package's parser accepts them.
   static int read_byte_token(std::string_view token) {
     if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
     const int low = hex_digit(token[4]);

@@ -1,5 +1,5 @@
-// tokenizer.json (the format of the Python package `tokenizers`) to TokenizerParts. Whatever the
-// file asks for and we do not do is an error that names it.
+// tokenizer.json, the format of the Python package `tokenizers` ("the reference" below), to
+// TokenizerParts. A file that asks for something that is not implemented is refused by name.
 #pragma once
 
 #include <algorithm>
@@ -64,7 +64,8 @@ class TokenizerLoader {
             count_, " tokens are more than the limit of ", options_.limits.tokens);
   }
 
-  /// A token of the model. Of two with one id the reference would decode either.
+  /// A token of the model. Two tokens with one id are refused: which of them the reference decodes
+  /// depends on the order of a hash map.
   void assign(const Json& json, std::string_view token, int id) {
     const auto i = static_cast<std::size_t>(id);
     if (i < parts_.assigned.size() && parts_.assigned[i])
@@ -171,9 +172,9 @@ class TokenizerLoader {
                            flag(json, "byte_fallback", false));
   }
 
-  /// The reference takes a token that the vocabulary has by the id it has there, and gives the
-  /// others the next ids in their order, whatever "id" says; of equal contents the first counts,
-  /// and an empty one is passed over.
+  /// Gives added tokens the ids that the reference gives them, whatever "id" says: a token of the
+  /// vocabulary keeps its id there, the others get the next free ids in the order of the list. Of
+  /// equal contents the first counts; an empty one is ignored.
   void load_added_tokens(const Json& list) {
     std::vector<AddedToken> raw, normalized;
     StringTable seen;
@@ -222,7 +223,7 @@ class TokenizerLoader {
 
   void load_post_processor(const Json& json) {
     const std::string type = json.at("type").as_string();
-    if (type == "ByteLevel") return;  // changes offsets only
+    if (type == "ByteLevel") return;  // changes offsets into the text, which are not given here
     if (type == "Sequence") {
       require_fields(json, {"type", "processors"}, options_);
       for (const Json& part : json.at("processors").elements()) load_post_processor(part);
@@ -257,7 +258,7 @@ class TokenizerLoader {
     require(!has_template_, json.where(), ": a second template is not supported");
     has_template_ = true;
   }
-  /// An id that need have no token here: the model says what it is when it meets it.
+  /// An id that need not have a token here. The model's embedding checks its range when it is used.
   static int any_id(const Json& json) {
     return static_cast<int>(json.as_int(0, (std::numeric_limits<int>::max)()));
   }

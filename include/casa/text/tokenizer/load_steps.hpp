@@ -21,8 +21,8 @@ namespace detail {
   fail(json.where(), ": ", json.describe(), " is not supported");
 }
 
-/// An unknown field asks for something that we would not do: an error, unless the options let it
-/// pass.
+/// Refuses fields that are not in `known`: they may ask for something that is not done here.
+/// TokenizerOptions::unknown_fields ignores them.
 inline void require_fields(const Json& json, std::initializer_list<std::string_view> known,
                            const TokenizerOptions& options) {
   if (options.unknown_fields) return;
@@ -68,7 +68,7 @@ class StepLoader {
     }
   }
 
-  /// byte_level becomes true where the words are to be taken as bytes.
+  /// Sets byte_level if the words are to be encoded as bytes.
   void pretokenizer(const Json& json, std::vector<PretokenizerStep>& steps,
                     bool& byte_level) const {
     using Kind = PretokenizerStep::Kind;
@@ -145,7 +145,7 @@ class StepLoader {
     } else {
       fail_unsupported(json.at("type"));
     }
-    // After these, strings come in parts: what looks at whole tokens can not follow.
+    // Behind these steps strings arrive in parts, so no step that needs whole tokens may follow.
     const bool in_parts = std::any_of(steps.begin(), steps.end(), [](const DecoderStep& s) {
       return s.kind == Kind::byte_level || s.kind == Kind::fuse || s.kind == Kind::strip;
     });
@@ -159,7 +159,8 @@ class StepLoader {
 
  private:
   static std::string type_of(const Json& json) { return json.at("type").as_string(); }
-  /// More steps than any published tokenizer has are an attempt to make every text slow.
+  /// Each step walks over every text, so their number is limited, far above what published tokenizers
+  /// have.
   static void limit_steps(const Json& json, std::size_t count) {
     require(count < 64, json.where(), ": more than 64 steps");
   }

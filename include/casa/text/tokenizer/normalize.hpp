@@ -21,9 +21,8 @@ namespace detail {
 
 enum class NormalForm { nfc, nfd, nfkc, nfkd };
 
-/// Characters of Unicode 10 to 15 that are more than a plain letter to a normal form. The
-/// normalizer of the reference has the tables of Unicode 9: it leaves them where and as they are,
-/// and so do we.
+/// Characters of Unicode 10 to 15 that a normal form decomposes or reorders. The Python package
+/// `tokenizers` has the tables of Unicode 9 and leaves them alone, so the same is done here.
 inline constexpr std::array<std::pair<char32_t, char32_t>, 47> kYoungerThanUnicode9 = {
     {{0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
      {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},
@@ -98,8 +97,8 @@ inline std::string normal_form(std::string_view text, NormalForm form) {
   return out;
 }
 
-/// NFC. Characters below U+0300 are in normal form and join nothing before them, so only the
-/// stretches around others are looked at.
+/// NFC. Characters below U+0300 are in normal form and do not combine with what stands before them,
+/// so only stretches around other characters are normalised.
 inline std::string nfc(std::string_view text) {
   std::string out;
   out.reserve(text.size());

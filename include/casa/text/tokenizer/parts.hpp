@@ -18,32 +18,32 @@ namespace io {
 
 /// What a tokenizer.json may ask for.
 struct TokenizerOptions {
-  LoadLimits limits = {};
-  RegexLimits regex = {};
-  /// Take regular expressions other than those of GPT-2, Qwen2, Llama 3 and GPT-4o. A stranger's
-  /// pattern may take long for each match, up to `regex`.
+  LoadLimits limits = {};  ///< sizes of the file, its tokens and the texts to encode
+  RegexLimits regex = {};  ///< what one match of its regular expressions may cost
+  /// True: regular expressions other than those of GPT-2, Qwen2, Llama 3 and GPT-4o are used, too.
+  /// An unknown pattern may take long for each match, up to `regex`.
   bool any_pattern = false;
-  /// Pass over fields that we do not know, as the reference does: one that a newer reference knows
-  /// may ask for something that we then do not do.
+  /// True: fields that this library does not know are passed over, as the Python package does. A
+  /// field of a newer version of the format may ask for something that is then not done.
   bool unknown_fields = false;
 };
 
 namespace detail {
 
-/// Made once by load_tokenizer, then only read.
+/// Filled once by TokenizerLoader, then only read, so that threads may share it.
 struct TokenizerParts {
   TokenizerParts() = default;
   TokenizerParts(const TokenizerParts&) = delete;  // the models point to the vocabulary
   TokenizerParts& operator=(const TokenizerParts&) = delete;
 
   LoadLimits limits;
-  AddedTokenFinder added;  // in the text as it comes
+  AddedTokenFinder added;  // looked for in the text before it is normalized
   Normalizer normalizer;
   AddedTokenFinder added_normalized;  // in the normalized text
   std::vector<PretokenizerStep> pretokenizer;
   Vocabulary vocabulary;   // of the model
   Vocabulary also_added;   // tokens that only "added_tokens" has
-  std::optional<Bpe> bpe;  // one of the two
+  std::optional<Bpe> bpe;  // either bpe or unigram is set
   std::optional<Unigram> unigram;
   std::vector<int> prefix, suffix;  // around a text that is encoded with special tokens
   std::vector<DecoderStep> decoder;

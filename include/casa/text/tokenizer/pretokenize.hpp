@@ -19,7 +19,8 @@ namespace detail {
 /// What becomes of the matches of a split.
 enum class SplitBehavior { removed, isolated, contiguous, merged_with_previous, merged_with_next };
 
-/// When Metaspace writes its mark in front: never, or at the first text, or at each.
+/// When Metaspace writes its mark in front of a text: never, only at the beginning of what is
+/// encoded, or before every stretch between added tokens.
 enum class PrependScheme { never, first, always };
 
 /// One step of a pre-tokenizer; each cuts the pieces of the step before.
@@ -81,7 +82,7 @@ class Pretokenizer {
   template <class Piece>
   void split(std::size_t i, std::string_view text, Piece piece) {
     const PretokenizerStep& step = (*steps_)[i];
-    if (step.behavior == SplitBehavior::isolated) {  // the order of matches and gaps is all
+    if (step.behavior == SplitBehavior::isolated) {  // every match and every gap is a piece
       std::size_t done = 0;
       finders_[i].for_each(text, [&](TextRange match) {
         if (done < match.begin) piece(done, match.begin);

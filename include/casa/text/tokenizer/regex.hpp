@@ -30,8 +30,8 @@ struct RegexLimits {
 
 /// A place in a text: bytes [begin, end).
 struct TextRange {
-  std::size_t begin = 0;
-  std::size_t end = 0;
+  std::size_t begin = 0;  ///< the first byte
+  std::size_t end = 0;    ///< one past the last
   friend bool operator==(const TextRange&, const TextRange&) = default;
 };
 
@@ -176,8 +176,8 @@ class PatternFinder {
   std::optional<Regex::Matcher> matcher_;
 };
 
-/// What a text may grow to on its way through normalizer or decoder: a file may ask to replace a
-/// letter by two, and that again and again.
+/// The most bytes that normalizer or decoder may make of a text. Without a limit a file with a
+/// chain of steps that each replace a letter by two would double the text at every step.
 inline constexpr std::size_t kMaxGrownBytes = std::size_t{64} << 20;
 
 inline void require_growth(std::size_t size) {

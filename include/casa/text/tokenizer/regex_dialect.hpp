@@ -13,8 +13,8 @@ CASA_NAMESPACE_BEGIN
 namespace io {
 namespace detail {
 
-/// Rewrites what the two engines read differently, and refuses what has no counterpart: a pattern
-/// that both take and read differently would cut texts at other places without a word.
+/// Rewrites what the two engines read differently, and refuses what has no counterpart. Otherwise a
+/// pattern that both accept with different meanings would cut texts at other places, unnoticed.
 class RegexDialect {
  public:
   RegexDialect(std::string_view pattern, std::string_view name) : pattern_(pattern), name_(name) {}
@@ -91,7 +91,7 @@ class RegexDialect {
     take(2);
   }
 
-  // Oniguruma nests classes and cuts them with each other; to PCRE2 these are plain characters.
+  // Oniguruma has nested classes and intersections (&&); PCRE2 takes both as plain characters.
   void class_character(char c) {
     refuse_where("[", "a class inside a class");
     refuse_where("&&", "an intersection");

@@ -25,8 +25,9 @@ namespace detail {
 class Unigram {
  public:
   struct Scratch {
-    std::vector<int> last;      // by place in the text: the last piece of the best way to get there
-    std::vector<double> score;  // its sum; a ring, for no piece reaches further back
+    // For each place in the text, the best segmentation that ends there:
+    std::vector<int> last;      // its last piece
+    std::vector<double> score;  // its sum of scores, in a ring as long as the longest piece
   };
 
   /// scores[id] for the ids of `vocabulary`, which must outlive the model. unk_id: -1 for none.
@@ -36,7 +37,7 @@ class Unigram {
         unk_id_(unk_id),
         byte_fallback_(byte_fallback) {
     std::vector<std::pair<std::string_view, int>> pieces;
-    std::size_t longest = 4;  // an unknown character
+    std::size_t longest = 4;  // bytes of an unknown character at most
     vocabulary.for_each([&](std::string_view token, int id) {
       if (!token.empty()) pieces.emplace_back(token, id);
       const auto i = static_cast<std::size_t>(id);
@@ -64,7 +65,7 @@ class Unigram {
     };
     const auto reach = [&](std::size_t place, double score, int piece) {
       if (last[place] != nothing && !(score > score_at(place)))
-        return;  // of equals the first stays
+        return;  // of segmentations with equal scores the first is kept
       last[place] = piece;
       score_at(place) = score;
     };
@@ -87,9 +88,9 @@ class Unigram {
         reach(begin + size, unknown_score_ + score, unknown_character);
       }
     }
-    // From the end to the beginning, the ids of each piece in reverse; then all reversed.
+    // Follows the best pieces from the end to the beginning, then reverses the ids.
     const std::size_t first = out.size();
-    std::size_t unknown_end = 0;  // of the run of unknown pieces that is being gone through
+    std::size_t unknown_end = 0;  // end of the current run of unknown pieces; 0: none
     for (std::size_t end = text.size(); end > 0;) {
       const int piece = last[end];
       const bool unknown = piece == unknown_character || piece == unk_id_;

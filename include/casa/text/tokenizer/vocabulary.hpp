@@ -20,7 +20,8 @@ CASA_NAMESPACE_BEGIN
 namespace io {
 namespace detail {
 
-/// Another number in each process, so that no file can be written to collide in the tables below.
+/// A random number, different in each process, so that nobody can write a file whose strings
+/// collide in the tables below.
 inline std::uint64_t hash_seed() {
   static const std::uint64_t seed = [] {
     std::random_device device;
@@ -124,8 +125,9 @@ class Vocabulary {
   std::vector<int> ids_;
 };
 
-/// All strings of a set that begin at a place, by one walk over the bytes. The children of a node
-/// lie side by side, so a node is its first child, their number and their bytes.
+/// A trie over bytes: one walk over a text finds all strings of the set that begin at a place. The
+/// children of a node have consecutive numbers, so a node stores its first child and their count,
+/// and their bytes lie side by side for memchr.
 class ByteTrie {
  public:
   using Node = std::uint32_t;
