@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
 #include <vector>
@@ -67,6 +68,28 @@ TEST_CASE("attend on Eigen matrices: heads, intervals, scale, lse") {
              {.num_heads = 4, .num_kv_heads = 2});
   const auto plain = attend(q, k, k, intervals, {.num_heads = 4, .num_kv_heads = 2});
   CHECK(strided == plain);
+}
+
+TEST_CASE("intervals and lengths in braces, spans, arrays and vectors are the same list") {
+  std::srand(3);
+  const RowMatrix<double> q = RowMatrix<double>::Random(2, 6), k = RowMatrix<double>::Random(9, 6),
+                          v = RowMatrix<double>::Random(9, 6);
+  const std::vector<Interval> list = {{0, 9}, {2, 5}};
+  const std::array<Interval, 2> array = {{{0, 9}, {2, 5}}};
+  const auto expected = attend(q, k, v, list);
+  CHECK(difference(expected, masked(q, k, v, [&](Index r, Index j) {
+                     return list[static_cast<std::size_t>(r)].contains(j);
+                   })) < 1e-14);
+  CHECK(attend(q, k, v, {{0, 9}, {2, 5}}) == expected);
+  CHECK(attend(q, k, v, array) == expected);
+  CHECK(attend(q, k, v, std::span(list)) == expected);
+  CHECK(attend(q, k, v, {list.data(), 2}) == expected);
+  CHECK(varlen(q, k, v, {0, 2}, {0, 9}, true) ==
+        varlen(q, k, v, std::vector<std::int32_t>{0, 2}, std::array<std::int32_t, 2>{0, 9}, true));
+  // One interval in braces is a list of one.
+  const RowMatrix<double> first = q.topRows(1);
+  CHECK(difference(attend(first, k, v, {{2, 5}}),
+                   masked(first, k, v, [](Index, Index j) { return j >= 2 && j < 5; })) < 1e-14);
 }
 
 TEST_CASE("varlen is causal from the bottom right, for every pair of lengths") {

@@ -310,6 +310,31 @@ TEST_CASE("weights come back as they are computed with, whatever they were store
   for (Index c = 0; c < 45; ++c) CHECK(row(0, c) == widen(wb(66, c)));
 }
 
+TEST_CASE("weights and biases come from Eigen's objects as from casa's own") {
+  std::mt19937_64 rng(12);
+  const Matrix<float> w = random_matrix<float>(rng, 5, 7), b = random_matrix<float>(rng, 1, 5);
+  const Matrix<float> x = random_matrix<float>(rng, 3, 7);
+  const RowMatrix<float> eigen_w = w.eigen();
+  const Eigen::VectorXf column = b.eigen().row(0).transpose();
+  const Eigen::RowVectorXf row = b.eigen().row(0);
+  RowMatrix<float> wide(5, 11);
+  wide.middleCols(2, 7) = eigen_w;
+  Context context;
+  Matrix<float> expected(3, 5), y(3, 5);
+  Linear<float>({w, b}).forward(x, expected, context);
+  for (const LinearPiece& piece : {LinearPiece{eigen_w, column}, LinearPiece{eigen_w, row},
+                                   LinearPiece{wide.middleCols(2, 7), b}}) {
+    y.fill(0);
+    Linear<float>(piece).forward(x, y, context);
+    CHECK(same_bits(y.data(), expected.data(), y.size()));
+  }
+  Linear<float>(LinearPiece{w}).forward(x, expected, context);
+  Linear<float>(LinearPiece{eigen_w}).forward(x, y, context);
+  CHECK(same_bits(y.data(), expected.data(), y.size()));
+  // A column of a row-major matrix has its values apart.
+  CHECK_THROWS_AS(StoredView(wide.col(0)), error);
+}
+
 TEST_CASE("int8: every weight is within half a step, and a step is the group's largest / 127") {
   std::mt19937_64 rng(13);
   for (const double sigma : {1e-30, 1e-6, 1.0, 1e6, 1e30}) {

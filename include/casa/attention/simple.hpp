@@ -1,64 +1,15 @@
-// Attention for programs that know nothing of streams: matrices or plain pointers in, a matrix out.
+// Attention for programs that know nothing of streams: matrices or plain pointers in, a matrix out
+// (attend(q, k, v, ...) of attend.hpp), and flash-attention's sequences packed end to end,
+// varlen().
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
-#include <tuple>
 #include <vector>
 
 #include "casa/attention/attend.hpp"
 
 CASA_NAMESPACE_BEGIN
-
-/// What the simple forms may be told; everything has a usual value.
-template <Scalar T>
-struct AttendOptions {
-  Index num_heads = 1;
-  Index num_kv_heads = 1;
-  std::optional<double> scale = {};  ///< 1 / sqrt(head_dim) unless given
-  T* lse = nullptr;                  ///< (rows, num_heads), written unless null
-  const Context* context = nullptr;  ///< threads and scratch memory; one thread unless given
-};
-
-namespace detail {
-
-/// What a matrix (Eigen's or ours) holds.
-template <class M>
-using ValueOf = std::remove_const_t<std::remove_pointer_t<decltype(std::declval<M&>().data())>>;
-
-}  // namespace detail
-
-/// q (rows, num_heads * head_dim), k and v (keys, num_kv_heads * head_dim), heads side by side, as
-/// row-major Eigen objects, Matrix, or MatrixView (data, rows, cols, stride); row r sees the keys
-/// of intervals[r]. Returns (rows, num_heads * head_dim). Throws casa::error if sizes do not fit.
-template <class Q, class K, class V>
-requires Scalar<detail::ValueOf<Q>> && StorageFor<detail::ValueOf<K>, detail::ValueOf<Q>>
-auto attend(const Q& q_rows, const K& k_rows, const V& v_rows, std::span<const Interval> intervals,
-            const AttendOptions<detail::ValueOf<Q>>& options = {}) {
-  using T = detail::ValueOf<Q>;
-  using S = detail::ValueOf<K>;
-  const MatrixView<const T> q(q_rows);
-  const MatrixView<const S> k(k_rows), v(v_rows);
-  require(options.num_heads >= 1 && q.cols() % options.num_heads == 0,
-          "attend: columns of q must be a multiple of num_heads = ", options.num_heads, ", got ",
-          q.cols());
-  const AttentionShape shape{options.num_heads, options.num_kv_heads, q.cols() / options.num_heads};
-  detail::check_shape(shape);
-  require_equal("attend: columns of k", k.cols(), shape.num_kv_heads * shape.head_dim);
-  require_equal("attend: columns of v", v.cols(), k.cols());
-  require_equal("attend: rows of v", v.rows(), k.rows());
-  require_equal("attend: stride of v", v.stride(), k.stride());
-  const KeyPiece<S> piece{k.data(), v.data(), k.rows(), k.stride(), shape.head_dim};
-  const AttentionInput<T, S> in{
-      shape, options.scale.value_or(default_scale(shape.head_dim)), q, {&piece, 1}, intervals};
-  RowMatrix<T> out(q.rows(), q.cols());
-  if (options.context)
-    attend(in, out, options.lse, *options.context);
-  else
-    attend(in, out, options.lse);
-  return out;
-}
 
 namespace detail {
 
@@ -98,22 +49,31 @@ inline std::vector<Interval> varlen_intervals(std::span<const std::int32_t> cu_s
 }
 
 /// flash-attention's variable-length attention: q (total_q, num_heads * head_dim), k and v
-/// (total_k, num_kv_heads * head_dim), sequences end to end as cu_seqlens say. There may be more
-/// rows than that: those of q see nothing (zeros, log-sum-exp -inf), those of k and v are not read.
-/// Throws casa::error if sizes do not fit or the lists are none (varlen_intervals).
+/// (total_k, num_kv_heads * head_dim), a row per token, sequences end to end as cu_seqlens (lists
+/// of std::int32_t, also in braces) say. There may be more rows than that: those of q see nothing
+/// (zeros, log-sum-exp -inf), those of k and v are not read. Returns RowMatrix (rows of q,
+/// num_heads * head_dim). Throws casa::error if sizes do not fit or the lists are none
+/// (varlen_intervals).
 template <class Q, class K, class V>
-auto varlen(const Q& q, const K& k, const V& v, std::span<const std::int32_t> cu_seqlens_q,
-            std::span<const std::int32_t> cu_seqlens_k, bool causal,
-            const AttendOptions<detail::ValueOf<Q>>& options = {}) {
-  detail::check_varlen(cu_seqlens_q, cu_seqlens_k);
-  for (const auto& [name, rows, end] :
-       {std::tuple{"q", Index{q.rows()}, Index{cu_seqlens_q.back()}},
-        std::tuple{"k", Index{k.rows()}, Index{cu_seqlens_k.back()}}})
-    require(end <= rows, "varlen: cu_seqlens_", name, " ends at ", end, ", but ", name, " has ",
-            rows, " rows");
-  auto intervals = varlen_intervals(cu_seqlens_q, cu_seqlens_k, causal);
-  intervals.resize(static_cast<std::size_t>(q.rows()));  // padding sees nothing
-  return attend(q, k, v, std::span<const Interval>(intervals), options);
+auto varlen(const Q& q, const K& k, const V& v, ListView<std::int32_t> cu_seqlens_q,
+            ListView<std::int32_t> cu_seqlens_k, bool causal,
+            const detail::OptionsFor<Q>& options = {}) {
+  using T = detail::ComputeType<Q>;
+  if constexpr (detail::are_attention_matrices<Q, K, V>()) {
+    const auto ends_q = cu_seqlens_q.span(), ends_k = cu_seqlens_k.span();
+    detail::check_varlen(ends_q, ends_k);
+    const auto check_rows = [](const char* name, Index rows, Index end) {
+      require(end <= rows, "varlen: cu_seqlens_", name, " ends at ", end, ", but ", name, " has ",
+              rows, " rows");
+    };
+    check_rows("q", q.rows(), ends_q.back());
+    check_rows("k", k.rows(), ends_k.back());
+    auto intervals = varlen_intervals(ends_q, ends_k, causal);
+    intervals.resize(static_cast<std::size_t>(q.rows()));  // padding sees nothing
+    return attend(q, k, v, intervals, options);
+  } else {
+    return RowMatrix<T>();
+  }
 }
 
 CASA_NAMESPACE_END

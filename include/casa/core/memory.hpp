@@ -19,6 +19,7 @@
 #endif
 
 #include "casa/core/config.hpp"
+#include "casa/core/eigen_refusals.hpp"
 #include "casa/core/error.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -102,7 +103,9 @@ using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMaj
 
 /// A row-major matrix that lies in somebody else's memory: row r starts at data + r * stride.
 /// MatrixView<const T> reads, MatrixView<T> also writes. Made without a copy from Matrix and from
-/// any Eigen row-major object whose rows are contiguous (anything else does not compile or throws).
+/// any Eigen row-major object whose rows are contiguous. Other Eigen objects (column-major ones,
+/// expressions, another scalar type) do not compile, and the compiler says why; an inner stride
+/// other than 1 throws casa::error.
 template <class T>
 class MatrixView {
  public:
@@ -115,13 +118,13 @@ class MatrixView {
   template <class U>  // a template: a plain one would be the copy constructor of MatrixView<Value>
   requires(std::is_const_v<T>&& std::is_same_v<U, Value>) MatrixView(const MatrixView<U>& v)
       : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
-  template <class E>
-  requires(std::remove_cvref_t<E>::IsRowMajor != 0) &&
-      std::is_convertible_v<decltype(std::declval<E&>().data()), T*>&& requires(E& e) {
-    e.outerStride();
-  }
+  template <detail::RowsOf<T> E>
   MatrixView(E&& e) : MatrixView(e.data(), e.rows(), e.cols(), e.outerStride()) {
     require(e.innerStride() == 1 || e.cols() <= 1, "MatrixView: rows are not contiguous");
+  }
+  template <detail::EigenObject E>
+  requires(!detail::RowsOf<E, T>) MatrixView(E&&) {
+    static_cast<void>(detail::can_be_viewed<E, T>());  // never: says why not
   }
 
   T* data() const { return data_; }

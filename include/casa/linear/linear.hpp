@@ -14,7 +14,9 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// One weight as checkpoints hold it, (out x in), and its bias: `out` values, or none.
+/// One weight as checkpoints hold it, (out x in) row-major, and its bias: `out` values, or none.
+/// Each is made of MatrixView, Matrix, span, or a row-major Eigen object: LinearPiece{w},
+/// LinearPiece{w, b}.
 struct LinearPiece {
   StoredView weight = {};
   StoredView bias = {};

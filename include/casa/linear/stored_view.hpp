@@ -11,7 +11,9 @@
 CASA_NAMESPACE_BEGIN
 
 /// A read-only row-major matrix (or one row) whose element type is known at run time only: a tensor
-/// of a checkpoint. Made without a copy from MatrixView, Matrix and span of any Storage.
+/// of a checkpoint. Made without a copy from MatrixView, Matrix, span (one row) and row-major Eigen
+/// objects of any Storage; an Eigen vector, also a column, is one row (a bias). Of other Eigen
+/// objects the compiler says why not. What it was made from must outlive it.
 class StoredView {
  public:
   enum class Type { float32, float64, bfloat16, half };
@@ -36,6 +38,8 @@ class StoredView {
       : StoredView(MatrixView<const S>(v.data(), 1, static_cast<Index>(v.size()))) {}
   template <Storage S>
   StoredView(std::span<S> v) : StoredView(std::span<const S>(v)) {}
+  template <detail::EigenObject E>
+  StoredView(const E& e) : StoredView(view_of(e)) {}
 
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
@@ -67,6 +71,17 @@ class StoredView {
   }
 
  private:
+  template <class E>
+  static auto view_of(const E& e) {
+    if constexpr (detail::is_eigen_vector<E>()) {
+      require(e.innerStride() == 1 || e.size() <= 1, "StoredView: a vector's values lie apart");
+      return MatrixView<const typename E::Scalar>(e.data(), 1, e.size());
+    } else if constexpr (detail::can_be_viewed<E>()) {
+      return MatrixView<const typename E::Scalar>(e);
+    } else {
+      return MatrixView<const float>();
+    }
+  }
   template <Storage S>
   static constexpr Type type_of() {
     if constexpr (std::same_as<S, float>) return Type::float32;
