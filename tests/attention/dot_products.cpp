@@ -90,7 +90,7 @@ TEST_CASE_TEMPLATE("queries times a scale that is no power of two are not all of
       sum += one;
     }
     // The mean of 4096 roundings by half a unit at most is off zero by some thousandths of one.
-    CHECK(std::abs(sum / count) <= (fuses ? Real{0.03} : Real{0.53}));
+    CHECK(std::abs(sum / count) <= (fuses ? 0.03L : 0.53L));
   }
-  CHECK(largest_correction > Real{0.2});  // of these scales one shows the fault
+  CHECK(largest_correction > 0.2L);  // of these scales one shows the fault
 }

@@ -130,7 +130,8 @@ TEST_CASE("log-sum-exp from a state is rounded once") {
     const long double exact = static_cast<long double>(max) * std::numbers::ln2_v<long double>;
     const double got = casa::detail::log_sum_exp(static_cast<double>(max), 1.0);
     const double unit = std::abs(std::nextafter(got, 1e9) - got);
-    REQUIRE(std::abs(static_cast<long double>(got) - exact) <= 0.501L * unit);
+    REQUIRE(std::abs(static_cast<long double>(got) - exact) <=
+            0.501L * static_cast<long double>(unit));
   }
 }
 

@@ -143,7 +143,9 @@ TEST_CASE_TEMPLATE("Hugging Face folders give transformers' logits, hidden state
                    T, float, double) {
   const auto inputs = folders_and_configs();
   golden::Tally tally("hf_", inputs.size()), decided("hf_ without ties", inputs.size());
-  for (const auto& [folder, config_file] : inputs) {
+  for (const auto& input : inputs) {
+    const auto& folder = input.first;
+    const auto& config_file = input.second;
     CAPTURE(folder.string());
     CAPTURE(config_file);
     check_folder<T>(folder, config_file, decided);
@@ -157,7 +159,9 @@ TEST_CASE_TEMPLATE("the vision tower gives transformers' tokens, of images and o
                    float, double) {
   const auto inputs = folders_and_configs();
   golden::Tally images("hf_ with a tower", inputs.size()), videos("hf_ with video", inputs.size());
-  for (const auto& [folder, config_file] : inputs) {
+  for (const auto& input : inputs) {
+    const auto& folder = input.first;
+    const auto& config_file = input.second;
     CAPTURE(folder.string());
     CAPTURE(config_file);
     const int kinds = check_tower<T>(folder, config_file);

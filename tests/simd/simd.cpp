@@ -75,7 +75,7 @@ double worst_ulps(const std::vector<T>& xs, const std::vector<T>& ys,
 template <class T, class F, class G>
 double worst_ulps(const std::vector<T>& xs, F f, G exact) {
   std::vector<Exact<T>> expected;
-  for (const T x : xs) expected.push_back(exact(Exact<T>{x}));
+  for (const T x : xs) expected.push_back(exact(static_cast<Exact<T>>(x)));
   return worst_ulps(xs, mapped(xs, f), expected);
 }
 
