@@ -15,6 +15,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -202,11 +203,20 @@ int run_chat(Session& session, const Arguments& a, const casa::Context& context)
   const auto complain = [](const std::exception& e, const char* what) {
     std::fprintf(stderr, "generate: %s (%s)\n", e.what(), what);
   };
+  // What the command line alone makes impossible is an error at once, not one of every turn.
+  std::vector<ChatMessage> opening;
+  if (!a.system.empty()) opening.push_back({"system", a.system});
+  opening.push_back({"user", "?"});
+  (void)encode(session.tokenizer(), chat_prompt(chat, opening, session.chat_options()));
   bool first = true;
   for (std::string line; !interrupted;) {
     if (isatty(STDIN_FILENO)) std::fputs("> ", stderr);
     if (!std::getline(std::cin, line) || line == "/quit") break;
     if (line.empty()) continue;
+    if (line == "/image") {
+      std::fputs("generate: /image FILE: the name of a picture is missing\n", stderr);
+      continue;
+    }
     if (line.starts_with("/image ")) {
       try {
         images.push_back(session.read_image(line.substr(7)));
@@ -243,6 +253,7 @@ int run_chat(Session& session, const Arguments& a, const casa::Context& context)
     if (!a.quiet) report(prompt.ids.size(), prefill, answer);
     first = false;
   }
+  casa::require(interrupted || std::ferror(stdin) == 0, "stdin: cannot read");
   return interrupted ? 130 : 0;
 }
 
@@ -279,6 +290,12 @@ int main(int argc, char** argv) {
   a.read_image.add_option(app);
   app.add_flag("--allow-unexpected", a.allow_unexpected,
                "leave out tensors of the files that the model has no place for");
+  app.add_flag("--unknown-rope-keys", a.unknown_rope_keys,
+               "pass over keys of rope_scaling that are not known (LoadLimits::unknown_rope_keys)");
+  app.add_flag("--repeated-tensors", a.repeated_tensors,
+               "take a tensor that several files hold (LoadLimits::repeated_tensors)");
+  app.add_flag("--stale-index", a.stale_index,
+               "take an index that names tensors which its files lack (LoadLimits::stale_index)");
   app.add_flag("--any-pattern", a.any_pattern,
                "take any regular expression of tokenizer.json, not only the published ones");
   app.add_flag("--unknown-fields", a.unknown_fields,
@@ -327,11 +344,15 @@ int main(int argc, char** argv) {
     if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
     if (file->count() > 0) {
       std::ifstream in(a.prompt_file, std::ios::binary);
-      casa::require(in.good(), "cannot read ", a.prompt_file);
+      casa::require(in.good() && !std::filesystem::is_directory(a.prompt_file), "-f: cannot read ",
+                    a.prompt_file);
       std::ostringstream content;
       content << in.rdbuf();
+      casa::require(!in.bad(), "-f: cannot read ", a.prompt_file, " to its end");
       a.prompt = content.str();
     }
+    const bool chat = text->count() + file->count() + ids->count() == 0;
+    casa::require(!chat || !a.json, "--json is of one answer: give -p, -f or --prompt-ids");
     program::Files files;
     files.input_model("-m", a.model);
     files.input("-f", a.prompt_file);
@@ -353,7 +374,6 @@ int main(int argc, char** argv) {
     casa::io::TraceRecorder<float> recorder;
     const casa::Trace<float> trace = recorder.hook();
     if (!a.trace.empty()) session.generator().set_trace(&trace);
-    const bool chat = text->count() + file->count() + ids->count() == 0;
     const int status = chat ? run_chat(session, a, context) : run_once(session, a, context);
     if (!a.trace.empty()) recorder.save(a.trace);
     return status;

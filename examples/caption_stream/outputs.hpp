@@ -105,6 +105,7 @@ class Outputs {
   std::optional<program::OutputFailed> failure() const { return failure_; }
 
   void frame_done(const FrameRecord& r, bool (*stop)()) {
+    any_frame_ = true;
     if (!r.skipped) {
       say("\n", stop);
       const std::string cue =
@@ -130,8 +131,13 @@ class Outputs {
   /// that a stream of days takes no memory for them.
   void finish() {
     clear_status();
-    srt_.begin();
+    // A stream without a frame (a decoder that failed in front of it) replaces no older file.
+    const auto stays = [this](const GrowingFile& file) {
+      return !any_frame_ && file.size() == 0 && file.old_size() > 0;
+    };
+    if (!stays(srt_)) srt_.begin();
     srt_.sync();
+    if (stays(jsonl_)) return;
     jsonl_.begin();
     if (!jsonl_.is_open() || !jsonl_.is_regular()) return;
     const std::int64_t records = jsonl_.size();
@@ -225,6 +231,7 @@ class Outputs {
   GrowingFile srt_, jsonl_;
   bool status_, to_terminal_;
   bool shown_ = false;
+  bool any_frame_ = false;
   std::int64_t cues_ = 0;
   std::optional<program::OutputFailed> failure_;
 };

@@ -16,7 +16,8 @@ class Words {
       tokenizer_.emplace(folder);
       return;
     }
-    const casa::io::Json config = casa::io::read_json(folder + "/config.json");
+    const casa::io::Json config =
+        casa::io::read_json(folder + "/config.json", casa::io::python_json({}));
     if (const auto list = config.find_set("vocab"))
       for (const auto& word : list->elements()) vocab_.emplace_back(word.as_string());
   }

@@ -27,6 +27,7 @@ struct Arguments {
   std::uint64_t seed = 0;
   bool json = false, chat = false, ignore_eos = false, quiet = false;
   bool no_system = false, any_pattern = false, unknown_fields = false, allow_unexpected = false;
+  bool unknown_rope_keys = false, repeated_tensors = false, stale_index = false;
 };
 
 // A model folder, its tokenizer and image encoder, and one stream that goes on.
@@ -108,6 +109,9 @@ class Session {
                 : a.dtype == "int8" ? casa::WeightType::int8
                                     : casa::WeightType::native;
     o.allow_unexpected = a.allow_unexpected;
+    o.files.limits.unknown_rope_keys = a.unknown_rope_keys;
+    o.files.limits.repeated_tensors = a.repeated_tensors;
+    o.files.limits.stale_index = a.stale_index;
     o.files.map = true;  // packed as it is read: the file's pages are given back on the way
     return o;
   }

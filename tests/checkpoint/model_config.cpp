@@ -393,6 +393,11 @@ TEST_CASE("sliding windows hold in the blocks that Qwen2's keys say") {
   f["sliding_window"] = "7";
   f["use_sliding_window"] = "false";
   CHECK(contains(refusal(f), "layer_types[0]"));
+  Fields unused = f;  // what is switched off may say anything
+  unused.erase("layer_types");
+  unused["sliding_window"] = "-1";
+  unused["hidden_act"] = "\"swish\"";  // silu's other name
+  CHECK(read(unused).decoder.sliding_layers.empty());
   f["use_sliding_window"] = "true";
   f["layer_types"] = R"(["sliding_attention"])";
   CHECK(contains(refusal(f), "num_hidden_layers, 4"));

@@ -126,6 +126,10 @@ TEST_CASE_TEMPLATE("KvCache refuses what does not fit, and stays as it was", S, 
               cache.restore(room.data(), room.data(), (std::numeric_limits<Index>::max)(), 0);
             }),
             "size overflows"));
+  KvCache<S> unsized;
+  CHECK(refused([&] { unsized.restore(room.data(), room.data(), 3, 0); }) ==
+        "KvCache::restore: 3 tokens for a cache that was made without sizes");
+  CHECK(unsized.size() == 0);
   CHECK(refused([&] { cache.save(nullptr, nullptr); }) == "KvCache::save: k or v is null");
   cache.restore(nullptr, nullptr, 0, 0);
   CHECK(cache.size() == 0);

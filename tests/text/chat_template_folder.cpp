@@ -103,7 +103,18 @@ TEST_CASE("a folder's own template is found where transformers looks") {
                 config(R"([{"name":"tool_use","template":)" + known + "}]"));
   CHECK(contains(fault(scratch.path()), "no template is called \"default\", only \"tool_use\""));
 
+  // Python writes numbers that JSON has not.
+  std::string infinite = config(known);
+  infinite.insert(1, "\"model_max_length\": Infinity, ");
+  scratch.write("tokenizer_config.json", infinite);
+  CHECK(folder_chat_template(scratch.path()).chat.name == "chatml");
+  scratch.write("tokenizer_config.json", config("[]"));
+  CHECK(contains(fault(scratch.path()), "no template is called \"default\", the list is empty"));
+
   // the file of its own wins
+  scratch.write("chat_template.jinja", "{% for m in messages %}{{ m.content");
+  CHECK(contains(fault(scratch.path()), "chat_template.jinja: "));
+  CHECK(contains(fault(scratch.path()), "--no-system"));
   scratch.write("tokenizer_config.json", config(known));
   scratch.write("chat_template.jinja", "{{ messages }}");
   CHECK(contains(fault(scratch.path()), "chat_template.jinja: this chat template is not a known"));

@@ -128,7 +128,7 @@ class ModelFolder {
  private:
   template <Scalar T>
   Model<T> build(const ModelOptions& options, const WeightSource& source) const {
-    weights_.require_complete(name_, "ModelOptions::allow_unexpected");
+    weights_.require_complete(name_, "ModelOptions::allow_unexpected; generate --allow-unexpected");
     const WeightType type = weight_type<T>(options);
     Model<T> m;
     m.config = config_;

@@ -97,7 +97,8 @@ inline Index int_or(const Json& j, std::string_view key, std::int64_t low, std::
 
 inline void require_silu(const Json& j) {
   if (const auto act = j.find_set("hidden_act"))
-    if (!act->is_string() || act->as_string() != "silu") act->fail_expected("\"silu\"");
+    if (!act->is_string() || (act->as_string() != "silu" && act->as_string() != "swish"))
+      act->fail_expected("\"silu\" (or \"swish\", its other name)");
 }
 
 /// Features that change what a model computes and that this library does not have.

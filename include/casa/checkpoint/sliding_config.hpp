@@ -15,9 +15,9 @@ namespace io::detail {
 inline void require_no_windows(const Json& text, const LoadLimits& limits) {
   const auto use = text.find_set("use_sliding_window");
   if (use && use->as_bool()) use->fail_expected("false (the family has no sliding windows)");
-  if (const auto window = text.find_set("sliding_window")) {
+  if (const auto window = text.find_set("sliding_window"); window && !use) {
     window->as_int(1, limits.window, "LoadLimits::window");
-    if (!use) window->fail_expected("null (the family has no sliding windows)");
+    window->fail_expected("null (the family has no sliding windows)");
   }
   if (const auto types = text.find_set("layer_types"))
     for (const Json& type : types->elements())
@@ -31,9 +31,12 @@ inline void read_sliding(const Json& text, const Family& family, const LoadLimit
   if (family.max_window_layers == 0) return require_no_windows(text, limits);
   const auto use = text.find_set("use_sliding_window");
   const auto window = text.find("sliding_window");
-  Index size = 4096;  // where the key is absent
-  if (window) size = window->is_null() ? 0 : window->as_int(1, limits.window, "LoadLimits::window");
-  if (!use || !use->as_bool()) size = 0;
+  Index size = 0;  // what sliding_window says counts only where use_sliding_window is true
+  if (use && use->as_bool()) {
+    size = 4096;  // where the key is absent
+    if (window)
+      size = window->is_null() ? 0 : window->as_int(1, limits.window, "LoadLimits::window");
+  }
   const auto first = text.find_set("max_window_layers");
   const Index from = first ? first->as_int(0, std::int64_t{1} << 40) : family.max_window_layers;
   const auto types = text.find_set("layer_types");

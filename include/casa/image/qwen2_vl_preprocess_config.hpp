@@ -65,7 +65,7 @@ inline Qwen2VlPreprocessConfig parse_qwen2_vl_preprocess_config(const Json& json
 
 /// The file at `path`. Throws casa::error as read_json and parse_qwen2_vl_preprocess_config.
 inline Qwen2VlPreprocessConfig read_qwen2_vl_preprocess_config(const std::string& path) {
-  return parse_qwen2_vl_preprocess_config(read_json(path));
+  return parse_qwen2_vl_preprocess_config(read_json(path, python_json({})));
 }
 
 }  // namespace io

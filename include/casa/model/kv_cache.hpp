@@ -49,7 +49,8 @@ class KvCache {
   Index bytes_per_token() const { return 2 * heads_ * head_dim_ * static_cast<Index>(sizeof(S)); }
 
   /// Room for `count` tokens in all, so that appending up to there allocates nothing. Throws
-  /// casa::error for a negative count, or one of which there can be no memory.
+  /// casa::error for a negative count, or one whose bytes do not fit a number, and std::bad_alloc
+  /// where there is not so much memory.
   void reserve(Index count) {
     require(count >= 0, "KvCache::reserve: count must not be negative, got ", count);
     if (count > capacity_) relocate(count);
@@ -161,12 +162,15 @@ class KvCache {
   }
   /// Becomes the cache of `count` tokens, `pinned` of them pinned, that save() wrote: count *
   /// num_kv_heads * head_dim keys and as many values. Throws casa::error for a null pointer, unless
-  /// count is 0, a negative count, or more tokens pinned than there are.
+  /// count is 0, a negative count, more tokens pinned than there are, or tokens for a cache that
+  /// was made without sizes.
   void restore(const S* k, const S* v, Index count, Index pinned) {
     require(0 <= pinned && pinned <= count,
             "KvCache::restore: pinned must be in [0, count = ", count, "], got ", pinned);
     require(count == 0 || (k != nullptr && v != nullptr),
             "KvCache::restore: k or v is null, count is ", count);
+    require(count == 0 || heads_ > 0, "KvCache::restore: ", count,
+            " tokens for a cache that was made without sizes");
     reserve(count);
     clear();
     for (Index h = 0; h < heads_ && count > 0; ++h) {

@@ -39,7 +39,7 @@ inline std::optional<TemplateSource> find_template(const std::string& folder) {
   for (const char* name : {"/chat_template.json", "/tokenizer_config.json"}) {
     const std::string file = folder + name;
     if (!file_exists(file)) continue;
-    const Json json = read_json(file);
+    const Json json = read_json(file, python_json({}));
     const auto field = json.find_set("chat_template");
     if (!field) continue;
     if (field->is_string()) return TemplateSource{field->as_string(), field->where()};
@@ -50,7 +50,8 @@ inline std::optional<TemplateSource> find_template(const std::string& folder) {
       if (entry_name == "default") return TemplateSource{text.as_string(), text.where()};
       others += (others.empty() ? "" : ", ") + casa::quoted(entry_name);
     }
-    fail(field->where(), ": no template is called \"default\", only ", others,
+    fail(field->where(), ": no template is called \"default\", ",
+         others.empty() ? "the list is empty" : "only " + others,
          " (--chat-template NAME goes on with one of ", chat_template_names(), ")");
   }
   return std::nullopt;
@@ -64,7 +65,7 @@ inline std::optional<std::string> find_bos(const std::string& folder) {
     const std::string file = folder + name;
     if (!file_exists(file)) continue;
     if (!bos) bos.emplace();
-    if (const auto token = read_json(file).find_set("bos_token"))
+    if (const auto token = read_json(file, python_json({})).find_set("bos_token"))
       return token->is_object() ? token->at("content").as_string() : token->as_string();
   }
   return bos;
@@ -87,7 +88,12 @@ inline FolderChat folder_chat_template(const std::string& folder, std::string_vi
           ": the folder has no chat template (chat_template.jinja, or \"chat_template\" in "
           "tokenizer_config.json), so it has no chat: ",
           go_on);
-  const auto chat = published_chat_template(source->text);
+  std::optional<ChatTemplate> chat;
+  try {
+    chat = published_chat_template(source->text);
+  } catch (const error& e) {
+    fail(source->where, ": ", e.what(), ": ", go_on);
+  }
   require(chat.has_value(), source->where, ": this chat template is not a known one: ", go_on);
   return {*chat, bos};
 }
