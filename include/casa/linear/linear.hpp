@@ -26,10 +26,11 @@ struct LinearPiece {
 /// product). The weights are packed when it is made (into `arena`, where one is given); what they
 /// were made from is not needed after. Copies share them.
 ///
-/// Each output is the sum over k in order, one fused multiply-add each (where the machine has it;
-/// of int8 weights, each group's sum times its scale), then the bias, then what is accumulated to:
-/// the same bits for any number of rows and threads. With Precision::storage, bfloat16 weights and
-/// an even number of in_features, more than six rows are rounded and take two k at once.
+/// Each output is the sum over in_features in order, one fused multiply-add each where the machine
+/// has it (with int8 weights: each group's sum, times its scale), plus the bias, plus what stood in
+/// y with Accumulate::yes. So an output has the same bits for any number of rows and threads. The
+/// exception is Precision::storage with bfloat16 weights and an even number of in_features: more
+/// than six rows are rounded to bfloat16, which may change the bits that fewer rows give.
 template <Scalar T>
 class Linear {
  public:
@@ -112,19 +113,19 @@ class Linear {
   }
   /// The biases, out_features values; zero where a piece has none.
   std::span<const T> bias() const { return {bias_.data(), static_cast<std::size_t>(bias_.size())}; }
-  /// For products that end in something else than y (swiglu.hpp).
+  /// The packed weight, for products that store something else than y (swiglu.hpp).
   const PackedWeight<T>& packed() const { return weight_; }
 
  private:
   static constexpr Index kWidth = PackedWeight<T>::kWidth;
 
-  PanelRun panels(Index first, Index last) const {
+  detail::PanelSequence panels(Index first, Index last) const {
     if (first == 0 && last == num_pieces()) return {0, weight_.num_panels(), 1};
-    PanelRun run = weight_.piece(first);
-    require(run.step == 1 || last == first + 1, "Linear: pieces [", first, ", ", last, ") of ",
+    detail::PanelSequence sequence = weight_.piece(first);
+    require(sequence.step == 1 || last == first + 1, "Linear: pieces [", first, ", ", last, ") of ",
             num_pieces(), " that alternate");
-    for (Index p = first + 1; p < last; ++p) run.count += weight_.piece(p).count;
-    return run;
+    for (Index p = first + 1; p < last; ++p) sequence.count += weight_.piece(p).count;
+    return sequence;
   }
 
   void run(MatrixView<const T> x, MatrixView<T> y, Index first, Index last, const Context& context,
@@ -144,12 +145,12 @@ class Linear {
       const auto& panel = weight_.panel(p);
       const T* bias = bias_.data() + panel.begin;
       for (Index r = 0; r < rows; ++r)
-        finish_row(tile + r * kWidth, bias, y.row(row + r) + panel.begin - begin, panel.width,
-                   accumulate);
+        store_row(tile + r * kWidth, bias, y.row(row + r) + panel.begin - begin, panel.width,
+                  accumulate);
     });
   }
 
-  static void finish_row(const T* sum, const T* bias, T* y, Index width, Accumulate accumulate) {
+  static void store_row(const T* sum, const T* bias, T* y, Index width, Accumulate accumulate) {
     constexpr Index lanes = simd::kLanes<T>;
     for (Index c = 0; c < width; c += lanes) {
       const Index n = (std::min)(lanes, width - c);

@@ -4,15 +4,10 @@
 #include <vector>
 
 #include "casa/core/arena.hpp"
-#include "casa/linear/quantize.hpp"
+#include "casa/linear/panel_format.hpp"
 #include "casa/linear/stored_view.hpp"
-#include "casa/simd/simd.hpp"
 
 CASA_COMMON_NAMESPACE_BEGIN
-
-/// How packed weights are held. `native` is the scalar computed in; the others need float and are
-/// widened in registers. int8 has one scale per 32 values along in_features (quantize.hpp).
-enum class WeightType { native, bfloat16, half, int8 };
 
 /// How the panels of several pieces follow one another: all of a piece before the next, or one of
 /// each piece in turn.
@@ -22,148 +17,10 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// Calls f.template operator()<S>() with the stored type S of `type` (int8_t for int8).
-template <Scalar T, class F>
-decltype(auto) with_stored_type(WeightType type, F&& f) {
-  if constexpr (std::same_as<T, float>) {
-    if (type == WeightType::bfloat16) return f.template operator()<bfloat16>();
-    if (type == WeightType::half) return f.template operator()<half>();
-    if (type == WeightType::int8) return f.template operator()<std::int8_t>();
-  }
-  return f.template operator()<T>();
-}
+namespace detail {
 
-/// Stands for int8 panels that were widened: steps and scales as T.
-template <Scalar T>
-struct Steps {};
-
-/// A panel: for each k, kWidth outputs side by side, as `Stored` and as simd::load_two() takes
-/// them. int8 and Steps come in groups of kQuantGroup k, each led by its kWidth scales.
-///
-/// So wide that one row of x has enough sums under way while it reads a panel from end to end:
-/// memory read in one run comes up to a third faster than several runs in turn.
-template <Scalar T, class Stored>
-struct PanelFormat {
-  static constexpr Index kVectors = 4;
-  static constexpr Index kWidth = kVectors * simd::kLanes<T>;
-  static constexpr bool kSteps = std::same_as<Stored, Steps<T>>;
-  static constexpr bool kScaled = std::same_as<Stored, std::int8_t> || kSteps;
-  using S = std::conditional_t<kSteps, T, Stored>;
-  using Scale = std::conditional_t<kSteps, T, bfloat16>;
-  /// What its values are widened to.
-  using WideStored = std::conditional_t<kScaled, Steps<T>, T>;
-  using Wide = PanelFormat<T, WideStored>;
-
-  static constexpr Index kScaleBytes = kScaled ? kWidth * Index{sizeof(Scale)} : 0;
-  static constexpr Index kRowBytes = kWidth * Index{sizeof(S)};
-  static constexpr Index kGroupBytes = kScaleBytes + kQuantGroup * kRowBytes;
-
-  /// Bytes from a panel's start to its row k.
-  static constexpr Index row(Index k) {
-    return kScaled ? k / kQuantGroup * kGroupBytes + kScaleBytes + k % kQuantGroup * kRowBytes
-                   : k * kRowBytes;
-  }
-  /// Bytes from a panel's start to the group that holds row k.
-  static constexpr Index group(Index k) { return kScaled ? k / kQuantGroup * kGroupBytes : row(k); }
-  static constexpr Index bytes(Index depth) {
-    return kScaled ? (depth + kQuantGroup - 1) / kQuantGroup * kGroupBytes : row(depth);
-  }
-
-  static const S* stored(const std::byte* p) {
-    return static_cast<const S*>(static_cast<const void*>(p));
-  }
-  static S* stored(std::byte* p) { return static_cast<S*>(static_cast<void*>(p)); }
-  static const Scale* scales(const std::byte* group_begin) {
-    return static_cast<const Scale*>(static_cast<const void*>(group_begin));
-  }
-  static Scale* scales(std::byte* group_begin) {
-    return static_cast<Scale*>(static_cast<void*>(group_begin));
-  }
-
-  /// Rows [k, k + count) of a panel, k at a group's start, from values (count x kWidth).
-  static void pack_rows(const T* values, Index k, Index count, std::byte* panel) {
-    constexpr Index step = kScaled ? kQuantGroup : 1;
-    for (Index g = 0; g < count; g += step) {
-      const T* from = values + g * kWidth;
-      if constexpr (kScaled) {
-        pack_group(from, (std::min)(step, count - g), panel + group(k + g));
-      } else {
-        copy_row(from, stored(panel + row(k + g)));
-      }
-    }
-  }
-
-  /// The values of output `lane` as they are computed with.
-  static void unpack_row(const std::byte* panel, Index lane, Index depth, T* dst) {
-    for (Index k = 0; k < depth; ++k) {
-      const S s = stored(panel + row(k))[place(lane)];
-      if constexpr (kScaled) {
-        dst[k] = static_cast<float>(s) * widen(scales(panel + group(k))[lane]);
-      } else {
-        dst[k] = widen(s);
-      }
-    }
-  }
-
-  /// Rows [0, depth) of a panel (from a group's start) as Wide.
-  static void widen_rows(const std::byte* panel, Index depth, std::byte* wide) {
-    constexpr Index step = kScaled ? kQuantGroup : 1;
-    for (Index g = 0; g < depth; g += step) {
-      if constexpr (kScaled) {
-        const Scale* from = scales(panel + group(g));
-        T* to = Wide::scales(wide + Wide::group(g));
-        for (Index i = 0; i < kWidth; ++i) to[i] = widen(from[i]);
-      }
-      for (Index k = g; k < (std::min)(depth, g + step); ++k)
-        copy_row(stored(panel + row(k)), Wide::stored(wide + Wide::row(k)));
-    }
-  }
-
- private:
-  template <class From, class To>
-  static void copy_row(const From* from, To* to) {
-    constexpr Index lanes = simd::kLanes<T>;
-    CASA_UNROLL
-    for (Index v = 0; v < kVectors; v += 2) {
-      simd::Vec<T> a, b;
-      simd::load_two(from + v * lanes, a, b);
-      if constexpr (simd::kLoadsPairs<To>) simd::merge_pair(a, b);
-      simd::store(to + v * lanes, a);
-      simd::store(to + (v + 1) * lanes, b);
-    }
-  }
-  /// Where the value of an output stands in its row.
-  static constexpr Index place(Index lane) {
-    constexpr Index lanes = simd::kLanes<T>, two = 2 * lanes;
-    if constexpr (!simd::kLoadsPairs<S>) return lane;
-    return lane / two * two + lane % lanes * 2 + lane % two / lanes;
-  }
-
-  // quant_scale() and quantize() for a whole group.
-  static void pack_group(const T* values, Index count, std::byte* to) {
-    constexpr Index lanes = simd::kLanes<T>;
-    for (Index lane = 0; lane < kWidth; lane += lanes) {
-      simd::Vec<T> largest{};
-      for (Index k = 0; k < count; ++k) {
-        const simd::Vec<T> v = simd::load(values + k * kWidth + lane);
-        largest = (simd::max)(largest, (simd::max)(v, -v));
-      }
-      for (Index i = 0; i < lanes; ++i) scales(to)[lane + i] = quant_scale(largest[i]);
-      const simd::Vec<T> scale = simd::load(scales(to) + lane), zero{};
-      const simd::Vec<T> most = simd::broadcast<T>(127);
-      for (Index k = 0; k < count; ++k) {
-        const simd::Vec<T> steps = simd::load(values + k * kWidth + lane) / scale;
-        const simd::Vec<T> q = (simd::min)(most, (simd::max)(-most, simd::detail::round(steps)));
-        const auto bytes =
-            __builtin_convertvector(simd::select(scale > zero, q, zero), simd::detail::Quarter8);
-        std::memcpy(to + kScaleBytes + k * kRowBytes + lane, &bytes, sizeof bytes);
-      }
-    }
-  }
-};
-
-/// Some panels of a weight: first, first + step, ...
-struct PanelRun {
+/// `count` panels of a weight: first, first + step, first + 2 step, ...
+struct PanelSequence {
   Index first = 0;
   Index count = 0;
   Index step = 1;
@@ -171,14 +28,17 @@ struct PanelRun {
   Index operator()(Index i) const { return first + i * step; }
 };
 
-/// A whole packed weight. Each piece it was made from begins a new panel, whose unused outputs are
-/// zero. Copies share the values, which never change.
+}  // namespace detail
+
+/// A weight (outputs x depth), packed. Each piece it was made from begins a new panel; outputs of a
+/// panel that no piece has are zero. Copies share the values, which never change. Users meet it as
+/// Linear::packed(); how panels are laid out is internal.
 template <Scalar T>
 class PackedWeight {
  public:
-  static constexpr Index kWidth = PanelFormat<T, T>::kWidth;
+  static constexpr Index kWidth = detail::PanelFormat<T, T>::kWidth;
   /// Which outputs of the weight a panel holds.
-  struct Panel {
+  struct PanelOutputs {
     Index begin = 0;
     Index width = 0;
   };
@@ -212,14 +72,15 @@ class PackedWeight {
         panels_[static_cast<std::size_t>(pieces_[i](p))] = {
             out + p * kWidth, (std::min)(kWidth, pieces[i].rows() - p * kWidth)};
     Arena own;
-    with_stored_type<T>(type, [&]<class S>() { pack<S>(pieces, arena ? *arena : own); });
+    detail::with_stored_type<T>(type, [&]<class S>() { pack<S>(pieces, arena ? *arena : own); });
   }
 
   Index depth() const { return depth_; }
   Index num_panels() const { return static_cast<Index>(panels_.size()); }
-  /// The panels of a piece, in the order of its outputs. (This and what follows is not checked.)
-  const PanelRun& piece(Index i) const { return pieces_[static_cast<std::size_t>(i)]; }
-  const Panel& panel(Index p) const { return panels_[static_cast<std::size_t>(p)]; }
+  /// The panels of piece i, in the order of its outputs. This function and those below do not check
+  /// their arguments.
+  const detail::PanelSequence& piece(Index i) const { return pieces_[static_cast<std::size_t>(i)]; }
+  const PanelOutputs& panel(Index p) const { return panels_[static_cast<std::size_t>(p)]; }
   WeightType type() const { return type_; }
   Index bytes() const { return num_panels() * panel_bytes_; }
   Index panel_bytes() const { return panel_bytes_; }
@@ -227,14 +88,15 @@ class PackedWeight {
 
   /// Output `lane` of panel p, depth() values.
   void unpack_row(Index p, Index lane, T* dst) const {
-    with_stored_type<T>(
-        type_, [&]<class S>() { PanelFormat<T, S>::unpack_row(data(p), lane, depth_, dst); });
+    detail::with_stored_type<T>(type_, [&]<class S>() {
+      detail::PanelFormat<T, S>::unpack_row(data(p), lane, depth_, dst);
+    });
   }
 
  private:
   template <class S>
   void pack(std::span<const StoredView> pieces, Arena& arena) {
-    using Format = PanelFormat<T, S>;
+    using Format = detail::PanelFormat<T, S>;
     panel_bytes_ = (Format::bytes(depth_) + 63) / 64 * 64;
     data_ = arena.take(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
     constexpr Index step = 4 * kQuantGroup;
@@ -258,7 +120,7 @@ class PackedWeight {
         }
       }
   }
-  // to (step x kWidth): from (kWidth x step) transposed.
+  // from (kWidth x step) becomes to (step x kWidth).
   static void transpose(const T* from, Index step, T* to) {
     constexpr Index lanes = simd::kLanes<T>;
     for (Index k = 0; k < step; k += lanes)
@@ -271,7 +133,7 @@ class PackedWeight {
         for (Index i = 0; i < lanes; ++i) simd::store(to + (k + i) * kWidth + r, block[i]);
       }
   }
-  // A format that cannot hold a value must not turn it into another one unseen.
+  // Throws if the type S cannot hold a value, which would otherwise be replaced silently.
   template <class S>
   static void check_row(const T* row, Index count, Index r) {
     const T largest = std::same_as<S, half> ? T(65504) : (std::numeric_limits<T>::max)();
@@ -286,8 +148,8 @@ class PackedWeight {
   Index depth_ = 0;
   WeightType type_ = WeightType::native;
   Index panel_bytes_ = 0;
-  std::vector<PanelRun> pieces_;
-  std::vector<Panel> panels_;
+  std::vector<detail::PanelSequence> pieces_;
+  std::vector<PanelOutputs> panels_;
   std::shared_ptr<std::byte> data_;
 };
 

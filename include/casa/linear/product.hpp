@@ -1,9 +1,10 @@
 // The loops around the micro-kernel: x W^T for packed weights, any number of rows, on all threads.
 //
-// Few rows (decode): panels stream from memory once, from end to end. Many rows (prefill): x is
-// packed into tiles, a block of k of one panel meets every tile of a row block while both stay in
-// cache, and the next block is fetched meanwhile. Weights are widened in registers, but where that
-// takes many instructions, a block is widened once for many rows.
+// Few rows (decode): each panel streams from memory once, from end to end. Many rows (prefill): x
+// is packed into tiles; a block of k of one panel is multiplied by every tile of a block of rows
+// while both stay in cache, and the next block is prefetched meanwhile. Weights are widened in
+// registers; only where that takes many instructions is a block widened once, into scratch, for all
+// its tiles.
 #pragma once
 
 #include "casa/core/context.hpp"
@@ -13,7 +14,7 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Rows [0, rows) cut into tiles of at most kTileRows, as even as can be.
+/// Rows [0, rows) cut into tiles of at most kTileRows whose sizes differ by one at most.
 struct TileSplit {
   Index rows = 0;
   Index tiles = 0;
@@ -23,46 +24,52 @@ struct TileSplit {
   Index size(Index t) const { return begin(t + 1) - begin(t); }
 };
 
-/// Rows packed at a time, tiles that share a block of weights, panels of a job.
+/// Rows of x packed at a time: bounds the scratch memory.
 inline constexpr Index kPackRows = 960;
+/// Tiles that share a block of weights, at most: more reuse of each block against more packed rows
+/// that must stay in the second-level cache.
 inline constexpr Index kBlockTiles = 24;
+/// Panels of a job, at most: more reuse of the packed rows against jobs that threads can share out.
 inline constexpr Index kJobPanels = 16;
-/// Rows of x up to this size stay in a core's second-level cache beside the weights that pass
-/// through.
+/// Packed rows of up to so many bytes count as staying in a core's second-level cache beside the
+/// weights that pass through it. (Machines with 512-bit vectors have 1 MiB and more.)
 inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
 
-/// Whether tiles of many rows are given weights of type S that were widened before: where widening
-/// takes more than an instruction or two.
+/// Whether weights of type S are widened into scratch before many rows use them, not in registers:
+/// where widening takes more than an instruction or two. Without 256-bit vectors, widening bfloat16
+/// in registers fell from 62 to 43 % of the peak at 96 rows.
 template <Scalar T, class S>
 inline constexpr bool kWidensBefore =
     !std::same_as<S, T> && !simd::kWidensFast<S> && (simd::kBytes < 32 || std::same_as<S, half>);
 
-/// k of a block: more for more tiles (they share its loads), about 512 at most, blocks as even as
-/// can be.
+/// The k of a block: 64 for each tile that shares it, between 128 and 512, rounded so that blocks
+/// are even and hold whole groups. Deeper blocks store and load the sums less often; shallower ones
+/// leave more of the cache to the packed rows.
 inline Index block_depth_for(Index depth, Index tiles) {
   const Index aim = std::clamp<Index>(64 * tiles, 128, 512);
   const Index blocks = std::max<Index>(1, (depth + aim / 2) / aim);
   return ((depth + blocks - 1) / blocks + kQuantGroup - 1) / kQuantGroup * kQuantGroup;
 }
 
-/// x W^T for the panels of a run. Calls finish(panel, row, rows, tile, worker) once for each
-/// panel and each tile of rows: tile (rows x width) holds the outputs of rows [row, row + rows). A
-/// worker gets the panels of a job in order; jobs hold an even number of panels.
+/// x W^T for a sequence of panels. Calls store(panel, row, rows, tile, worker) once for each panel
+/// and each tile of rows: tile (rows x kWidth) holds the outputs of rows [row, row + rows). The
+/// panels of a job come to one worker in order, and a job holds an even number of them, so that a
+/// caller may combine a panel with the one before (swiglu.hpp).
 template <Scalar T>
 class Product {
  public:
   static constexpr Index kWidth = PackedWeight<T>::kWidth;
 
-  Product(const PackedWeight<T>& weight, PanelRun panels, const Context& context)
+  Product(const PackedWeight<T>& weight, PanelSequence panels, const Context& context)
       : weight_(weight), panels_(panels), context_(context) {}
 
-  template <class Finish>
-  void run(MatrixView<const T> x, Finish&& finish) const {
+  template <class Store>
+  void run(MatrixView<const T> x, Store&& store) const {
     with_stored_type<T>(weight_.type(), [&]<class S>() {
-      if (x.rows() <= kWholePanelRows) return run_few<S>(x, finish);
+      if (x.rows() <= kWholePanelRows) return run_few<S>(x, store);
       const auto run_all = [&]<class A>() {
         for (Index row = 0; row < x.rows(); row += kPackRows)
-          run_many<S, A>(x.middle_rows(row, (std::min)(kPackRows, x.rows() - row)), row, finish);
+          run_many<S, A>(x.middle_rows(row, (std::min)(kPackRows, x.rows() - row)), row, store);
       };
       if constexpr (simd::kMultipliesPairs<S>)
         if (context_.precision == Precision::storage && weight_.depth() % 2 == 0)
@@ -77,9 +84,10 @@ class Product {
     return (share + multiple - 1) / multiple * multiple;
   }
 
-  // One tile of rows: the panels are read once, from end to end.
-  template <class S, class Finish>
-  void run_few(MatrixView<const T> x, Finish& finish) const {
+  // One tile of rows. Each panel is read once, and its reads stay simd::kReadAhead bytes behind the
+  // prefetches.
+  template <class S, class Store>
+  void run_few(MatrixView<const T> x, Store& store) const {
     const Workspace::Frame frame(context_.workspace);
     const Index rows = x.rows(), depth = weight_.depth();
     const T* a = x.data();
@@ -90,7 +98,7 @@ class Product {
     }
     using Format = PanelFormat<T, S>;
     const auto multiply = tile_function<T, S>(rows);
-    // The last rows fetch the first ones of the next panel.
+    // `body` rows of a panel prefetch ahead in the panel itself, the rest in the next one.
     constexpr Index ahead = simd::kReadAhead;
     const Index step = Format::kScaled ? kQuantGroup : rows > 1 ? kPackedBlock : 1;
     const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
@@ -106,14 +114,14 @@ class Product {
         multiply(a, w, 0, body, tile, false, {w + ahead, Format::kRowBytes, Format::kScaleBytes});
         multiply(a + body * rows, w + Format::group(body), 0, depth - body, tile, body > 0,
                  {next, Format::kRowBytes, Format::kScaleBytes});
-        finish(panels_(i), Index{0}, rows, tile, worker);
+        store(panels_(i), Index{0}, rows, tile, worker);
       }
     });
   }
 
-  // A: as what the rows of x are multiplied.
-  template <class S, class A, class Finish>
-  void run_many(MatrixView<const T> x, Index first_row, Finish& finish) const {
+  // A: the type as which rows of x are multiplied, T or pairs of bfloat16.
+  template <class S, class A, class Store>
+  void run_many(MatrixView<const T> x, Index first_row, Store& store) const {
     using Format = PanelFormat<T, S>;
     using Wide = typename Format::Wide;
     constexpr bool widens = kWidensBefore<T, S>;
@@ -135,8 +143,9 @@ class Product {
     const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
     const Index share = (std::min)(kJobPanels, job_panels(shares, 2));
     const Index jobs_per_block = (panels_.count + share - 1) / share;
-    // Where the rows of x stay in cache whole, panels are read as they lie in memory; else a block
-    // of k of the rows meets all panels of the job before the next block.
+    // Where a block's rows stay in cache, each panel is read to its end before the next. Else all
+    // panels of the job use one block of k before the next block, so that the rows' part of it
+    // stays.
     const bool panels_outer = block_rows * a_depth * Index{sizeof(A)} <= kRowBlockBytes;
     const Index block_depth = block_depth_for(depth, block_tiles);
     const Index depth_blocks = (depth + block_depth - 1) / block_depth;
@@ -187,14 +196,14 @@ class Product {
             ahead += count * next_step;
           }
           if (step.k + count == depth)
-            finish(panels_(begin + step.panel), first_row + row, rows, tile, worker);
+            store(panels_(begin + step.panel), first_row + row, rows, tile, worker);
         }
       }
     });
   }
 
   const PackedWeight<T>& weight_;
-  PanelRun panels_;
+  PanelSequence panels_;
   const Context& context_;
 };
 

@@ -1,10 +1,11 @@
 // The micro-kernel of every product: a few rows times a few panels, accumulated in registers.
 //
-// Each output has one accumulator and takes its terms in order of k, by one fused multiply-add
-// each; for int8 those of a group are summed by themselves, and the sum times the group's scale is
-// added likewise. So its bits depend on nothing but its row and its weights: not on the rows beside
-// it, on threads, or on how k was cut into blocks (a block goes on from what the one before
-// stored). Rows of x that are rounded to pairs of bfloat16 take two k at once.
+// Each output has one accumulator and adds its terms in order of k, one fused multiply-add each.
+// For int8 weights the terms of a group are added by themselves, and that sum times the group's
+// scale is added in the same way. A block of k continues from the sums that the block before
+// stored. So an output's bits depend on its row and its weights alone: not on the rows beside it,
+// on threads, or on how k was cut into blocks. (Rows of x that are rounded to pairs of bfloat16
+// take two k at once.)
 #pragma once
 
 #include <array>
@@ -19,8 +20,9 @@ namespace detail {
 /// Rows of the largest tile.
 inline constexpr Index kTileRows = 6;
 
-/// Rows up to this number meet a whole panel at once: enough accumulators to hide the latency of
-/// the multiply-add, few enough for the registers. More rows take it two vectors at a time.
+/// Up to this number of rows, a tile takes all four vectors of a panel: enough accumulators to hide
+/// the latency of the multiply-add, few enough for the registers (6 x 4 of 32, 2 x 4 of 16). With
+/// more rows it takes two vectors at a time.
 inline constexpr Index kWholePanelRows = simd::kRegisters >= 32 ? kTileRows : 2;
 
 /// Vectors of a panel that a tile of so many rows takes at once.
@@ -29,16 +31,17 @@ constexpr Index tile_vectors(Index rows) {
   return rows <= kWholePanelRows ? PanelFormat<T, T>::kVectors : 2;
 }
 
-/// k of a block of packed x: the rows' values lie row after row, as in x, but close together,
-/// however far apart the rows of x are.
+/// x is packed in blocks of so many k: 16 values of the tile's first row, 16 of the second, ... A
+/// block's rows lie close together however far apart those of x are, and nothing is transposed:
+/// transposing cost products of few rows a fifth.
 inline constexpr Index kPackedBlock = 16;
-/// Values of a packed row of x.
+/// Values of one row of packed x: depth, rounded up to whole blocks.
 constexpr Index packed_depth(Index depth) {
   return (depth + kPackedBlock - 1) / kPackedBlock * kPackedBlock;
 }
 
-/// to (packed_depth / kPackedBlock x rows x kPackedBlock) of A: values, or pairs of them (then
-/// x.cols() is even); what lies behind x is not defined.
+/// Packs x as A, values or pairs of bfloat16 (then x.cols() must be even), into `to` (blocks x rows
+/// x kPackedBlock). Values behind the last of x are undefined.
 template <class A, Scalar T>
 void pack_tile(MatrixView<const T> x, A* to) {
   constexpr Index block = simd::kUnit<A> * kPackedBlock;
@@ -62,15 +65,16 @@ void pack_tile(MatrixView<const T> x, A* to) {
     }
 }
 
-/// Memory to ask for while a tile computes: as much as it reads for each k (or pair of k), `step`
-/// bytes on, and as for a group's scales, `group_step` bytes on.
+/// What a tile prefetches: from `at` on, for each k (or pair of k) as many lines as the tile itself
+/// reads, then on by `step` bytes; for each group of int8 also the lines of its scales, then on by
+/// `group_step` bytes.
 struct Prefetch {
   const std::byte* at = nullptr;
   Index step = 0;
   Index group_step = 0;
 };
 
-/// f(first, second) for neighbours in the rows of a tile's sums.
+/// Calls f(first, second) for the vectors 2 v and 2 v + 1 of each row of a tile.
 template <Index Rows, Index Vectors, class V, class F>
 CASA_INLINE void for_each_two(V (&sum)[std::size_t{Rows}][std::size_t{Vectors}], F f) {
   CASA_UNROLL
@@ -78,12 +82,15 @@ CASA_INLINE void for_each_two(V (&sum)[std::size_t{Rows}][std::size_t{Vectors}],
   for (Index v = 0; v < Vectors; v += 2) f(sum[r][v], sum[r][v + 1]);
 }
 
-/// c (+)= a w for tile_vectors(Rows) vectors of a panel, from output `lane`; a (Rows x depth,
-/// packed; one row as it is), c (Rows x kWidth). `go_on`: add to what c holds; else c is only
-/// written.
+/// c = a w, or c += a w with `accumulate`, for tile_vectors(Rows) vectors of a panel from output
+/// `lane` on: a (Rows x depth, packed; a single row as it is), c (Rows x kWidth). Without
+/// `accumulate` c is only written.
+///
+/// Sums of pairs are kept in the order that simd::load_rows() gives (lane_order.hpp), and c is in
+/// the outputs' order.
 template <Scalar T, class S, Index Rows, class A = T>
-void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth, T* c, bool go_on,
-                   Prefetch ahead) {
+void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth, T* c,
+                   bool accumulate, Prefetch ahead) {
   using V = simd::Vec<T>;
   using Format = PanelFormat<T, S>;
   constexpr Index lanes = simd::kLanes<T>, width = Format::kWidth;
@@ -98,7 +105,8 @@ void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth
     V sum[std::size_t{Rows}][std::size_t{vectors}];
     CASA_UNROLL
     for (Index r = 0; r < rows; ++r) CASA_UNROLL
-    for (Index v = 0; v < vectors; ++v) sum[r][v] = scaled || !go_on ? V{} : simd::load(at(r, v));
+    for (Index v = 0; v < vectors; ++v)
+      sum[r][v] = scaled || !accumulate ? V{} : simd::load(at(r, v));
     if constexpr (unit == 2)
       for_each_two<rows, vectors>(sum, [](V& first, V& second) {
         simd::merge_pair(first, second);
@@ -154,11 +162,11 @@ void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth
       for (Index r = 0; r < rows; ++r) {
         V result = sum[r][v];
         if constexpr (scaled)
-          result = simd::fma(result, factor, go_on ? simd::load(at(r, v)) : V{});
+          result = simd::fma(result, factor, accumulate ? simd::load(at(r, v)) : V{});
         simd::store(at(r, v), result);
       }
     }
-    go_on = true;
+    accumulate = true;
   }
 }
 

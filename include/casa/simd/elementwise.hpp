@@ -1,4 +1,4 @@
-// Loops over a row in vectors, with the remainder handled once for all of them.
+// A loop over a row in whole vectors and one remainder, and loads and stores that serve both.
 #pragma once
 
 #include "casa/simd/simd.hpp"
@@ -7,7 +7,8 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Calls f(c, n) for c = 0, lanes, 2 lanes, ... where n values are left from c on, lanes at most.
+/// Calls f(c, n) for c = 0, lanes, 2 lanes, ...: n = lanes for whole vectors, fewer for the
+/// remainder.
 template <class T, class F>
 CASA_INLINE void for_each_vector(Index size, F&& f) {
   constexpr Index lanes = simd::kLanes<T>;
@@ -16,7 +17,7 @@ CASA_INLINE void for_each_vector(Index size, F&& f) {
   if (c < size) f(c, size - c);
 }
 
-/// The n <= lanes values at p, zeros behind them.
+/// The n <= lanes values at p; the other lanes are 0.
 template <class T>
 CASA_INLINE simd::Vec<T> load_n(const T* p, Index n) {
   return n == simd::kLanes<T> ? simd::load(p) : simd::load_partial(p, n);

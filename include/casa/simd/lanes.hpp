@@ -1,4 +1,4 @@
-// Across the lanes of vectors: reductions, transposition.
+// Across the lanes of vectors: reductions, sums of many vectors at once, transposition.
 #pragma once
 
 #include "casa/simd/vector.hpp"
@@ -7,7 +7,8 @@ CASA_NAMESPACE_BEGIN
 
 namespace simd {
 
-/// op over all lanes, in every lane, as a tree (the same order in every build of one width).
+/// Every lane becomes op over all lanes, as a tree: the order is the same in every build of one
+/// vector width.
 template <class V, class Op>
 CASA_INLINE V reduce(V v, Op op) {
   constexpr Index n = kLanes<Element<V>>;
@@ -31,6 +32,9 @@ CASA_INLINE Element<V> reduce_max(V v) {
 
 namespace detail {
 
+// One step of a transposition: of every 2 Step lanes of a and b, a's second Step lanes change
+// places with b's first. For 8 lanes and Step 2: a = a0 a1 b0 b1 a4 a5 b4 b5, b = a2 a3 b2 b3 a6 a7
+// b6 b7.
 template <int Step, class V, std::size_t... I>
 CASA_INLINE void exchange_blocks(V& a, V& b, std::index_sequence<I...>) {
   constexpr int n = static_cast<int>(sizeof...(I));
@@ -42,9 +46,10 @@ CASA_INLINE void exchange_blocks(V& a, V& b, std::index_sequence<I...>) {
       ((static_cast<int>(I) & Step) ? n + static_cast<int>(I) : (static_cast<int>(I) ^ Step))...);
   a = low;
 }
-// Which lane of two vectors (the second one's counted from `lanes` on) is lane i of the left or
-// right summands when neighbours are added: every Group units of Unit lanes give the sums of the
-// first vector's pairs of units, then of the second one's.
+// add_neighbours adds units of Unit lanes that lie beside each other. In every Group units of the
+// result the first half are sums of a's units, the second half of b's. For 8 lanes, Unit 1, Group 4
+// (inside blocks of 128 bits): a0+a1 a2+a3 b0+b1 b2+b3 | a4+a5 a6+a7 b4+b5 b6+b7; summand() gives
+// the lane of the left or the right term (lanes of b are counted from `lanes` on).
 template <int Unit, int Group>
 constexpr int summand(int i, bool right, int lanes) {
   const int begin = i / (Unit * Group) * (Unit * Group), unit = i / Unit % Group, pairs = Group / 2;
@@ -56,7 +61,8 @@ CASA_INLINE V add_neighbours(V a, V b, std::index_sequence<I...>) {
   return __builtin_shufflevector(a, b, summand<Unit, Group>(static_cast<int>(I), false, lanes)...) +
          __builtin_shufflevector(a, b, summand<Unit, Group>(static_cast<int>(I), true, lanes)...);
 }
-// Inside blocks of 128 bits first, while there are many vectors: such shuffles cost least.
+// Halves the number of vectors until one is left. While there are many, neighbours are added inside
+// blocks of 128 bits (a shuffle of half a cycle); only the last steps cross the blocks.
 template <class V, std::size_t N>
 CASA_INLINE V add_lanes(const V (&v)[N]) {
   if constexpr (N == 1) {
@@ -74,31 +80,6 @@ CASA_INLINE V add_lanes(const V (&v)[N]) {
   }
 }
 
-// Which lane of two vectors (the second one's counted from `lanes` on) is lane i of those in turn.
-template <int Unit>
-constexpr int merged(int i, int lanes) {
-  return i / (2 * Unit) * Unit + i % Unit + i / Unit % 2 * lanes;
-}
-template <int Unit, class V, std::size_t... I>
-CASA_INLINE void merge_pair(V& a, V& b, std::index_sequence<I...>) {
-  constexpr int n = static_cast<int>(sizeof...(I));
-  const V low = __builtin_shufflevector(a, b, merged<Unit>(static_cast<int>(I), n)...);
-  b = __builtin_shufflevector(a, b, merged<Unit>(n + static_cast<int>(I), n)...);
-  a = low;
-}
-
-// What merged() undoes.
-template <int Unit>
-constexpr int split(int i) {
-  return i / Unit * 2 * Unit + i % Unit;
-}
-template <int Unit, class V, std::size_t... I>
-CASA_INLINE void split_pair(V& a, V& b, std::index_sequence<I...>) {
-  const V even = __builtin_shufflevector(a, b, split<Unit>(static_cast<int>(I))...);
-  b = __builtin_shufflevector(a, b, (Unit + split<Unit>(static_cast<int>(I)))...);
-  a = even;
-}
-
 template <int Step, class V, std::size_t N>
 CASA_INLINE void transpose_steps(V (&v)[N]) {
   if constexpr (Step < static_cast<int>(N)) {
@@ -111,13 +92,13 @@ CASA_INLINE void transpose_steps(V (&v)[N]) {
 
 }  // namespace detail
 
-/// Lane i: the sum of the lanes of v[i].
+/// N sums at once: lane i of the result is the sum of all lanes of v[i].
 template <class V, std::size_t N>
 CASA_INLINE V add_lanes(const V (&v)[N]) {
   static_assert(N == static_cast<std::size_t>(kLanes<Element<V>>));
   return detail::add_lanes(v);
 }
-/// op over the lanes i, i + Stride, i + 2 Stride, ..., in each of them.
+/// Lanes i, i + Stride, i + 2 Stride, ... each become op over all of them.
 template <int Stride, class V, class Op>
 CASA_INLINE V reduce_strided(V v, Op op) {
   if constexpr (Stride < kLanes<Element<V>>)
@@ -125,18 +106,6 @@ CASA_INLINE V reduce_strided(V v, Op op) {
         op(v, detail::swapped<Stride>(v, detail::LaneSequence<Element<V>>{})), op);
   else
     return v;
-}
-
-/// The lanes of a and b in turn, Unit of each: a[0], b[0], a[1], ... in a, then b.
-template <int Unit = 1, class V>
-CASA_INLINE void merge_pair(V& a, V& b) {
-  detail::merge_pair<Unit>(a, b, detail::LaneSequence<Element<V>>{});
-}
-
-/// The even lanes (or Units of them) of a, then b, in a; their odd ones in b.
-template <int Unit = 1, class V>
-CASA_INLINE void split_pair(V& a, V& b) {
-  detail::split_pair<Unit>(a, b, detail::LaneSequence<Element<V>>{});
 }
 
 /// The square of N vectors of N lanes, transposed in registers.

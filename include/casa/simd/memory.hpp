@@ -112,32 +112,13 @@ CASA_INLINE void store(half* p, VecF v) {
   std::memcpy(static_cast<void*>(p), &h, sizeof h);
 }
 
-/// Whether S is widened by an instruction or two.
+/// Whether one or two instructions widen a vector of S to float.
 template <class S>
 inline constexpr bool kWidensFast = std::is_same_v<S, bfloat16> ||
                                     (std::is_same_v<S, half> &&
                                      (CASA_SIMD_AVX512 || (CASA_SIMD_AVX2 && CASA_SIMD_F16C)));
 
-/// Whether load_two() of S takes values apart: even ones, then odd ones, for which one instruction
-/// each is enough. What was computed of them goes back into its order with merge_pair(), what will
-/// meet them comes into theirs with split_pair().
-template <class S>
-inline constexpr bool kLoadsPairs = std::is_same_v<S, bfloat16>;
-/// The next 2 lanes values.
-template <class S, class V>
-CASA_INLINE void load_two(const S* p, V& first, V& second) {
-  if constexpr (kLoadsPairs<S>) {
-    auto both = detail::load_as<detail::Bits>(p);
-    keep(both);
-    first = (VecF)(both << 16);
-    second = (VecF)(both & 0xffff0000u);
-  } else {
-    first = load(p);
-    second = load(p + kLanes<Element<V>>);
-  }
-}
-
-/// What load() of S* gives.
+/// The vector that load(const S*) gives.
 template <class S>
 using Loaded = decltype(load(std::declval<const S*>()));
 
@@ -176,7 +157,10 @@ CASA_INLINE void store_partial(S* p, V v, Index n) {
 
 /// Asks for the cache line at p to be fetched; any address is allowed.
 CASA_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
-/// How many bytes ahead a loop asks for memory that it reads in one run, as fast as it comes.
+/// How many bytes ahead a loop that waits for memory prefetches one contiguous segment, into the
+/// first-level cache. Measured on a Zen 5 that reads 41 GB/s, against shorter distances and other
+/// orders: attention of 1, 2, 4, 8 rows over 65,536 float keys 36, 34, 31, 15 before and 38, 37,
+/// 35, 32 GB/s after; one row through int8 weights 27 before, 36 after.
 inline constexpr Index kReadAhead = 8192;
 
 }  // namespace simd

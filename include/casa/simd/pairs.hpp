@@ -2,7 +2,7 @@
 // once. A sum in float gains both products.
 #pragma once
 
-#include "casa/simd/memory.hpp"
+#include "casa/simd/lane_order.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -13,11 +13,13 @@ struct bfloat16_pair {
   bfloat16 first, second;
 };
 
-/// Values beside each other in an E, what is multiplied at once.
+/// The number of values that one element of type E holds and one lane multiplies at once: 2 for
+/// pairs, else 1. Depths and keys are counted in such units.
 template <class E>
 inline constexpr Index kUnit = std::is_same_v<E, bfloat16_pair> ? 2 : 1;
 
-/// Whether one instruction multiplies pairs of S, at the price of a multiply-add of float.
+/// Whether the machine multiplies pairs of S in one instruction that is as fast as a multiply-add
+/// of float (AVX-512 BF16).
 template <class S>
 inline constexpr bool kMultipliesPairs = CASA_SIMD_AVX512_BF16&& std::is_same_v<S, bfloat16>;
 
@@ -38,8 +40,8 @@ CASA_INLINE VecPairs broadcast(bfloat16_pair x) {
   return broadcast(std::bit_cast<std::uint32_t>(x));
 }
 
-/// Lane by lane the sum of a pair's two products, and c. (Machines that multiply pairs take
-/// subnormal numbers for 0.)
+/// c + a.first * b.first + a.second * b.second, lane by lane. (The instruction treats subnormal
+/// numbers as 0.)
 CASA_INLINE VecF fma(VecPairs a, VecPairs b, VecF c) {
 #if CASA_SIMD_AVX512_BF16
   return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
@@ -48,7 +50,7 @@ CASA_INLINE VecF fma(VecPairs a, VecPairs b, VecF c) {
   return fma((VecF)(a << 16), (VecF)(b << 16), fma((VecF)(a & second), (VecF)(b & second), c));
 #endif
 }
-/// sum = fma(a, b, sum) in sum's own register.
+/// sum = fma(a, b, sum), kept in sum's own register (see accumulate() in vector.hpp).
 CASA_INLINE void accumulate(VecF& sum, VecPairs a, VecPairs b) {
 #if CASA_SIMD_AVX512_BF16
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
@@ -69,6 +71,8 @@ CASA_INLINE Words round_to_bfloat16(VecF a, VecF b) {
   return load_as<Words>(halves);
 #endif
 }
+// For 8 words: Stride 1 is 0 1 2 3 4 5 6 7, Stride 2 is 0 2 1 3 4 6 5 7, Stride 4 is 0 4 1 5 2 6
+// 3 7.
 template <int Stride, std::size_t... I>
 CASA_INLINE VecPairs pair_up(Words v, std::index_sequence<I...>) {
   return (VecPairs)__builtin_shufflevector(
@@ -76,7 +80,8 @@ CASA_INLINE VecPairs pair_up(Words v, std::index_sequence<I...>) {
       ((static_cast<int>(I) / (2 * Stride) * 2 + static_cast<int>(I) % 2) * Stride +
        static_cast<int>(I) / 2 % Stride)...);
 }
-// Inside blocks of 128 bits: the lower (High = 0) or upper values of a and b in turn.
+// Words are 16 bits, blocks 128: of each block the four lower (High 0) or upper (High 1) words, one
+// of a and one of b in turn. For one block and High 0: a0 b0 a1 b1 a2 b2 a3 b3.
 template <int High, std::size_t... I>
 CASA_INLINE VecPairs interleave(Words a, Words b, std::index_sequence<I...>) {
   constexpr int n = static_cast<int>(sizeof...(I));
@@ -88,22 +93,22 @@ CASA_INLINE VecPairs interleave(Words a, Words b, std::index_sequence<I...>) {
 
 }  // namespace detail
 
-/// Of the lanes of a, then b, rounded to bfloat16, those that lie Stride apart as pairs: lane i of
-/// 2 Stride meets lane i + Stride.
+/// The lanes of a, then b, are rounded to bfloat16; in every 2 Stride of them value i becomes a
+/// pair with value i + Stride. Stride 1 pairs neighbours (two dimensions of a query), Stride =
+/// lanes pairs a[i] with b[i] (the weights of two keys).
 template <int Stride>
 CASA_INLINE VecPairs to_pairs(VecF a, VecF b) {
   return detail::pair_up<Stride>(detail::round_to_bfloat16(a, b),
                                  detail::LaneSequence<std::uint16_t>{});
 }
 
-/// The next lanes values of two rows: (a[i], b[i]) in lane i.
+/// The next lanes values of two rows as pairs, in memory's order: (a[i], b[i]) in lane i.
 CASA_INLINE VecPairs load_rows(const bfloat16* a, const bfloat16* b) {
   return detail::widen_bits(detail::load_as<detail::Half16>(a)) |
          detail::widen_bits(detail::load_as<detail::Half16>(b)) << 16;
 }
-/// The next 2 lanes values of two rows, in blocks of four: the first has those that come first in
-/// every eight, the second those that follow; merge_pair<4>() puts what was computed of them into
-/// order.
+/// The next 2 lanes values of two rows as pairs, in the order drawn in lane_order.hpp:
+/// merge_pair<4>() puts what was computed of them into memory's order.
 CASA_INLINE void load_rows(const bfloat16* a, const bfloat16* b, VecPairs& first,
                            VecPairs& second) {
   const auto p = detail::load_as<detail::Words>(a), q = detail::load_as<detail::Words>(b);

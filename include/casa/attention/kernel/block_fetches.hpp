@@ -39,11 +39,11 @@ class BlockFetches {
   /// Called after clear(), before the scores of panels[0], the job's first panel that sees
   /// something of the block; `unit`: what they are multiplied as, `copied`: values are not read
   /// where they lie.
-  void begin(Interval block, Index kv_head, std::span<const Panel<T>> panels, Index unit,
-             bool copied, const Following& after) {
+  void plan(Interval block, Index kv_head, std::span<const QueryPanel<T>> panels, Index unit,
+            bool copied, const Following& after) {
     Index all = 0, tiles = 0;  // but for scores of narrow panels, where nothing is asked for
     const Index scores = panels[0].narrow == 0 ? multiply_adds(panels[0], block, unit) : 0;
-    for (const Panel<T>& p : panels) {
+    for (const QueryPanel<T>& p : panels) {
       const bool wide = p.narrow == 0;
       all += (wide ? 2 : 1) * multiply_adds(p, block, unit);
       tiles += wide ? meet(p.seen, block).size() / score_tile_keys(p) : 0;
@@ -66,7 +66,7 @@ class BlockFetches {
     }
   }
   /// Called after the scores of the first panel.
-  void go_on() {
+  void plan_after_first_scores() {
     if (after_.block.size() == 0) return;
     add(after_.block, after_.kv_head, &KeyPiece<S>::k);
     prefetcher_.spread(work_after_);
@@ -80,7 +80,7 @@ class BlockFetches {
     return count * static_cast<Index>(sizeof(E));
   }
   /// Of vectors, in a panel's scores, or its sums.
-  Index multiply_adds(const Panel<T>& panel, Interval block, Index unit) const {
+  Index multiply_adds(const QueryPanel<T>& panel, Interval block, Index unit) const {
     return meet(panel.seen, block).size() * panel.width() * in_.shape.head_dim / (unit * lanes);
   }
   /// Keys or values that lie side by side.

@@ -65,7 +65,7 @@ class JobRunner {
     factor_ = workspace.take<T>(lane_rows);
     q_rows_ = workspace.take<const T*>(lane_rows);
     result_ = workspace.take<T*>(lane_rows);
-    panels_ = workspace.take<Panel<T>>(lane_rows / lanes + 1);
+    panels_ = workspace.take<QueryPanel<T>>(lane_rows / lanes + 1);
   }
 
   /// `next`: the job this worker does afterwards, or null; its queries and first keys are fetched
@@ -97,7 +97,7 @@ class JobRunner {
   /// that it waits for, and one tile takes whole values.
   bool strided_job() const {
     constexpr Index few = (std::min)(kFewQueries, kNarrowRows<T>);
-    return rows_ <= few && kRunVectors * lanes >= key_rows_.padded_dim();
+    return rows_ <= few && kSegmentVectors * lanes >= key_rows_.padded_dim();
   }
 
   /// The job with queries and weights as Q, keys read as K and values as V.
@@ -117,7 +117,7 @@ class JobRunner {
         for_each_block({place, place + end - begin}, [&](Interval block, Interval) {
           const Index from = begin + block.begin - place;
           const auto [k, v] =
-              key_rows_.template runs<K, V>(piece, from, from + block.size(), 0, head);
+              key_rows_.template segments<K, V>(piece, from, from + block.size(), 0, head);
           run_block<Q>(block, {}, k, v);
         });
       });
@@ -157,7 +157,7 @@ class JobRunner {
       q_rows_[row] = in_.q.row(token) + head * d;
     });
     for_each_panel<T>(rows_, [&](Index first, Index rows, int vectors, int narrow) {
-      Panel<T>& p = panels_[num_panels_++];
+      QueryPanel<T>& p = panels_[num_panels_++];
       p = {vectors, narrow, first, rows, limits_.some(first, first + rows)};
       p.q = q_ + lane * padded;
       const Index width = vectors * lanes;
@@ -183,17 +183,17 @@ class JobRunner {
     bool begun = false, tiles_mix = false;
     fetches_.clear();  // (few rows have their own way)
     for (Index p = 0; p < num_panels_; ++p) {
-      const Panel<T>& panel = panels_[p];
+      const QueryPanel<T>& panel = panels_[p];
       const Interval seen = meet(panel.seen, block);
       if (seen.size() == 0) continue;
       const bool first = seen.begin == panel.seen.begin, last = seen.end == panel.seen.end;
       if (!begun && !few_rows())
-        fetches_.begin(block, job_->kv_head, {panels_ + p, panels_ + num_panels_}, kUnit<Q>, copied,
-                       after);
+        fetches_.plan(block, job_->kv_head, {panels_ + p, panels_ + num_panels_}, kUnit<Q>, copied,
+                      after);
       softmax_block<Q>(panel, keys + (seen.begin - block.begin), seen.size(), d,
                        limits_.visible(panel, seen), first, fetches_.prefetcher());
       if (!begun) {
-        fetches_.go_on();
+        fetches_.plan_after_first_scores();
         // Weights of keys that a row does not see are 0, which only a value that is not finite
         // survives. (Asked now, as the values have come.)
         tiles_mix = all_finite_where_rows_differ(block, values);
@@ -225,7 +225,7 @@ class JobRunner {
 
   /// The weighted sums of the panel's rows over what they see of the block.
   template <class W, class Values>
-  void sum_values(const Panel<T>& panel, Interval seen, Values values, bool first, bool last,
+  void sum_values(const QueryPanel<T>& panel, Interval seen, Values values, bool first, bool last,
                   bool tiles_mix) {
     SumShape shape{panel.width(), in_.shape.head_dim, key_rows_.padded_dim()};
     const Index near = kNearBytes / (shape.padded_dim * static_cast<Index>(sizeof(Value<Values>)));
@@ -233,7 +233,7 @@ class JobRunner {
     Index most = tiles_mix ? kSumRows : 1, part = seen.size();
     if constexpr (kIsStrided<Values>) {
       if (panel.rows > most) part = near_keys;
-      shape.near = run_distance(values, seen.size(), shape.head_dim);
+      shape.near = segment_distance(values, seen.size(), shape.head_dim);
     } else if (few_rows()) {
       // Two tiles ask for each line, of keys that stay in the first-level cache in between, where
       // they take whole values: lines that are asked for once come slower. But each would widen.
@@ -253,7 +253,7 @@ class JobRunner {
   /// Of some keys: tiles of at most so many rows, as even as can be, each over what its rows see
   /// (in whole pairs: the weight of a key beside it is 0).
   template <class W, class Values>
-  void sum_part(const Panel<T>& panel, Interval seen, Interval part, bool first, bool last,
+  void sum_part(const QueryPanel<T>& panel, Interval seen, Interval part, bool first, bool last,
                 Index most, Values values, const SumShape& shape) {
     constexpr Index unit = kUnit<W>;
     const auto tile_of = [&](Index r, Index end) {
@@ -291,7 +291,7 @@ class JobRunner {
   }
 
   /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.
-  void prepare_result(const Panel<T>& panel) {
+  void prepare_result(const QueryPanel<T>& panel) {
     const Index d = in_.shape.head_dim;
     for_each_row(panel.first, panel.first + panel.rows, [&](Index row, Index token, Index head) {
       const T max = panel.max[row - panel.first], sum = panel.sum[row - panel.first];
@@ -314,7 +314,7 @@ class JobRunner {
       }
     });
   }
-  void write_empty(const Panel<T>& panel) {
+  void write_empty(const QueryPanel<T>& panel) {
     std::fill_n(panel.max, panel.rows, -std::numeric_limits<T>::infinity());
     std::fill_n(panel.sum, panel.rows, T(0));
     prepare_result(panel);
@@ -336,7 +336,7 @@ class JobRunner {
   T *q_, *carried_, *scores_, *lane_values_, *factor_;
   const T** q_rows_;
   T** result_;
-  Panel<T>* panels_;
+  QueryPanel<T>* panels_;
 };
 
 }  // namespace detail

@@ -53,14 +53,15 @@ class KeyRows {
   /// head_dim that is no whole vectors are padded), as another T they are widened, in memory for
   /// keys from `at` on.
   template <class K, class V>
-  std::pair<StridedRows<StoredAs<K>>, StridedRows<V>> runs(const KeyPiece<S>& piece, Index begin,
-                                                           Index end, Index at,
-                                                           Index kv_head) const {
+  std::pair<StridedRows<StoredAs<K>>, StridedRows<V>> segments(const KeyPiece<S>& piece,
+                                                               Index begin, Index end, Index at,
+                                                               Index kv_head) const {
     const Index d = in_.shape.head_dim, count = end - begin;
     const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
     const bool pads = padded_dim_ != d;
-    return {run<StoredAs<K>>({piece.k + from, piece.token_stride, count}, false, k_copy_, at, d),
-            run<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_, at, padded_dim_)};
+    return {
+        segment<StoredAs<K>>({piece.k + from, piece.token_stride, count}, false, k_copy_, at, d),
+        segment<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_, at, padded_dim_)};
   }
 
   /// What gather<K, V> found, per key.
@@ -80,7 +81,7 @@ class KeyRows {
     const V** values = pointers<V>().values;
     for_each_piece(block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
       const Index at = place - block.begin;
-      const auto [k, v] = runs<K, V>(piece, begin, end, at, kv_head);
+      const auto [k, v] = segments<K, V>(piece, begin, end, at, kv_head);
       for (Index j = 0; j < end - begin; ++j) {
         // (What bfloat16 are read as pairs is only ever copied from, byte by byte.)
         keys[at + j] = static_cast<const K*>(static_cast<const void*>(k.first + j * k.stride));
@@ -137,8 +138,8 @@ class KeyRows {
 
   /// Rows as E: where they lie, or copied to rows of `size` values, from row `at` on.
   template <class E>
-  StridedRows<E> run(StridedRows<S> rows, [[maybe_unused]] bool copies, [[maybe_unused]] T* to,
-                     [[maybe_unused]] Index at, [[maybe_unused]] Index size) const {
+  StridedRows<E> segment(StridedRows<S> rows, [[maybe_unused]] bool copies, [[maybe_unused]] T* to,
+                         [[maybe_unused]] Index at, [[maybe_unused]] Index size) const {
     if constexpr (!std::is_same_v<E, T>) {
       return rows;
     } else {

@@ -50,7 +50,8 @@ struct Scaling {
 /// Packs panel.rows rows (rows[r]: head_dim values) as (head_dim, width), or (pairs of dimensions,
 /// width); lanes without a row repeat the last one.
 template <class Q, class T>
-void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+void pack_wide(const QueryPanel<T>& panel, const T* const* rows, Index head_dim,
+               Scaling<T> scaling) {
   constexpr Index lanes = simd::kLanes<T>, unit = kUnit<Q>;
   constexpr int count = static_cast<int>(lanes);
   const Index width = panel.vectors * lanes;
@@ -82,7 +83,8 @@ void pack_wide(const Panel<T>& panel, const T* const* rows, Index head_dim, Scal
 /// Packs as (head_dim / lanes, row, lane), the last dimensions padded with zeros; in the order in
 /// which load_two() gives keys of type K.
 template <class Q, class K, class T>
-void pack_narrow(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+void pack_narrow(const QueryPanel<T>& panel, const T* const* rows, Index head_dim,
+                 Scaling<T> scaling) {
   constexpr Index lanes = simd::kLanes<T>;
   const Index step = panel.narrow * lanes;
   for (Index r = 0; r < panel.narrow; ++r) {
@@ -114,7 +116,7 @@ void pack_narrow(const Panel<T>& panel, const T* const* rows, Index head_dim, Sc
 
 /// Q: as what queries are multiplied, K: what the panel's keys are read as.
 template <class Q, class K, class T>
-void pack(const Panel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
+void pack(const QueryPanel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   if (panel.narrow > 0)
     pack_narrow<Q, K>(panel, rows, head_dim, scaling);
   else

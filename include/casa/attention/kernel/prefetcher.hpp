@@ -130,7 +130,7 @@ Index near_distance(Rows rows, Index count, Index ahead) {
 }
 /// The same to the row that a run of rows of `size` values has simd::kReadAhead bytes on.
 template <class Rows>
-Index run_distance(Rows rows, Index count, Index size) {
+Index segment_distance(Rows rows, Index count, Index size) {
   const Index bytes = size * static_cast<Index>(sizeof(Value<Rows>));
   return near_distance(rows, count, (std::max<Index>)(1, simd::kReadAhead / bytes));
 }
@@ -145,7 +145,7 @@ CASA_INLINE void fetch_near(const E* p, Index distance) {
 
 /// Goes with a tile that takes Count values a turn from rows in one run, `distance` bytes ahead.
 template <int Count, class E>
-FetchCursor run_cursor(const E* p, Index distance) {
+FetchCursor segment_cursor(const E* p, Index distance) {
   constexpr Index bytes = Count * static_cast<Index>(sizeof(E));
   const char* at = static_cast<const char*>(static_cast<const void*>(p)) + distance;
   return {at, at + bytes, 2 * bytes, bytes / 2};

@@ -47,7 +47,7 @@ class RowLimits {
 
   /// Lane by lane what the panel's rows see, counted from the first key of `block`; the next call
   /// writes over it.
-  Visible<T> visible(const Panel<T>& panel, Interval block) const {
+  Visible<T> visible(const QueryPanel<T>& panel, Interval block) const {
     const Index width = panel.width(), count = panel.vectors * lanes;
     Lane<T>*const begins = lane_limits_, *const ends = lane_limits_ + count;
     const auto place = [&](Index key) {

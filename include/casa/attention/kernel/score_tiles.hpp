@@ -41,7 +41,7 @@ CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* sc
     row[0][0] = narrow_scores<R>(keys, key, q, units, near);
   } else {
     FetchCursor ahead =
-        near != 0 ? run_cursor<M * kScoreSteps>(keys[key], near)
+        near != 0 ? segment_cursor<M * kScoreSteps>(keys[key], near)
                   : prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
     if (kSums == 2 && units <= 2 * kChain)
       dot_tile<M, N>(keys + key, 0, q, units, ahead, row);
@@ -78,7 +78,7 @@ inline constexpr int kMaxVectors = 3;
 /// A panel of queries and the softmax state of its rows. Arrays of N vectors where not said
 /// otherwise.
 template <class T>
-struct Panel {
+struct QueryPanel {
   int vectors = 1;  ///< N
   int narrow = 0;   ///< rows of a narrow panel, a power of two; 0: a wide one
   Index first = 0;  ///< its first row among the job's rows
@@ -102,7 +102,7 @@ struct Panel {
 /// Scores of `count` keys in base 2, and the largest of each lane. keys[count ..] repeats the last
 /// key up to a whole tile.
 template <int N, int R, class Q, class Rows, class T>
-CASA_INLINE void score_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim,
+CASA_INLINE void score_block(const QueryPanel<T>& panel, Rows keys, Index count, Index head_dim,
                              const Visible<T>& visible, Prefetcher& prefetcher,
                              Row<simd::Vec<T>, N>& max) {
   constexpr Index lanes = simd::kLanes<T>;
@@ -114,8 +114,8 @@ CASA_INLINE void score_block(const Panel<T>& panel, Rows keys, Index count, Inde
   const Index units = head_dim / kUnit<Q>;
   // (Panels of a wide job find their keys fetched. A wide tile reads ahead of itself only where the
   // next keys are what follows its own.)
-  const bool run = prefetcher.idle() && (R > 0 || side_by_side(keys, count, units));
-  const Index near = run ? run_distance(keys, count, units) : 0;
+  const bool contiguous = prefetcher.idle() && (R > 0 || side_by_side(keys, count, units));
+  const Index near = contiguous ? segment_distance(keys, count, units) : 0;
   Index j = 0;
   for (; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {
@@ -139,7 +139,7 @@ CASA_INLINE void score_block(const Panel<T>& panel, Rows keys, Index count, Inde
 /// A block's scores become weights 2^(score - max) in their place (W: pairs of keys' weights are
 /// rounded and lie side by side); updates max, sum and rescale. Weights of masked keys are 0.
 template <int N, int R, class W, class T>
-CASA_INLINE void weigh_block(const Panel<T>& panel, Index count, bool first,
+CASA_INLINE void weigh_block(const QueryPanel<T>& panel, Index count, bool first,
                              const Row<simd::Vec<T>, N>& max) {
   using V = simd::Vec<T>;
   constexpr Index lanes = simd::kLanes<T>;
@@ -191,7 +191,7 @@ CASA_INLINE void weigh_block(const Panel<T>& panel, Index count, bool first,
 
 /// Scores of `count` keys, then weights; Q: as what queries and weights are multiplied.
 template <class Q, class Rows, class T>
-void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim,
+void softmax_block(const QueryPanel<T>& panel, Rows keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
   const auto run = [&]<int N, int R>() {
     Row<simd::Vec<T>, N> max;
@@ -214,7 +214,7 @@ void softmax_block(const Panel<T>& panel, Rows keys, Index count, Index head_dim
 }
 
 template <class T>
-Index score_tile_keys(const Panel<T>& panel) {
+Index score_tile_keys(const QueryPanel<T>& panel) {
   return panel.vectors == 3 ? kTileKeys<3> : panel.vectors == 2 ? kTileKeys<2> : kTileKeys<1>;
 }
 

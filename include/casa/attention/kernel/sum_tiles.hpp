@@ -13,10 +13,10 @@ namespace detail {
 
 /// How many lanes of a pair of vectors' sums are neighbours, as the values were loaded; 0: all.
 template <int N, class W, class E>
-inline constexpr int kMerges = N % 2 == 1             ? 0
-                               : kUnit<W> == 2        ? 4
-                               : simd::kLoadsPairs<E> ? 1
-                                                      : 0;
+inline constexpr int kMergeUnit = N % 2 == 1             ? 0
+                                  : kUnit<W> == 2        ? 4
+                                  : simd::kLoadsPairs<E> ? 1
+                                                         : 0;
 
 /// Before a loop: sums have their registers from here on.
 template <int M, int N, class V>
@@ -108,10 +108,10 @@ constexpr int sum_vectors(Index rows) {
 }
 /// The same where a few rows read values as runs, each value whole: memory is what they wait for,
 /// so sums may be more than the registers hold.
-inline constexpr int kRunVectors = 16;
+inline constexpr int kSegmentVectors = 16;
 template <class Values>
 constexpr int sum_vectors_of(Index rows) {
-  if (kIsStrided<Values>) return rows <= kFewQueries ? kRunVectors : 0;
+  if (kIsStrided<Values>) return rows <= kFewQueries ? kSegmentVectors : 0;
   return sum_vectors(rows);
 }
 
@@ -188,7 +188,7 @@ template <int M, int N, class T, class W, class Values>
             : prefetcher.take(rows.count / 2, 2 * M * N / kUnit<W>, kSumLines<M>, rows.weights);
     weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
   }
-  if constexpr (constexpr int unit = kMerges<N, W, E>; unit > 0) {
+  if constexpr (constexpr int unit = kMergeUnit<N, W, E>; unit > 0) {
     if (rows.result) {
       CASA_UNROLL
       for (int m = 0; m < M; ++m) {
@@ -250,7 +250,7 @@ void sum_panel(std::span<const SumRows<T, W, Values>> tiles, const SumShape& sha
         sum_tile<N>(tiles[t], shape, column, prefetcher);
       }
   };
-  if constexpr (kIsStrided<Values>) run.template operator()<kRunVectors>();
+  if constexpr (kIsStrided<Values>) run.template operator()<kSegmentVectors>();
   run.template operator()<8>();
   run.template operator()<4>();
   run.template operator()<2>();
