@@ -1,4 +1,4 @@
-// What the attention kernel asks memory for while it computes a block.
+// Which memory the attention kernel prefetches while it computes a block.
 #pragma once
 
 #include <span>
@@ -12,17 +12,22 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What a worker does after a block: the job's next block, or the first one of its next job.
+/// What a worker computes after a block: the job's next block, or the first block of its next job.
 struct Following {
   Interval block;
   Index kv_head = 0;
   const Job* job = nullptr;  ///< null: the same
 };
 
-/// One worker's fetches: evenly while a block is computed, and not long before it is read, or it
-/// would have left the second-level cache again. A block's values are asked for during the scores
-/// of its first panel, the keys of what follows after them; where values are copied as their block
-/// begins, both come a block ahead. (A worker's first keys come as they come.)
+/// One worker's schedule of prefetches for jobs with many rows. They are spread evenly over the
+/// arithmetic. A block's values are fetched during the scores of its first panel, and the keys of
+/// the following block during the rest: fetched a whole block ahead, both had partly left the
+/// second-level cache when they were read (windows that come from memory gained 1 to 7 %). Only
+/// where values are copied when their block begins must both come a block ahead. A worker's very
+/// first keys are not prefetched.
+///
+/// For each block: clear(), then plan() before the first scores and plan_after_first_scores() after
+/// them. Without plan() the object stays idle, and tiles prefetch for themselves.
 template <class T, class S>
 class BlockFetches {
   static constexpr Index lanes = simd::kLanes<T>;
@@ -30,18 +35,19 @@ class BlockFetches {
  public:
   BlockFetches(const AttentionInput<T, S>& in, const KeyRows<T, S>& rows) : in_(in), rows_(rows) {}
 
-  /// Nothing is fetched but what tiles ask for themselves.
+  /// Forgets the schedule: tiles prefetch what they read themselves.
   void clear() {
     prefetcher_.clear();
     after_ = {};
   }
 
-  /// Called after clear(), before the scores of panels[0], the job's first panel that sees
-  /// something of the block; `unit`: what they are multiplied as, `copied`: values are not read
-  /// where they lie.
+  /// Call after clear() and before the scores of panels[0], the job's first panel that sees some of
+  /// the block. `unit`: values that a lane multiplies at once. `copied`: tiles read copies of
+  /// values.
   void plan(Interval block, Index kv_head, std::span<const QueryPanel<T>> panels, Index unit,
             bool copied, const Following& after) {
-    Index all = 0, tiles = 0;  // but for scores of narrow panels, where nothing is asked for
+    Index all = 0,
+          tiles = 0;  // without the scores of narrow panels, which take nothing from the schedule
     const Index scores = panels[0].narrow == 0 ? multiply_adds(panels[0], block, unit) : 0;
     for (const QueryPanel<T>& p : panels) {
       const bool wide = p.narrow == 0;
@@ -65,7 +71,7 @@ class BlockFetches {
       work_after_ = all - scores;
     }
   }
-  /// Called after the scores of the first panel.
+  /// Call after the scores of the first panel: schedules the following block's keys.
   void plan_after_first_scores() {
     if (after_.block.size() == 0) return;
     add(after_.block, after_.kv_head, &KeyPiece<S>::k);
@@ -79,11 +85,12 @@ class BlockFetches {
   static constexpr Index bytes(Index count) {
     return count * static_cast<Index>(sizeof(E));
   }
-  /// Of vectors, in a panel's scores, or its sums.
+  /// Multiply-adds of vectors in a panel's scores of a block; its sums take equally many.
   Index multiply_adds(const QueryPanel<T>& panel, Interval block, Index unit) const {
     return meet(panel.seen, block).size() * panel.width() * in_.shape.head_dim / (unit * lanes);
   }
-  /// Keys or values that lie side by side.
+  /// Schedules keys or values of `places`, except where each is farther apart than two head_dim:
+  /// there most of the lines between belong to other heads.
   void add(Interval places, Index kv_head, const S* KeyPiece<S>::*array) {
     rows_.for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
       if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;

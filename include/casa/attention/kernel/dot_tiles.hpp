@@ -20,34 +20,34 @@ using Row = V[static_cast<std::size_t>(N)];
 template <class V, int M, int N>
 using Tile = Row<V, N>[static_cast<std::size_t>(M)];
 
-/// A dot product is summed in two parts, which halves its rounding error: side by side where there
-/// are registers for both, else one after the other; in more, one after the other, where they would
-/// be longer than kChain.
+/// A dot product of a wide panel is the sum of at least two shorter ones, none of more than kChain
+/// terms, which keeps its rounding error within that of a pairwise sum. With 32 registers two
+/// accumulate side by side (kSums), otherwise one after the other.
 inline constexpr int kSums = simd::kRegisters == 32 ? 2 : 1;
 inline constexpr Index kChain = 64;
-/// Keys in a tile of scores: keys x N vectors x kSums accumulators fit the registers.
+/// Keys of a tile of scores, so that keys x N vectors x kSums accumulators fit the registers.
 template <int N>
 inline constexpr int kTileKeys = N == 1   ? 8
                                  : N == 2 ? 6
                                           : 4;
-inline constexpr int kMaxTileKeys = 16;  ///< those of a narrow panel of one row
-/// Steps in a turn of a tile's loop.
+inline constexpr int kMaxTileKeys =
+    16;  ///< of any tile: a narrow panel of one row takes a key a lane
+/// Dimensions in a turn of the loop of a tile of scores.
 inline constexpr int kScoreSteps = 4;
 
-/// What queries and weights are multiplied as: the kernel's scalar, or pairs of bfloat16, whose
-/// sums are float.
+/// The type of sums of products of Q: float for pairs of bfloat16, else Q.
 template <class Q>
 using SumOf = std::conditional_t<std::is_same_v<Q, simd::bfloat16_pair>, float, Q>;
 
-/// Whether so many query rows wait for memory rather than for arithmetic: they make few
-/// multiply-adds of a byte of keys or values of type E.
+/// Whether so many query rows wait for memory rather than for arithmetic: one multiply-add a row
+/// for each value of type E that is read.
 template <class E>
 constexpr bool waits_for_memory(Index rows) {
   return rows < 2 * static_cast<Index>(sizeof(E));
 }
 
-/// acc[m][n] = sum over dimensions (or pairs of them) [begin, begin + count) of key m's values
-/// times the panel's vector n.
+/// acc[m][n] = the sum over units (dimensions or pairs of them) [begin, begin + count) of key m's
+/// value times vector n of the wide panel's queries.
 template <int M, int N, class Q, class V>
 CASA_INLINE void dot_tile(const Q* const* keys, Index begin, const Q* q, Index count,
                           FetchCursor& ahead, Tile<V, M, N>& acc) {
@@ -105,8 +105,8 @@ CASA_INLINE void dot_tile(const Q* const* keys, Index begin, const Q* q, Index c
   }
 }
 
-/// The same in parts of which no sum is longer than kChain, two at least; what is summed already is
-/// parked on the stack meanwhile.
+/// The same of all units, in two or more calls of dot_tile so that no sum is longer than kChain.
+/// The sums so far are on the stack meanwhile, as registers are taken.
 template <int M, int N, class Q, class V>
 CASA_INLINE void dot_parts(const Q* const* keys, const Q* q, Index count, FetchCursor& ahead,
                            Tile<V, M, N>& acc) {
@@ -133,15 +133,15 @@ CASA_INLINE void dot_parts(const Q* const* keys, const Q* q, Index count, FetchC
   }
 }
 
-/// The dot products of K keys and the R rows of a narrow panel: of (key, row), a vector of parts
-/// each. Keys (`units` values or pairs) are read as they lie; `near`: what is fetched lies so many
-/// bytes ahead; 0, from a list of pointers: nothing is.
+/// The dot products of K keys, from key j on, and the R rows of a narrow panel, each still a vector
+/// of partial sums: dots[k * R + r]. Keys have `units` values or pairs of them. Memory is
+/// prefetched `near` bytes ahead; near = 0 with a list of pointers: not at all.
 template <int K, int R, class Rows, class Q, class V>
 CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index near, V* dots) {
   using E = Value<Rows>;
   using Factor = simd::Loaded<Q>;
   constexpr Index lanes = simd::kLanes<Q>;
-  constexpr int sums = K * R <= 4 ? 2 : 1;  // enough of them to hide the latency
+  constexpr int sums = K * R <= 4 ? 2 : 1;  // enough sums to hide the latency of a multiply-add
   constexpr int steps = K * R <= 2 ? 4 : 2;
   Row<const E*, K> key;
   Row<Tile<V, K, R>, sums> sum;
@@ -154,7 +154,8 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index 
       for (int r = 0; r < R; ++r) sum[s][k][r] = V{};
     }
   }
-  // (One vector of each key; not an array of them, which g++ 12 would store all the same.)
+  // One vector of each of the one or two keys. (Of an array of them g++ 12 would keep a copy in
+  // memory.)
   const auto step = [&]<int Sum>(Factor first, Factor second) __attribute__((always_inline)) {
     if constexpr (K > 1) {
       simd::keep(first);
@@ -184,7 +185,9 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index 
   CASA_NO_UNROLL
   for (; i + steps * lanes <= units; i += steps * lanes) {
     if (kIsStrided<Rows> || near != 0) {
-      const Index at = K * i;  // lines are asked for in the order of memory
+      const Index at =
+          K *
+          i;  // two keys' lines are prefetched in memory's order: first all of key 0, then of key 1
       fetch_near<K * steps * lanes>(at < units ? key[0] + at : key[K - 1] + (at - units), near);
     }
     CASA_UNROLL
@@ -203,12 +206,13 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index 
   }
 }
 
-/// The scores of a vector of (key, row) for a narrow panel of R rows: keys [j, j + lanes / R).
+/// The scores of keys [j, j + lanes / R) for a narrow panel of R rows: one vector, lane k * R + r.
 template <int R, class Rows, class Q>
 CASA_INLINE auto narrow_scores(Rows keys, Index j, const Q* q, Index units, Index near) {
   constexpr int lanes = static_cast<int>(simd::kLanes<Q>);
   Row<simd::Vec<SumOf<Q>>, lanes> part;
-  if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // every load of the loop steps by one key
+  if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // so that each turn's addresses are the
+                                                         // last ones plus a stride
     CASA_NO_UNROLL
     for (int k = 0; k < lanes / R; ++k)
       narrow_dots<1, R>(keys, j + k, q, units, near, part + k * R);

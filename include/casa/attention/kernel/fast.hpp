@@ -1,5 +1,5 @@
-// The fast attention kernel: blocks of keys, online softmax, never more scores than one strip of a
-// block.
+// The fast attention kernel: blocks of keys, online softmax, and never more scores in memory than
+// one panel times one block.
 //
 // plan.hpp cuts the work into jobs, job_runner.hpp does one; here workers take them, and the parts
 // of long key ranges are merged. The online softmax is Milakov & Gimelshein's (arXiv 1805.02867),
@@ -16,7 +16,7 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// The parts of split jobs, merged in order.
+/// Merges the parts of each split job, in their order, into the result.
 template <class T, class S>
 void merge_parts(const AttentionInput<T, S>& in, const Plan& plan, const Parts<T>& parts,
                  const Destination<T>& to) {
@@ -73,8 +73,9 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   for (Index w = 0; w < workers; ++w)
     new (runners + w) Runner(in, plan, to, parts, piece_begin,
                              context.precision == Precision::storage, workspace);
-  // Jobs that follow each other share their window's memory and fetch for each other, so a worker
-  // takes several at once, but fewer and fewer, so that all workers end together.
+  // Consecutive jobs share their window's memory, and each prefetches for the next, so a worker
+  // takes up to a window's heads at once. As the end nears it takes fewer, so that all workers end
+  // together (on two threads 3 to 4 % for long causal masks).
   std::atomic<Index> next{0};
   const auto take = [&] {
     Index begin = next.load(), end;
@@ -87,7 +88,8 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   context.executor.run(workers, [&](Index worker) {
     for (Interval mine = take(); mine.size() > 0;) {
       const Job& job = plan.jobs[static_cast<std::size_t>(mine.begin++)];
-      // While there is enough for all, taken ahead, so that its memory is fetched.
+      // The next jobs are taken before the last one is run, so that it can prefetch for them; not
+      // when too few are left, as another worker may be idle.
       if (mine.size() == 0 && jobs - next.load() >= workers) mine = take();
       runners[worker].run(job, mine.size() > 0 ? plan.jobs.data() + mine.begin : nullptr);
       if (mine.size() == 0) mine = take();

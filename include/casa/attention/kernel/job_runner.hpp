@@ -1,4 +1,4 @@
-// One worker of the fast attention kernel: the run of a job over its blocks of keys.
+// One worker of the fast attention kernel: computes a job, block of keys by block.
 //
 // A job's rows (all query heads of one kv head, stacked) are cut into panels of a few vectors
 // (panels.hpp). For each block of keys and each panel: scores, weights in their place, weighted
@@ -19,7 +19,7 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Where a job's rows go: divided by their sums with lse, or as a state.
+/// Where results go: the quotient and log-sum-exp, or the state (max, sum, undivided out).
 template <class T>
 struct Destination {
   MatrixView<T> out;  ///< (rows, num_heads * head_dim)
@@ -28,7 +28,7 @@ struct Destination {
   T* sum = nullptr;
 };
 
-/// The states of split jobs: per part, per (row, head) of the job.
+/// The states of the parts of split jobs, for each part and each row of its job.
 template <class T>
 struct Parts {
   T* max = nullptr;
@@ -37,7 +37,7 @@ struct Parts {
   Index rows = 0;    ///< of one part
 };
 
-/// One worker's part in attention: scratch memory for the largest job, and the jobs' run.
+/// One worker: scratch memory for the largest job, and the computation of a job.
 template <class T, class S>
 class JobRunner {
   static constexpr Index lanes = simd::kLanes<T>;
@@ -68,8 +68,8 @@ class JobRunner {
     panels_ = workspace.take<QueryPanel<T>>(lane_rows / lanes + 1);
   }
 
-  /// `next`: the job this worker does afterwards, or null; its queries and first keys are fetched
-  /// ahead.
+  /// Computes a job. `next` is the job that this worker computes afterwards, or null; its queries
+  /// and first keys are prefetched meanwhile.
   void run(const Job& job, const Job* next) {
     job_ = &job;
     rows_ = job.rows(group_);
@@ -81,26 +81,28 @@ class JobRunner {
       run_as<T, T, T>(next);
     else if (rows_ <= kNarrowRows<T>)
       run_as<T, S, S>(next);
-    else  // (a broadcast of a key's value would widen it for one vector alone)
+    else  // tiles of wide panels broadcast each value of a key: widening it there would serve one
+          // vector
       run_as<T, T, S>(next);
   }
 
  private:
-  /// Whether the job waits for memory: no row shares a vector with another, or all share one and
-  /// multiply what lies in memory. Its tiles ask for what they read, in memory's order.
+  /// Whether the job waits for memory rather than for arithmetic: its rows fit one narrow panel, or
+  /// keys are stored as T and at most 2 sizeof(S) rows fit one vector. Its tiles read in the order
+  /// of memory and prefetch for themselves.
   bool few_rows() const {
     constexpr Index shared = 2 * static_cast<Index>(sizeof(S)) * std::is_same_v<S, T>;
     return rows_ <= (std::max)(kNarrowRows<T>, (std::min)(lanes, shared));
   }
 
-  /// Whether its keys and values are read as runs of memory, piece by piece: where memory is all
-  /// that it waits for, and one tile takes whole values.
+  /// Whether keys and values are read as segments, piece by piece (StridedRows): for one or two
+  /// rows, where one tile takes whole values.
   bool strided_job() const {
     constexpr Index few = (std::min)(kFewQueries, kNarrowRows<T>);
     return rows_ <= few && kSegmentVectors * lanes >= key_rows_.padded_dim();
   }
 
-  /// The job with queries and weights as Q, keys read as K and values as V.
+  /// Computes the job with queries and weights multiplied as Q, keys read as K and values as V.
   template <class Q, class K, class V>
   void run_as(const Job* next) {
     make_panels<Q, K>();
@@ -126,7 +128,7 @@ class JobRunner {
       if (panels_[p].seen.size() == 0) write_empty(panels_[p]);
   }
 
-  /// f(block, what follows it) for blocks of even sizes.
+  /// Calls f(block, the block after it or an empty interval) for blocks of nearly equal sizes.
   template <class F>
   void for_each_block(Interval keys, F f) const {
     const Index n = keys.size(), blocks = (n + kBlockKeys - 1) / kBlockKeys;
@@ -137,7 +139,7 @@ class JobRunner {
     }
   }
 
-  /// f(row, its token, its head) for rows [begin, end) of the job.
+  /// Calls f(row, its token, its query head) for rows [begin, end) of the job.
   template <class F>
   void for_each_row(Index begin, Index end, F f) const {
     Index token = job_->row_begin + begin / group_, head = begin % group_;
@@ -147,7 +149,7 @@ class JobRunner {
     }
   }
 
-  /// Packs the queries as Q, for keys read as K.
+  /// Cuts the job's rows into panels and packs their queries as Q, for keys read as K.
   template <class Q, class K>
   void make_panels() {
     const Index d = in_.shape.head_dim, padded = key_rows_.padded_dim();
@@ -181,7 +183,7 @@ class JobRunner {
     const Index d = in_.shape.head_dim;
     const bool copied = !std::is_same_v<Value<Values>, S> || d != key_rows_.padded_dim();
     bool begun = false, tiles_mix = false;
-    fetches_.clear();  // (few rows have their own way)
+    fetches_.clear();  // jobs of few rows keep it so
     for (Index p = 0; p < num_panels_; ++p) {
       const QueryPanel<T>& panel = panels_[p];
       const Interval seen = meet(panel.seen, block);
@@ -194,8 +196,9 @@ class JobRunner {
                        limits_.visible(panel, seen), first, fetches_.prefetcher());
       if (!begun) {
         fetches_.plan_after_first_scores();
-        // Weights of keys that a row does not see are 0, which only a value that is not finite
-        // survives. (Asked now, as the values have come.)
+        // Rows that see different keys may share a tile: a key that a row does not see has weight
+        // 0, and 0 times its value is 0 unless the value is infinite or NaN. Checked only now,
+        // after the first scores, because the values have been prefetched meanwhile.
         tiles_mix = all_finite_where_rows_differ(block, values);
         begun = true;
       }
@@ -204,7 +207,7 @@ class JobRunner {
     }
   }
 
-  /// Whether every value is finite that some rows of the job see and others do not.
+  /// Whether all values are finite that some rows of the job see and others do not.
   template <class Values>
   bool all_finite_where_rows_differ(Interval block, Values values) const {
     const Interval all = meet(block, limits_.every(0, rows_));
@@ -223,7 +226,10 @@ class JobRunner {
     return simd::reduce_add(nan) == T(0);
   }
 
-  /// The weighted sums of the panel's rows over what they see of the block.
+  /// Adds the weighted values of a block to the sums of a panel's rows. `first`, `last`: the block
+  /// is the first or last that the panel sees. Decides how many rows share a tile, and into which
+  /// parts the block's keys are cut so that the tiles of a part find its values in the first-level
+  /// cache.
   template <class W, class Values>
   void sum_values(const QueryPanel<T>& panel, Interval seen, Values values, bool first, bool last,
                   bool tiles_mix) {
@@ -235,8 +241,10 @@ class JobRunner {
       if (panel.rows > most) part = near_keys;
       shape.near = segment_distance(values, seen.size(), shape.head_dim);
     } else if (few_rows()) {
-      // Two tiles ask for each line, of keys that stay in the first-level cache in between, where
-      // they take whole values: lines that are asked for once come slower. But each would widen.
+      // Where one tile takes whole values, the rows are split over two tiles: the second reads from
+      // the first-level cache, and a line that is prefetched twice measured faster than one that is
+      // prefetched once. Not for 16-bit values, which both tiles would widen: 4 rows of bfloat16
+      // read 34 GB/s in one tile, 32 in two.
       constexpr bool widens = kUnit<W> == 1 && !std::is_same_v<Value<Values>, T>;
       const Index half = (panel.rows + 1) / 2;
       if (!widens && sum_vectors(half) * lanes >= shape.padded_dim) most = (std::min)(most, half);
@@ -250,8 +258,9 @@ class JobRunner {
       if (end < seen.end) std::fill_n(panel.rescale, panel.width(), T(1));
     }
   }
-  /// Of some keys: tiles of at most so many rows, as even as can be, each over what its rows see
-  /// (in whole pairs: the weight of a key beside it is 0).
+  /// The sums over one part of a block's keys, in tiles of at most `most` rows and nearly equal
+  /// sizes, each over the keys that its rows see. With pairs of keys the range is widened to whole
+  /// pairs, and the key that is not seen has weight 0.
   template <class W, class Values>
   void sum_part(const QueryPanel<T>& panel, Interval seen, Interval part, bool first, bool last,
                 Index most, Values values, const SumShape& shape) {
@@ -271,7 +280,8 @@ class JobRunner {
                                  first ? nullptr : panel.rescale + r,
                                  last ? result_ + row : nullptr,
                                  factor_ + row};
-      if constexpr (unit == 2)  // beside what a lone row sees there may be NaN
+      if constexpr (unit ==
+                    2)  // a row by itself: the pair's other value may be NaN, so it is replaced
         if (most == 1)
           tile.values = key_rows_.only(tile.values, count, begin - skipped, behind - skipped);
       return tile;
@@ -290,7 +300,8 @@ class JobRunner {
     sum_panel<T, W, Values>({rows, static_cast<std::size_t>(tiles)}, shape, fetches_.prefetcher());
   }
 
-  /// Sets result_ and factor_ of a panel whose sums are complete; writes its lse or state.
+  /// For a panel that sees no further block: sets where its rows' sums go (result_) and what they
+  /// are multiplied by (factor_), and writes its lse or the state's max and sum.
   void prepare_result(const QueryPanel<T>& panel) {
     const Index d = in_.shape.head_dim;
     for_each_row(panel.first, panel.first + panel.rows, [&](Index row, Index token, Index head) {

@@ -1,5 +1,5 @@
-// The rows of a block of keys and values as the kernel's tiles read them: where they lie, or as
-// copies that are widened or padded to whole vectors.
+// The keys and values of a block in the form that the kernel's tiles read: in the caller's memory,
+// or copied, widened or padded to whole vectors.
 #pragma once
 
 #include <algorithm>
@@ -15,16 +15,17 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// One worker's pointers to the keys and values of a block, and the memory of its copies.
+/// One worker's pointers to a block's keys and values, and scratch memory for copies of them.
 template <class T, class S>
 class KeyRows {
   static constexpr Index lanes = simd::kLanes<T>;
-  /// What rows lie in memory as that are read as K.
+  /// The type in memory of keys that tiles read as K: pairs of bfloat16 are stored as S.
   template <class K>
   using StoredAs = std::conditional_t<std::is_same_v<K, simd::bfloat16_pair>, S, K>;
 
  public:
-  /// Blocks of up to `keys` keys; pointers of `behind` more repeat the last key.
+  /// For blocks of up to `keys` keys. The lists of pointers end with up to `behind` more that
+  /// repeat the last key, so that a tile of scores may always be whole.
   KeyRows(const AttentionInput<T, S>& in, const Index* piece_begin, Index keys, Index behind,
           Workspace& workspace)
       : in_(in), piece_begin_(piece_begin), behind_(behind) {
@@ -46,12 +47,13 @@ class KeyRows {
   }
 
   Index padded_dim() const { return padded_dim_; }
-  /// Whether tiles may widen 16-bit values as they load them; else they read copies.
+  /// Whether tiles widen 16-bit values in registers as they load them. Else they read widened
+  /// copies.
   bool widens_in_place() const { return simd::kWidensFast<S> && padded_dim_ == in_.shape.head_dim; }
 
-  /// Keys [begin, end) of a piece and their values: as S they are where they lie (but values of a
-  /// head_dim that is no whole vectors are padded), as another T they are widened, in memory for
-  /// keys from `at` on.
+  /// Keys [begin, end) of a piece, and their values, as one segment each. Read as S they are the
+  /// caller's memory, except that values are padded where head_dim is not a multiple of the lanes.
+  /// Read as T they are widened into this object's copies, from the block's key `at` on.
   template <class K, class V>
   std::pair<StridedRows<StoredAs<K>>, StridedRows<V>> segments(const KeyPiece<S>& piece,
                                                                Index begin, Index end, Index at,
@@ -64,7 +66,7 @@ class KeyRows {
         segment<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_, at, padded_dim_)};
   }
 
-  /// What gather<K, V> found, per key.
+  /// The pointers that gather<K, V>() stored, one a key of the block.
   template <class K>
   const K* const* keys() const {
     return pointers<K>().keys;
@@ -74,7 +76,7 @@ class KeyRows {
     return pointers<V>().values;
   }
 
-  /// Points at the rows of a block, whatever pieces it lies in.
+  /// Stores a pointer to each key and value of a block, which may lie in several pieces.
   template <class K, class V>
   void gather(Interval block, Index kv_head) {
     const K** keys = pointers<K>().keys;
@@ -83,16 +85,18 @@ class KeyRows {
       const Index at = place - block.begin;
       const auto [k, v] = segments<K, V>(piece, begin, end, at, kv_head);
       for (Index j = 0; j < end - begin; ++j) {
-        // (What bfloat16 are read as pairs is only ever copied from, byte by byte.)
+        // This cast is safe: simd::load() copies from pointers to pairs by memcpy only.
         keys[at + j] = static_cast<const K*>(static_cast<const void*>(k.first + j * k.stride));
         values[at + j] = v.first + j * v.stride;
       }
     });
     std::fill_n(keys + block.size(), behind_, keys[block.size() - 1]);
-    if constexpr (kUnit<K> == 2) values[block.size()] = zeros_;  // beside the last of an odd number
+    if constexpr (kUnit<K> == 2)
+      values[block.size()] = zeros_;  // the partner of the last of an odd number of keys
   }
 
-  /// `count` values of which those outside [begin, end) are zeros.
+  /// The pointers `values`, but those outside [begin, end) point at zeros. (Valid until the next
+  /// call.)
   const S* const* only(const S* const* values, Index count, Index begin, Index end) {
     if (begin == 0 && end == count) return values;
     std::copy_n(values, count, row_values_);
@@ -101,7 +105,8 @@ class KeyRows {
     return row_values_;
   }
 
-  /// Calls f(piece, begin, end, place) for the pieces that a range of places lies in.
+  /// Calls f(piece, begin, end, place) for each piece that holds some of `places`: its keys [begin,
+  /// end) have the places from `place` on.
   template <class F>
   void for_each_piece(Interval places, F f) const {
     const Index count = static_cast<Index>(in_.keys.size());
@@ -136,7 +141,7 @@ class KeyRows {
       return pairs_;
   }
 
-  /// Rows as E: where they lie, or copied to rows of `size` values, from row `at` on.
+  /// Rows read as E: the caller's memory, or a copy with rows of `size` values at row `at` of `to`.
   template <class E>
   StridedRows<E> segment(StridedRows<S> rows, [[maybe_unused]] bool copies, [[maybe_unused]] T* to,
                          [[maybe_unused]] Index at, [[maybe_unused]] Index size) const {

@@ -1,4 +1,4 @@
-// A job's queries as panels: how its rows are cut, and how they are packed.
+// How a job's rows are cut into panels, and how their queries are packed.
 #pragma once
 
 #include <bit>
@@ -13,9 +13,9 @@ namespace detail {
 template <class T>
 inline constexpr Index kNarrowRows = simd::kLanes<T> / 2;
 
-/// emit(first_row, rows, vectors, narrow) for every panel of a job of `rows` rows: pairs of
-/// vectors, one of three rather than a single one, and a narrow one for what fills half a vector at
-/// most.
+/// Calls emit(first_row, rows, vectors, narrow) for every panel of a job of `rows` rows: panels of
+/// two vectors, a last one of three rather than of one, and a narrow one for a remainder of at most
+/// half a vector (40 rows and 16 lanes: two vectors and a narrow panel of 8).
 template <class T, class Emit>
 void for_each_panel(Index rows, Emit emit) {
   constexpr Index lanes = simd::kLanes<T>;
@@ -30,9 +30,9 @@ void for_each_panel(Index rows, Emit emit) {
   if (rest > 0) emit(first, rest, 1, static_cast<int>(std::bit_ceil(static_cast<unsigned>(rest))));
 }
 
-/// x times scale log2(e) (so that weights are powers of 2), the factor in two parts: what rounding
-/// it costs is the same for every product and would not average out in large scores. (Where the
-/// machine does not fuse multiply and add, the second part is lost in the rounding of the first.)
+/// x times scale * log2(e), so that weights are powers of 2. The factor is a sum of two T: its
+/// rounding error is the same for every product, so that it would not average out in large scores.
+/// (On machines without a fused multiply-add the second part is lost in rounding.)
 template <class T>
 struct Scaling {
   T factor;
@@ -47,8 +47,8 @@ struct Scaling {
   }
 };
 
-/// Packs panel.rows rows (rows[r]: head_dim values) as (head_dim, width), or (pairs of dimensions,
-/// width); lanes without a row repeat the last one.
+/// Packs the queries of a wide panel (rows[r]: head_dim values) as (head_dim, width), or as (pairs
+/// of dimensions, width). Lanes without a row repeat the last row.
 template <class Q, class T>
 void pack_wide(const QueryPanel<T>& panel, const T* const* rows, Index head_dim,
                Scaling<T> scaling) {
@@ -80,8 +80,9 @@ void pack_wide(const QueryPanel<T>& panel, const T* const* rows, Index head_dim,
   }
 }
 
-/// Packs as (head_dim / lanes, row, lane), the last dimensions padded with zeros; in the order in
-/// which load_two() gives keys of type K.
+/// Packs the queries of a narrow panel as (head_dim / lanes, row, lane), the last dimensions padded
+/// with zeros. Lanes are in the order in which load_two() gives keys of type K
+/// (simd/lane_order.hpp).
 template <class Q, class K, class T>
 void pack_narrow(const QueryPanel<T>& panel, const T* const* rows, Index head_dim,
                  Scaling<T> scaling) {
@@ -114,7 +115,7 @@ void pack_narrow(const QueryPanel<T>& panel, const T* const* rows, Index head_di
   }
 }
 
-/// Q: as what queries are multiplied, K: what the panel's keys are read as.
+/// Packs a panel's queries as Q, the type they are multiplied as, for keys that tiles read as K.
 template <class Q, class K, class T>
 void pack(const QueryPanel<T>& panel, const T* const* rows, Index head_dim, Scaling<T> scaling) {
   if (panel.narrow > 0)

@@ -1,4 +1,4 @@
-// What each row of a job sees of the job's keys, and how the tiles of scores are told.
+// Which of a job's keys each of its rows sees, and the form in which tiles of scores read that.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Per (row, head) pair of one worker's job the keys that it sees, as places in their order.
+/// For each row of one worker's job, the interval of keys that it sees.
 template <class T>
 class RowLimits {
   static constexpr Index lanes = simd::kLanes<T>;
@@ -32,21 +32,21 @@ class RowLimits {
     }
   }
 
-  /// The smallest interval of all that rows [begin, end) see.
+  /// The hull of what rows [begin, end) see: keys that some row may see.
   Interval some(Index begin, Index end) const {
     Interval all;
     for (Index r = begin; r < end; ++r) all = hull(all, seen_[r]);
     return all;
   }
-  /// What each of rows [begin, end) sees, begin < end.
+  /// The keys that every one of rows [begin, end) sees; begin < end.
   Interval every(Index begin, Index end) const {
     Interval all = seen_[begin];
     for (Index r = begin + 1; r < end; ++r) all = meet(all, seen_[r]);
     return all;
   }
 
-  /// Lane by lane what the panel's rows see, counted from the first key of `block`; the next call
-  /// writes over it.
+  /// What each lane of the panel sees, counted from the first key of `block`. Valid until the next
+  /// call.
   Visible<T> visible(const QueryPanel<T>& panel, Interval block) const {
     const Index width = panel.width(), count = panel.vectors * lanes;
     Lane<T>*const begins = lane_limits_, *const ends = lane_limits_ + count;
@@ -54,7 +54,7 @@ class RowLimits {
       return (std::min)((std::max)(key, block.begin), block.end) - block.begin;
     };
     for (Index lane = 0, r = 0, later = 0; lane < count; ++lane, ++r) {
-      if (r == width) r = 0, ++later;  // the next of the vector's keys
+      if (r == width) r = 0, ++later;  // lanes from here on are of the vector's next key
       const Interval i = seen_[panel.first + (std::min)(r, panel.rows - 1)];
       begins[lane] = static_cast<Lane<T>>(place(i.begin) - later);
       ends[lane] = static_cast<Lane<T>>(place(i.end) - later);

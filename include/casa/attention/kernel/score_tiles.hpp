@@ -1,4 +1,4 @@
-// The inner loops of the attention kernel, first half: scores of a block and softmax weights.
+// The inner loops of the attention kernel, first half: scores of a block, and softmax weights.
 //
 // Queries are packed into panels, wide ones and narrow ones (dot_tiles.hpp). Scores lie as (key,
 // row): a vector holds the rows of one key, or of several. Weights lie likewise, or as (pair of
@@ -16,20 +16,23 @@ CASA_NAMESPACE_BEGIN
 namespace detail {
 
 template <class T>
-using Lane = simd::detail::IntOf<T>;  // what limits of keys are counted in, as wide as T
+using Lane =
+    simd::detail::IntOf<T>;  // the integer as wide as T, in which keys are counted for masks
 
-/// The keys that the rows of a panel see, relative to the first key of the panel's part of a block.
+/// The keys that the rows of a panel see, counted from the first key of a block that one of them
+/// sees.
 template <class T>
 struct Visible {
   Index unmasked_begin = 0;  ///< seen by every row: [unmasked_begin, unmasked_end)
   Index unmasked_end = 0;
-  const Lane<T>* begin = nullptr;  ///< per lane (a narrow panel's later keys already subtracted)
+  const Lane<T>* begin =
+      nullptr;  ///< per lane; in a narrow panel, lanes of the vector's key i have i subtracted
   const Lane<T>* end = nullptr;
 };
 
-/// One tile of scores, of the keys from `key` on: stored, masked where a row must not see, folded
-/// into the running maximum. R: rows of a narrow panel, whose M keys fill one vector; 0: a wide
-/// one.
+/// One tile of scores, of M keys from `key` on: masked with -inf where a row does not see a key,
+/// stored, and folded into the running maximum. R > 0: a narrow panel of R rows, whose M keys fill
+/// one vector; R = 0: a wide panel.
 template <int M, int N, int R, class Rows, class Q, class T>
 CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* scores,
                             const Visible<T>& visible, Prefetcher& prefetcher,
@@ -75,20 +78,19 @@ CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* sc
 /// The most vectors of a panel.
 inline constexpr int kMaxVectors = 3;
 
-/// A panel of queries and the softmax state of its rows. Arrays of N vectors where not said
-/// otherwise.
+/// A panel of queries and the softmax state of its rows: arrays of N vectors, except where stated.
 template <class T>
 struct QueryPanel {
   int vectors = 1;  ///< N
   int narrow = 0;   ///< rows of a narrow panel, a power of two; 0: a wide one
   Index first = 0;  ///< its first row among the job's rows
-  Index rows = 0;   ///< rows that exist (the others repeat the last one)
-  Interval seen;    ///< the keys that one of them sees
+  Index rows = 0;   ///< rows that exist; further lanes repeat the last one
+  Interval seen;    ///< the hull of the keys that its rows see
   /// values or pairs of them: (units, vectors * lanes), or (units / lanes, narrow, lanes)
   void* q = nullptr;
   T* max = nullptr;
   T* sum = nullptr;
-  T* rescale = nullptr;  ///< factor of this block for what was summed before
+  T* rescale = nullptr;  ///< per row, 2^(old maximum - new maximum): the factor of earlier sums
   T* scores = nullptr;   ///< (keys, width), then weights: see weights()
 
   Index width() const { return narrow > 0 ? narrow : vectors * simd::kLanes<T>; }
@@ -99,8 +101,8 @@ struct QueryPanel {
   }
 };
 
-/// Scores of `count` keys in base 2, and the largest of each lane. keys[count ..] repeats the last
-/// key up to a whole tile.
+/// Scores of `count` keys, in base 2, and the largest of each lane. keys[count], ... repeat the
+/// last key up to a whole tile.
 template <int N, int R, class Q, class Rows, class T>
 CASA_INLINE void score_block(const QueryPanel<T>& panel, Rows keys, Index count, Index head_dim,
                              const Visible<T>& visible, Prefetcher& prefetcher,
@@ -112,8 +114,9 @@ CASA_INLINE void score_block(const QueryPanel<T>& panel, Rows keys, Index count,
   for (int n = 0; n < N; ++n) max[n] = simd::broadcast(-std::numeric_limits<T>::infinity());
   const Q* q = static_cast<const Q*>(panel.q);
   const Index units = head_dim / kUnit<Q>;
-  // (Panels of a wide job find their keys fetched. A wide tile reads ahead of itself only where the
-  // next keys are what follows its own.)
+  // Tiles prefetch keys here only if BlockFetches scheduled nothing (with a schedule the keys are
+  // in cache already), and tiles of wide panels only if keys are contiguous: else what follows a
+  // key are other heads.
   const bool contiguous = prefetcher.idle() && (R > 0 || side_by_side(keys, count, units));
   const Index near = contiguous ? segment_distance(keys, count, units) : 0;
   Index j = 0;
@@ -128,7 +131,7 @@ CASA_INLINE void score_block(const QueryPanel<T>& panel, Rows keys, Index count,
     score_tile<M, N, R>(keys, q, units, j, panel.scores + j * width, visible, prefetcher, near,
                         max);
   }
-  if constexpr (kUnit<Q> == 2) {  // the last pair may have but one key
+  if constexpr (kUnit<Q> == 2) {  // the last pair's second key may not exist: its weight must be 0
     CASA_UNROLL
     for (int n = 0; n < N; ++n)
       simd::store(panel.scores + (R > 0 ? j : count) * width + n * lanes,
@@ -136,8 +139,9 @@ CASA_INLINE void score_block(const QueryPanel<T>& panel, Rows keys, Index count,
   }
 }
 
-/// A block's scores become weights 2^(score - max) in their place (W: pairs of keys' weights are
-/// rounded and lie side by side); updates max, sum and rescale. Weights of masked keys are 0.
+/// Replaces a block's scores by weights 2^(score - max), in place, and updates the panel's max, sum
+/// and rescale (the online softmax). Masked keys get weight 0. W = pairs: the weights of two keys
+/// are rounded to bfloat16 and stored as a pair.
 template <int N, int R, class W, class T>
 CASA_INLINE void weigh_block(const QueryPanel<T>& panel, Index count, bool first,
                              const Row<simd::Vec<T>, N>& max) {
@@ -151,14 +155,14 @@ CASA_INLINE void weigh_block(const QueryPanel<T>& panel, Index count, bool first
     V m = simd::reduce_strided<width>(max[n], [](V a, V b) { return (simd::max)(a, b); });
     const V old = first ? none : simd::load(panel.max + n * lanes);
     m = (simd::max)(old, m);
-    base[n] =
-        simd::select(m == none, V{}, m);  // a row that has seen nothing: -inf - 0, not -inf + inf
+    base[n] = simd::select(m == none, V{},
+                           m);  // of a row that has seen nothing, subtract 0: -inf - (-inf) is NaN
     simd::store(panel.max + n * lanes, m);
     simd::store(panel.rescale + n * lanes, simd::exp2_nonpositive(old - base[n]));
     sum[n] = V{};
   }
   T* s = panel.scores;
-  constexpr Index keys = kUnit<W> * N * lanes / width;  // a turn
+  constexpr Index keys = kUnit<W> * N * lanes / width;  // in a turn of the loop
   W* weights = panel.template weights<W>();
   CASA_NO_UNROLL
   for (Index j = 0; j < count; j += keys) {
@@ -168,7 +172,7 @@ CASA_INLINE void weigh_block(const QueryPanel<T>& panel, Index count, bool first
       if constexpr (kUnit<W> == 1) {
         simd::store(weights + n * lanes, w);
         sum[n] += w;
-      } else {  // what is summed is what values are multiplied by
+      } else {  // the sum is of the rounded weights, by which values are multiplied
         const V next = simd::exp2_nonpositive(simd::load(s + (N + n) * lanes) - base[n]);
         const auto pair = simd::to_pairs<(std::min)(width, static_cast<int>(lanes))>(w, next);
         simd::store(weights + n * lanes, pair);
@@ -189,7 +193,8 @@ CASA_INLINE void weigh_block(const QueryPanel<T>& panel, Index count, bool first
   }
 }
 
-/// Scores of `count` keys, then weights; Q: as what queries and weights are multiplied.
+/// The scores of `count` keys, then their weights. Q: the type as which queries and weights are
+/// multiplied.
 template <class Q, class Rows, class T>
 void softmax_block(const QueryPanel<T>& panel, Rows keys, Index count, Index head_dim,
                    const Visible<T>& visible, bool first, Prefetcher& prefetcher) {

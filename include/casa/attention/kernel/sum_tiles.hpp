@@ -11,14 +11,15 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// How many lanes of a pair of vectors' sums are neighbours, as the values were loaded; 0: all.
+/// The Unit with which merge_pair() puts two neighbouring vectors of a tile's sums into order,
+/// because values were loaded permuted (simd/lane_order.hpp); 0: they are in order.
 template <int N, class W, class E>
 inline constexpr int kMergeUnit = N % 2 == 1             ? 0
                                   : kUnit<W> == 2        ? 4
                                   : simd::kLoadsPairs<E> ? 1
                                                          : 0;
 
-/// Before a loop: sums have their registers from here on.
+/// Forces the sums into registers before a loop.
 template <int M, int N, class V>
 CASA_INLINE void keep_sums(Tile<V, M, N>& acc) {
   CASA_UNROLL
@@ -28,8 +29,8 @@ CASA_INLINE void keep_sums(Tile<V, M, N>& acc) {
   }
 }
 
-/// acc[m][n] += weights[m] * values[n vectors]; a pair of weights is of two keys, the other one's
-/// values are `next`.
+/// acc[m][n] += weights[m] times vector n of `values`. With pairs, weights[m] are those of two keys
+/// and the second key's values are at `next`.
 template <int M, int N, class W, class E, class V>
 CASA_INLINE void add_weighted(const W* weights, const E* values, [[maybe_unused]] const E* next,
                               Tile<V, M, N>& acc) {
@@ -83,8 +84,8 @@ CASA_INLINE void weighted_tile(const W* weights, Index width, const E* const* va
   if (j < count) step(j, weights);
 }
 
-/// The same of values at equal distances, a key a turn, so that every load steps by one key; what
-/// lies `near` bytes ahead is fetched.
+/// The same with values in one segment, a key a turn, so that each address is the last one plus a
+/// stride. Memory is prefetched `near` bytes ahead.
 template <int M, int N, class T, class E, class V>
 CASA_INLINE void near_tile(const T* weights, Index width, StridedRows<E> values, Index column,
                            Index count, Index near, Tile<V, M, N>& acc) {
@@ -99,15 +100,16 @@ CASA_INLINE void near_tile(const T* weights, Index width, StridedRows<E> values,
   }
 }
 
-/// Rows of the largest tile of sums.
+/// Rows of the largest tile of sums: 12 x 2 accumulators of 32 registers, 6 x 2 of 16.
 inline constexpr int kSumRows = simd::kRegisters == 32 ? 12 : 6;
-/// Vectors of a tile of so many rows: a power of two, so that few tiles serve every head_dim.
+/// Vectors of a tile of so many rows: a power of two, so that few functions serve every head_dim.
 constexpr int sum_vectors(Index rows) {
   if (simd::kRegisters == 32) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
   return rows == 1 ? 8 : rows == 2 ? 4 : 2;
 }
-/// The same where a few rows read values as runs, each value whole: memory is what they wait for,
-/// so sums may be more than the registers hold.
+/// The same where one or two rows read values as a segment. They take whole values, although 16
+/// vectors of sums are more than AVX2 has registers: what does not fit stays in the first-level
+/// cache, and memory is read in order (one float row, AVX2, head_dim 128: 32 to 38 GB/s).
 inline constexpr int kSegmentVectors = 16;
 template <class Values>
 constexpr int sum_vectors_of(Index rows) {
@@ -115,30 +117,30 @@ constexpr int sum_vectors_of(Index rows) {
   return sum_vectors(rows);
 }
 
-/// Some rows of a panel whose sums one tile holds, and what happens to them before and after: they
-/// are rows of a scratch matrix, or of the result. (Not initialised: an array of them is filled for
-/// every panel and block.)
+/// The rows of a panel whose sums one tile holds, where the sums come from and where they go: rows
+/// of a scratch matrix or of the result. (Members have no initialisers, since an array of these is
+/// filled for every panel and block.)
 template <class T, class W, class Values>
 struct SumRows {
   Index rows;
-  const W* weights;  ///< (keys or pairs of keys, panel's width), from the first that a row sees
+  const W* weights;  ///< (keys or pairs of keys, panel's width), from the first key that a row sees
   Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
   Index count;       ///< keys; of pairs an even number
   T* carried;        ///< (rows, padded head_dim): sums so far
   const T* rescale;  ///< per row, applied to what is carried; null: begin from zero
-  T* const* result;  ///< per row, head_dim values; null: carry on
+  T* const* result;  ///< per row, head_dim values; null: more keys follow, store to `carried`
   const T* factor;   ///< per row, applied to the result
 };
 
-/// What the tiles of a panel share.
+/// Sizes that all tiles of a panel share.
 struct SumShape {
   Index width = 0;  ///< of the panel
   Index head_dim = 0;
   Index padded_dim = 0;  ///< whole vectors
-  Index near = 0;        ///< tiles fetch what lies so many bytes ahead; 0: what was planned
+  Index near = 0;        ///< tiles prefetch so many bytes ahead; 0: they follow the schedule
 };
 
-/// Asks for the lines of N vectors from at(m) on, for each row m, to be written.
+/// Prefetches, for writing, the lines of N vectors at at(m) for each row m.
 template <int N, class T, class At>
 CASA_INLINE void fetch_rows(Index rows, At at) {
   for (Index m = 0; m < rows; ++m) {
@@ -147,9 +149,9 @@ CASA_INLINE void fetch_rows(Index rows, At at) {
   }
 }
 
-/// Goes with a tile of `Columns` values of each key from `column` on, two keys a turn, shape.near
-/// bytes ahead of it. What lies side by side is asked for in the order of memory, by the tiles of
-/// all columns in turn.
+/// The cursor of a tile that reads `Columns` values of each key from `column` on, two keys a turn:
+/// shape.near bytes ahead. Where keys are contiguous, the tiles of all columns together prefetch
+/// the next part in memory's order, each its share, instead of each its own columns.
 template <Index Columns, class E>
 FetchCursor near_cursor(const E* const* values, Index count, const SumShape& shape, Index column) {
   constexpr Index size = static_cast<Index>(sizeof(E));
@@ -160,7 +162,7 @@ FetchCursor near_cursor(const E* const* values, Index count, const SumShape& sha
   return {at, at + 2 * key, 4 * key, key};
 }
 
-/// The sums of M rows in N vectors from `column` on. (A function of its own: inside another, g++ 12
+/// The sums of M rows in N vectors from `column` on. (Not inlined: inside another function g++ 12
 /// keeps sums of pairs in memory.)
 template <int M, int N, class T, class W, class Values>
 [[gnu::noinline]] void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape,
@@ -215,7 +217,7 @@ template <int M, int N, class T, class W, class Values>
   }
 }
 
-/// sum_tile with as many rows as there are.
+/// Calls sum_tile for the number of rows there are.
 template <int N, class T, class W, class Values>
 void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape, Index column,
               Prefetcher& prefetcher) {
@@ -229,8 +231,8 @@ void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape, Index co
   (std::make_integer_sequence<int, kSumRows>{});
 }
 
-/// The weighted sums of a panel over a block: all rows of some columns before the next columns, so
-/// that those columns' values are in the first-level cache but for the first rows.
+/// The weighted sums of a panel over a block. All rows of some columns precede the next columns, so
+/// that only the first tile reads a column's values from beyond the first-level cache.
 template <class T, class W, class Values>
 void sum_panel(std::span<const SumRows<T, W, Values>> tiles, const SumShape& shape,
                Prefetcher& prefetcher) {
