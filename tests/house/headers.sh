@@ -34,7 +34,7 @@ say "all headers in two files: linked"
 # As windows.h and many C headers do. What ours include is read before: it is not ours to mend.
 {
   cd "$include"
-  public_headers | xargs grep -hoE '^# *include <[^>]+>' | grep -vE "arm_neon|immintrin" | sort -u
+  public_headers | xargs grep -hoE '^# *include <[^>]+>' | grep -vE "arm_neon|[ie]mmintrin" | sort -u
   printf '#define min(a, b) a macro named min\n#define max(a, b) a macro named max\n'
   cat "$scratch/all.hpp"
 } > "$scratch/macros.cpp"

@@ -4,8 +4,7 @@
 //   row      one query head of one query token: what has a softmax of its own
 //   job      rows of one kv head and the keys they see; what a worker takes at a time
 //   part     one of several key ranges of a job that has few rows and many keys; each gives a
-//   state,
-//            and fast.hpp merges them
+//            state, and fast.hpp merges them
 //   block    up to kBlockKeys keys of a job, whose scores are held at once (FlashAttention's block)
 //   piece    keys and values that the caller gave as one array (KeyPiece)
 //   segment  keys of one piece at equal distances in memory (StridedRows)
