@@ -4,6 +4,8 @@
 
 #include "golden_model.hpp"
 #include "random_model.hpp"
+#include "stream/random_stream.hpp"
+#include "support/allocations.hpp"
 
 using namespace casa;
 
@@ -32,6 +34,63 @@ FusionLayer<T> layer(const golden::Case& c) {
                                               d.at("bias").as_bool(), d.at("out_bias").as_bool()));
   if (config.fusion.gate == Gate::tanh) w.gate = read.vector({"weight.attn.gate", 1, 0})[0];
   return {config, std::move(w)};
+}
+
+/// A layer of random weights of sizes that `random` picks.
+template <class T>
+FusionLayer<T> random_layer(FusionConfig fusion, RopeConfig rope, std::mt19937& random) {
+  const auto one_of = [&](std::initializer_list<Index> values) {
+    return values.begin()[random() % values.size()];
+  };
+  FusionLayerConfig config;
+  config.hidden_size = one_of({7, 16, 24});
+  const Index kv_heads = one_of({1, 2});
+  config.shape = {kv_heads * one_of({1, 2, 3}), kv_heads, one_of({6, 18})};
+  if (!rope.mrope_sections.empty()) config.shape.head_dim = 6;
+  config.rope = std::move(rope);
+  config.fusion = std::move(fusion);
+  model_test::RandomWeights weights(static_cast<unsigned>(random()));
+  const WeightSource source = weights.source();
+  WeightReader<T> read(source, WeightType::native);
+  FusionLayerWeights<T> w;
+  w.norm = read.vector({"norm", config.hidden_size, 0});
+  w.attention =
+      read.attention(attention_spec("attention", config.hidden_size, config.shape, true, true));
+  w.gate = T(0.7);
+  return {config, std::move(w)};
+}
+
+/// The updates of a stream that comes in pieces: images one by one, each with its grid if there are
+/// grids, text in pieces of up to `longest` tokens.
+template <class T>
+Matrix<T> in_pieces(const FusionLayer<T>& fusion, FusionLayerState<T>& state,
+                    std::span<const Insertion> insertions, std::span<const ImageGrid> grids,
+                    MatrixView<const T> x, MatrixView<const T> y, Index longest,
+                    std::mt19937& random, const Context& context) {
+  Matrix<T> out(x.rows(), x.cols());
+  Index text = 0, image = 0;
+  const auto text_to = [&](Index end) {
+    while (text < end) {
+      const Index count =
+          (std::min)(end - text, std::uniform_int_distribution<Index>(1, longest)(random));
+      fusion.append_text(state, x.middle_rows(text, count), out.view().middle_rows(text, count),
+                         context);
+      text += count;
+    }
+  };
+  for (std::size_t i = 0; i < insertions.size(); ++i) {
+    text_to(insertions[i].position);
+    const auto grid = grids.empty() ? std::nullopt : std::optional(grids[i]);
+    fusion.append_image(state, y.middle_rows(image, insertions[i].num_tokens), context, grid);
+    image += insertions[i].num_tokens;
+  }
+  text_to(x.rows());
+  return out;
+}
+
+template <class A, class B>
+double largest_difference(const A& a, const B& b) {
+  return a.size() == 0 ? 0 : static_cast<double>((a.eigen() - b.eigen()).cwiseAbs().maxCoeff());
 }
 
 }  // namespace
@@ -172,4 +231,238 @@ TEST_CASE("with M-RoPE a fusion layer stands images where their grids say, as a 
              {{Index{1} << 40, Index{1} << 40}}})
       CHECK_THROWS_AS(fusion.forward(layout, x, y, out, {}, bad), error);
   }
+}
+
+TEST_CASE_TEMPLATE("a stream in pieces gets the updates of the whole stream", T, float, double) {
+  std::mt19937 random(11);
+  const double tolerance = std::is_same_v<T, double> ? 1e-12 : 2e-5;
+  Index window_starts = 0, forgotten = 0;
+  for (const Keys keys : {Keys::image, Keys::image_text})
+    for (const History history : {History::window, History::all})
+      for (const Gate gate : {Gate::none, Gate::tanh})
+        for (const ImageRope image_rope : {ImageRope::off, ImageRope::none, ImageRope::window_start,
+                                           ImageRope::consecutive, ImageRope::stream})
+          for (const bool mrope : {false, true}) {
+            FusionConfig f;
+            f.keys = keys;
+            f.history = history;
+            f.gate = gate;
+            f.image_rope = image_rope;
+            RopeConfig rope;
+            if (mrope) rope.mrope_sections = {1, 1, 1};
+            const FusionLayer<T> fusion = random_layer<T>(f, rope, random);
+            const Index hidden = fusion.config().hidden_size;
+            const Context context;
+            for (int round = 0; round < 4; ++round) {
+              const auto stream = stream_test::random_stream(random, 14);
+              const StreamLayout layout(stream.text_len, stream.insertions);
+              std::vector<ImageGrid> of_each, of_tokens;  // of_tokens: of images that have some
+              for (const Insertion& i : stream.insertions) {
+                const Index n = i.num_tokens;
+                of_each.push_back(n == 4   ? ImageGrid{2, 2}
+                                  : n == 0 ? ImageGrid{}
+                                           : ImageGrid{n, 1});
+                if (n > 0) of_tokens.push_back(of_each.back());
+              }
+              const auto x = model_test::random_matrix<T>(stream.text_len, hidden, 1);
+              const auto y = model_test::random_matrix<T>(layout.image_len(), hidden, 2);
+              Matrix<T> whole(stream.text_len, hidden);
+              fusion.forward(layout, x, y, whole, context, of_tokens);
+              for (const Index longest : {1, 3, 14}) {
+                CAPTURE(static_cast<int>(keys));
+                CAPTURE(static_cast<int>(history));
+                CAPTURE(static_cast<int>(image_rope));
+                CAPTURE(longest);
+                auto state = fusion.new_state();
+                const Matrix<T> out =
+                    in_pieces<T>(fusion, state, stream.insertions,
+                                 of_tokens.empty() ? std::span<const ImageGrid>{} : of_each, x, y,
+                                 longest, random, context);
+                CHECK(largest_difference(out, whole) <= tolerance);
+                CHECK(state.text_len() == layout.text_len());
+                CHECK(state.image_len() == layout.image_len());
+                const Window last = layout.windows().back();
+                const Index images =
+                    history == History::all ? layout.image_len() : last.image.size();
+                const Index texts = history == History::all ? layout.text_len() : last.text.size();
+                const Index held = images + (keys == Keys::image_text ? texts : 0);
+                CHECK(state.num_keys() == held);
+                CHECK(state.cache_bytes() == held * 2 * fusion.config().shape.num_kv_heads *
+                                                 fusion.config().shape.head_dim *
+                                                 static_cast<Index>(sizeof(T)));
+                forgotten += layout.image_len() - images;
+                // Used again, it is as new.
+                state.reset();
+                CHECK(state.num_keys() == 0);
+                const Matrix<T> again =
+                    in_pieces<T>(fusion, state, stream.insertions,
+                                 of_tokens.empty() ? std::span<const ImageGrid>{} : of_each, x, y,
+                                 2, random, context);
+                CHECK(largest_difference(again, whole) <= tolerance);
+              }
+              window_starts += std::ssize(layout.windows()) - 1;
+            }
+          }
+  CHECK(window_starts > 100);
+  CHECK(forgotten > 100);
+}
+
+TEST_CASE("in pieces fusion layers give the reference's updates") {
+  golden::Tally tally("layer, in pieces", golden::case_files("layer").size());
+  std::mt19937 random(5);
+  for (const golden::Case& c : golden::cases("layer")) {
+    CAPTURE(c.name);
+    tally.ran();
+    const FusionLayer<double> fusion = layer<double>(c);
+    const auto x = c.matrix<double>("x"), y = c.matrix<double>("y");
+    const auto expected = c.matrix<double>("out");
+    auto state = fusion.new_state();
+    const auto out =
+        in_pieces<double>(fusion, state, golden::insertions(c.description().at("insertions")), {},
+                          x, y, 3, random, {});
+    CHECK(largest_difference(out, expected) <= 1e-10);
+  }
+  tally.check_all();
+}
+
+TEST_CASE("a copied state goes on by itself, and 16-bit keys are near the others") {
+  std::mt19937 random(3);
+  const FusionLayer<float> fusion = random_layer<float>({}, {}, random);
+  const Index hidden = fusion.config().hidden_size;
+  const auto y = model_test::random_matrix<float>(5, hidden, 1);
+  const auto x = model_test::random_matrix<float>(9, hidden, 2);
+  const StreamLayout layout(9, std::vector<Insertion>{{0, 5}});
+  Matrix<float> whole(9, hidden), half_out(9, hidden), out(9, hidden);
+  fusion.forward(layout, x, y, whole);
+  auto state = fusion.new_state();
+  fusion.append_image(state, y);
+  fusion.append_text(state, x.view().middle_rows(0, 4), out.view().middle_rows(0, 4));
+  auto copy = state;
+  fusion.append_image(copy, y);  // the copy looks at another frame
+  fusion.append_text(state, x.view().middle_rows(4, 5), out.view().middle_rows(4, 5));
+  CHECK(largest_difference(out, whole) <= 2e-5);
+
+  for (const CacheType type : {CacheType::bfloat16, CacheType::half}) {
+    auto narrow = fusion.new_state(type);
+    fusion.append_image(narrow, y);
+    fusion.append_text(narrow, x, half_out);
+    CHECK(largest_difference(half_out, whole) <= 0.05);
+    CHECK(largest_difference(half_out, whole) > 0);
+    CHECK(narrow.cache_bytes() == state.cache_bytes() / 2);
+  }
+  CHECK_THROWS_AS(random_layer<double>({}, {}, random).new_state(CacheType::half), error);
+}
+
+TEST_CASE("with dynamic scaling pieces agree with the whole stream up to the trained length") {
+  std::mt19937 random(9);
+  RopeConfig rope;
+  rope.scaling = DynamicScaling{.factor = 2, .max_position_embeddings = 16};
+  const FusionLayer<double> fusion = random_layer<double>({}, rope, random);
+  const Index hidden = fusion.config().hidden_size;
+  for (const Index length : {16, 40}) {
+    const auto x = model_test::random_matrix<double>(length, hidden, 1);
+    const auto y = model_test::random_matrix<double>(3, hidden, 2);
+    const std::vector<Insertion> insertions{{2, 3}};
+    Matrix<double> whole(length, hidden);
+    fusion.forward(StreamLayout(length, insertions), x, y, whole);
+    auto state = fusion.new_state();
+    const auto out = in_pieces<double>(fusion, state, insertions, {}, x, y, 1, random, {});
+    CHECK((largest_difference(out, whole) <= 1e-12) == (length == 16));
+  }
+}
+
+TEST_CASE("a warm fusion layer appends without allocating") {
+  if (!casa_test::must_count()) return;
+  std::mt19937 random(4);
+  for (const History history : {History::window, History::all})
+    for (const ImageRope image_rope : {ImageRope::window_start, ImageRope::stream}) {
+      FusionConfig f;
+      f.history = history;
+      f.image_rope = image_rope;
+      const FusionLayer<float> fusion = random_layer<float>(f, {}, random);
+      const Index hidden = fusion.config().hidden_size;
+      const auto y = model_test::random_matrix<float>(6, hidden, 1);
+      const auto x = model_test::random_matrix<float>(1, hidden, 2);
+      Matrix<float> out(1, hidden);
+      const Context context;
+      auto state = fusion.new_state();
+      const auto read_frame = [&] {
+        fusion.append_image(state, y, context);
+        for (int i = 0; i < 5; ++i) fusion.append_text(state, x, out, context);
+      };
+      for (int frame = 0; frame < 20; ++frame) read_frame();
+      // Keys for which there is room cost nothing.
+      state.reserve(state.num_keys() + 100);
+      read_frame();
+      const long long before = casa_test::allocation_count();
+      for (int i = 0; i < 40; ++i) fusion.append_text(state, x, out, context);
+      if (history == History::window)
+        for (int frame = 0; frame < 50; ++frame) read_frame();
+      CHECK(casa_test::allocation_count() == before);
+    }
+}
+
+TEST_CASE("what a fusion layer refuses to append leaves the stream as it was") {
+  std::mt19937 random(6);
+  RopeConfig rope;
+  rope.mrope_sections = {1, 1, 1};
+  FusionConfig f;
+  f.image_rope = ImageRope::stream;
+  const FusionLayer<double> fusion = random_layer<double>(f, rope, random);
+  const Index hidden = fusion.config().hidden_size;
+  const auto x = model_test::random_matrix<double>(6, hidden, 1);
+  const auto y = model_test::random_matrix<double>(6, hidden, 2);
+  Matrix<double> whole(6, hidden), out(6, hidden), wide(6, hidden + 1);
+  wide.fill(0);
+  const std::vector<Insertion> insertions{{2, 6}};
+  const std::vector<ImageGrid> grids{{2, 3}};
+  fusion.forward(StreamLayout(6, insertions), x, y, whole, {}, grids);
+
+  auto state = fusion.new_state();
+  const auto refuse = [&] {
+    CHECK_THROWS_WITH_AS(fusion.append_text(state, x, out.view().middle_rows(0, 5)),
+                         "FusionLayer: rows of out: expected 6, got 5", error);
+    CHECK_THROWS_AS(fusion.append_text(state, wide, out), error);
+    CHECK_THROWS_AS(fusion.append_text(state, x, wide), error);
+    CHECK_THROWS_AS(fusion.append_image(state, wide, {}, ImageGrid{2, 3}), error);
+    CHECK_THROWS_AS(fusion.append_image(state, y), error);  // no grid
+    CHECK_THROWS_AS(fusion.append_image(state, y, {}, ImageGrid{2, 2}), error);
+    CHECK_THROWS_AS(fusion.append_image(state, y, {}, ImageGrid{-2, -3}), error);
+  };
+  refuse();
+  fusion.append_text(state, x.view().middle_rows(0, 2), out.view().middle_rows(0, 2));
+  refuse();
+  fusion.append_image(state, y, {}, ImageGrid{2, 3});
+  fusion.append_text(state, x.view().middle_rows(2, 1), out.view().middle_rows(2, 1));
+  refuse();
+  fusion.append_text(state, x.view().middle_rows(3, 3), out.view().middle_rows(3, 3));
+  CHECK(largest_difference(out, whole) <= 1e-12);
+
+  FusionLayerState<double> of_nobody;
+  CHECK_THROWS_AS(fusion.append_text(of_nobody, x, out), error);
+  f.image_rope = ImageRope::none;
+  std::mt19937 same_sizes(6);
+  auto other = random_layer<double>(f, rope, same_sizes).new_state();
+  CHECK_THROWS_AS(fusion.append_text(other, x, out), error);
+  CHECK_THROWS_AS(state.reserve(-1), error);
+}
+
+TEST_CASE("an image of no tokens begins a window, in a decoder and in a fusion layer alike") {
+  // With consecutive positions the text behind it stands where it would stand without images.
+  std::mt19937 random(8);
+  FusionConfig f;
+  f.image_rope = ImageRope::consecutive;
+  f.history = History::all;
+  const FusionLayer<double> fusion = random_layer<double>(f, {}, random);
+  const Index hidden = fusion.config().hidden_size;
+  const auto x = model_test::random_matrix<double>(6, hidden, 1);
+  const auto y = model_test::random_matrix<double>(3, hidden, 2);
+  const std::vector<Insertion> insertions{{1, 3}, {4, 0}}, one{{1, 3}};
+  Matrix<double> out(6, hidden), without(6, hidden);
+  fusion.forward(StreamLayout(6, insertions), x, y, out);
+  fusion.forward(StreamLayout(6, one), x, y, without);
+  CHECK(largest_difference(out, without) > 1e-6);
+  auto state = fusion.new_state();
+  const auto pieces = in_pieces<double>(fusion, state, insertions, {}, x, y, 2, random, {});
+  CHECK(largest_difference(out, pieces) <= 1e-12);
 }

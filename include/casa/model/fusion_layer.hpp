@@ -2,9 +2,11 @@
 // it.
 #pragma once
 
-#include <numeric>
+#include <optional>
+#include <vector>
 
 #include "casa/model/stream_rope.hpp"
+#include "casa/model/stream_windows.hpp"
 #include "casa/stream/layout.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -12,27 +14,88 @@ CASA_NAMESPACE_BEGIN
 /// What a fusion layer computes: keys, history, image_rope and gate are read from `fusion`; norm
 /// and parameters are the layer's own.
 struct FusionLayerConfig {
-  Index hidden_size = 0;
-  AttentionShape shape = {};
+  Index hidden_size = 0;      ///< columns of x, y and out
+  AttentionShape shape = {};  ///< num_heads, num_kv_heads, head_dim
   double rms_norm_eps = 1e-6;
   RopeConfig rope = {};
   FusionConfig fusion = {};
 };
 
+/// The weights of a fusion layer.
 template <Scalar T>
 struct FusionLayerWeights {
-  Buffer<T> norm;                 // hidden_size
-  AttentionWeights<T> attention;  // hidden_size -> q, k, v; num_heads * head_dim -> hidden_size
-  T gate = 0;                     // before tanh, where fusion.gate is tanh
+  Buffer<T> norm;                 ///< RMSNorm of text and images before q, k, v: hidden_size values
+  AttentionWeights<T> attention;  ///< qkv (hidden_size in), o (hidden_size out)
+  T gate = 0;  ///< read where fusion.gate is tanh: the update's factor is its tanh
 };
 
-/// The update that images give to the text of a whole stream (arXiv 2512.19535, section 3.1):
+template <Scalar T>
+class FusionLayer;
+
+/// The memory of one stream in one fusion layer: keys and values of the windows that later text may
+/// still see, and the positions reached. With History::window that is the current window only: its
+/// keys are forgotten when the next image begins a new one, so that memory does not grow with the
+/// number of images. Made by FusionLayer::new_state, changed by append_image and append_text of the
+/// same layer; a model with several fusion layers keeps one state for each. A copy goes on by
+/// itself. One thread at a time may use a state.
+template <Scalar T>
+class FusionLayerState {
+ public:
+  /// A state of no layer: append_image and append_text refuse it.
+  FusionLayerState() = default;
+
+  /// Text and image tokens since the stream began.
+  std::int64_t text_len() const { return windows_.text_len(); }
+  std::int64_t image_len() const { return windows_.image_len(); }
+  /// Tokens whose keys and values are held: images, and with Keys::image_text text too.
+  Index num_keys() const { return windows_.num_keys(); }
+  /// Bytes of these keys and values.
+  Index cache_bytes() const {
+    return std::visit([](const auto& c) { return c.bytes(); }, cache_.fusion);
+  }
+
+  /// Room for the keys of `count` tokens. A cache that never holds more never allocates again.
+  /// Throws casa::error for a negative count.
+  void reserve(Index count) {
+    std::visit([&](auto& c) { c.reserve(count); }, cache_.fusion);
+  }
+  /// Back to an empty stream; memory is kept.
+  void reset() {
+    std::visit([](auto& c) { c.clear(); }, cache_.fusion);
+    windows_.reset();
+  }
+
+ private:
+  template <Scalar U>
+  friend class FusionLayer;
+
+  BlockCache<T> cache_;
+  detail::StreamWindows windows_;
+  // Scratch, kept so that a warm step allocates nothing.
+  RopeTables<T> tables_;
+  Rope rope_;
+};
+
+/// The update that images give to text (arXiv 2512.19535, section 3.1):
 ///
 ///   xn, yn = RMSNorm(x), RMSNorm(y)
 ///   q = Wq xn;  k, v of text = Wk xn, Wv xn;  k, v of images = Wk yn, Wv yn;  rotary embedding
 ///   F = Wo Attention(q, keys and values that the row sees)   [times tanh(gate)]
 ///
-/// Immutable once made: any number of threads share one.
+/// F is to be added to x by the caller. A whole stream goes through forward(); a stream that is
+/// still coming goes through append_image and append_text piece by piece, in the order in which it
+/// comes, and gets the same updates to rounding:
+///
+///   FusionLayerState<float> state = layer.new_state();
+///   Context context;                                   // kept: a warm one allocates nothing
+///   layer.append_image(state, frame_tokens, context);  // (n, hidden_size)
+///   layer.append_text(state, x, update, context);      // x, update: (tokens, hidden_size)
+///
+/// Where rope.scaling is dynamic the frequencies depend on the length of the stream: there the two
+/// agree up to max_position_embeddings; beyond it each piece turns with the frequencies of the
+/// length at its end, and keys stay as they were turned.
+///
+/// Immutable once made: any number of threads share one, each with states and a Context of its own.
 template <Scalar T>
 class FusionLayer {
  public:
@@ -65,96 +128,159 @@ class FusionLayer {
 
   const FusionLayerConfig& config() const { return config_; }
 
-  /// out (text_len x hidden_size) = F of text x (text_len x hidden_size) and image tokens y
-  /// (image_len x hidden_size). `grids` are the images that have tokens, in order, as a decoder is
-  /// given them: rows * cols tokens each, {0, 0} a plain sequence of all that its window has left;
-  /// none at all: every window's tokens are one plain sequence. Throws casa::error for shapes and
-  /// grids that do not fit the layout, and for images without grids where rope has mrope_sections.
+  /// The updates of a whole stream: out (text_len x hidden_size) = F of text x (text_len x
+  /// hidden_size) and image tokens y (image_len x hidden_size). `grids` are the images that have
+  /// tokens, in order: rows * cols tokens each, {0, 0} a plain sequence of all that its window has
+  /// left; none at all: every window's tokens are one plain sequence. out must not overlap x or y.
+  /// Throws casa::error for shapes and grids that do not fit the layout, and for images without
+  /// grids where rope has mrope_sections that read them.
   void forward(const StreamLayout& layout, MatrixView<const T> x, MatrixView<const T> y,
                MatrixView<T> out, const Context& context = {},
                std::span<const ImageGrid> grids = {}) const {
     require_equal("FusionLayer: rows of x", x.rows(), layout.text_len());
     require_equal("FusionLayer: rows of y", y.rows(), layout.image_len());
-    require_equal("FusionLayer: rows of out", out.rows(), layout.text_len());
+    check_grids(layout.image_len(), !grids.empty());
+    std::vector<Insertion> insertions;
+    std::vector<ImageGrid> insertion_grids;
+    list_images(layout, grids, insertions, insertion_grids);
+    FusionLayerState<T> state = new_state();
+    append(state, {insertions, insertion_grids}, x, y, out, context);
+  }
+
+  /// An empty stream. `type` is how its keys and values are stored. Throws casa::error for a 16-bit
+  /// type where T is double.
+  FusionLayerState<T> new_state(CacheType type = CacheType::native) const {
+    FusionLayerState<T> state;
+    state.cache_.fusion = make_cache<T>(type, config_.shape.num_kv_heads, config_.shape.head_dim);
+    state.windows_ = detail::StreamWindows(config_.fusion.image_rope);
+    return state;
+  }
+
+  /// An image comes next in the stream: y (its tokens x hidden_size). After text it begins a new
+  /// window; after another image it joins that image's window. An image of no tokens begins a
+  /// window too. `grid` says how the tokens stand as rows and columns (rows * cols = y.rows(); {0,
+  /// 0}: a plain sequence) and may be left out unless rope has mrope_sections that read it. Throws
+  /// casa::error for shapes that do not fit and for a state that another layer made; the state is
+  /// then as it was.
+  void append_image(FusionLayerState<T>& state, MatrixView<const T> y, const Context& context = {},
+                    std::optional<ImageGrid> grid = {}) const {
+    check_grids(y.rows(), grid.has_value());
+    const Insertion insertion{0, y.rows()};
+    const ImageGrid g = grid.value_or(ImageGrid{});
+    append(state, {{&insertion, 1}, {&g, 1}}, {}, y, {}, context);
+  }
+
+  /// Text comes next in the stream: x (tokens x hidden_size); out, of the same size, = F of these
+  /// tokens. Each sees the images of the current window (or of all windows, History::all) and, with
+  /// Keys::image_text, the text there up to itself. One token or many at once: the result is the
+  /// same to rounding. out must not overlap x. Throws as append_image does.
+  void append_text(FusionLayerState<T>& state, MatrixView<const T> x, MatrixView<T> out,
+                   const Context& context = {}) const {
+    append(state, {}, x, {}, out, context);
+  }
+
+ private:
+  void check_grids(Index image_tokens, bool given) const {
+    require(given || image_tokens == 0 || config_.rope.mrope_sections.empty() ||
+                !reads_grids(config_.fusion.image_rope),
+            "FusionLayer: mrope_sections ask for the grids of images, none were given ({0, 0} says "
+            "that an image is a plain sequence)");
+  }
+
+  // The images of a layout as insertions, each with its grid; without grids one a window.
+  static void list_images(const StreamLayout& layout, std::span<const ImageGrid> grids,
+                          std::vector<Insertion>& insertions, std::vector<ImageGrid>& of_each) {
+    std::size_t next = 0;
+    for (const Window& w : layout.windows().subspan(1)) {
+      Index left = w.image.size();
+      const auto add = [&](Index count, ImageGrid grid) {
+        insertions.push_back({w.text.begin, count});
+        of_each.push_back(grid);
+        left -= count;
+      };
+      if (grids.empty() || left == 0) add(left, {});
+      while (left > 0) {
+        require(next < grids.size(), "FusionLayer: ", grids.size(), " grids leave ", left,
+                " image tokens of the layout without one");
+        const ImageGrid grid = grids[next++];
+        const Index count =
+            grid == ImageGrid{} ? left : checked_mul(grid.rows, grid.cols, "FusionLayer: grid");
+        require(grid.rows >= 0 && grid.cols >= 0 && count >= 1 && count <= left,
+                "FusionLayer: grid ", next - 1, " of ", grid.rows, " x ", grid.cols,
+                " tokens does not fit the ", left, " that its window has left");
+        add(count, grid);
+      }
+    }
+    require(next == grids.size(), "FusionLayer: ", grids.size(), " grids, but ", next,
+            " images in the layout");
+  }
+
+  // One chunk of a stream: text x with images y at its insertion points.
+  void append(FusionLayerState<T>& state, const detail::ChunkImages& images, MatrixView<const T> x,
+              MatrixView<const T> y, MatrixView<T> out, const Context& context) const {
+    require_equal("FusionLayer: rows of out", out.rows(), x.rows());
     if (x.rows() > 0) require_equal("FusionLayer: columns of x", x.cols(), config_.hidden_size);
     if (y.rows() > 0) require_equal("FusionLayer: columns of y", y.cols(), config_.hidden_size);
     if (x.rows() > 0) require_equal("FusionLayer: columns of out", out.cols(), config_.hidden_size);
-
     require_memory("FusionLayer: x", x);
     require_memory("FusionLayer: y", y);
     require_memory("FusionLayer: out", out);
+    const bool ours = std::visit(
+        [&](const auto& c) {
+          return c.num_kv_heads() == config_.shape.num_kv_heads &&
+                 c.head_dim() == config_.shape.head_dim;
+        },
+        state.cache_.fusion);
+    require(ours && state.windows_.counter().rope() == config_.fusion.image_rope,
+            "FusionLayer: a state is made by new_state of the layer that it is used with");
 
-    const FusionConfig& f = config_.fusion;
-    require(!grids.empty() || layout.image_len() == 0 || config_.rope.mrope_sections.empty() ||
-                !reads_grids(f.image_rope),
-            "FusionLayer: mrope_sections ask for the grids of images, none were given ({0, 0} says "
-            "that an image is a plain sequence)");
-    const Interval text{0, layout.text_len()}, images{0, layout.image_len()};
-    std::vector<Interval> intervals(static_cast<std::size_t>(text.size()));
-    text_intervals(layout, text, f.keys, f.history, intervals);
-    std::vector<Position> text_positions(static_cast<std::size_t>(text.size()));
-    std::vector<Position> image_positions(static_cast<std::size_t>(images.size()));
-    PositionCounter counter(f.image_rope);
-    std::vector<KeyRun> runs;
-    std::size_t next_grid = 0;
-    for_each_piece(layout, 0, 0, [&](bool image, Interval piece) {
-      runs.push_back({image, piece});
-      auto& positions = image ? image_positions : text_positions;
-      const auto span = std::span(positions).subspan(static_cast<std::size_t>(piece.begin),
-                                                     static_cast<std::size_t>(piece.size()));
-      image ? count_images(counter, span, grids, next_grid) : counter.text(span);
-    });
-    require(next_grid == grids.size(), "FusionLayer: ", grids.size(), " grids, but ", next_grid,
-            " images in the layout");
+    state.windows_.remember();
+    try {
+      state.windows_.append(x.rows(), images.insertions);
+      compute(state, images, sized(x), sized(y), sized(out), context);
+    } catch (...) {
+      state.windows_.roll_back();
+      state.windows_.trim_back(state.cache_.fusion);
+      throw;
+    }
+    state.windows_.commit(&config_.fusion);
+    state.windows_.trim_front(state.cache_.fusion);
+  }
 
-    RopeTable<T> text_rope, image_rope;
-    Rope rope = rope_;
-    set_length<T>(rope, config_.rope, config_.shape.head_dim,
-                  RowPositions{{}, text_positions, image_positions}.length());
-    const StreamPass stream{text, images, {}, intervals, {}, runs};
+  // What has no rows may have been given without columns.
+  template <class U>
+  MatrixView<U> sized(MatrixView<U> m) const {
+    return m.rows() > 0 ? m : MatrixView<U>(m.data(), 0, config_.hidden_size);
+  }
+
+  void compute(FusionLayerState<T>& state, const detail::ChunkImages& images, MatrixView<const T> x,
+               MatrixView<const T> y, MatrixView<T> out, const Context& context) const {
+    const Workspace::Frame frame(context.workspace);
+    const Interval text{0, x.rows()}, image{0, y.rows()};
+    const auto at = RowPositions::take(context.workspace, 0, text.size(), image.size());
+    detail::StreamWindows& windows = state.windows_;
+    windows.prepare(&config_.fusion, images, text, image, at.text, at.image);
+
+    StreamPass stream;
+    stream.text = text;
+    stream.image = image;
+    stream.text_intervals = windows.seen_by_text();
+    stream.runs = windows.segments();
+    stream.rope = rope_at<T>(rope_, config_.rope, config_.shape.head_dim, at.length(), state.rope_);
     BlockPass<T> pass;
     pass.shape = config_.shape;
     pass.scale = default_scale(config_.shape.head_dim);
     pass.rms_norm_eps = config_.rms_norm_eps;
-    pass.fusion = &f;
+    pass.fusion = &config_.fusion;
     pass.streams = {&stream, 1};
-    if (f.image_rope != ImageRope::off) {
-      text_rope.assign(rope, text_positions, context);
-      pass.text_rope = &text_rope;
-      if (f.image_rope != ImageRope::none) {
-        image_rope.assign(rope, image_positions, context);
-        pass.image_rope = &image_rope;
-      }
-    }
-    BlockCache<T> cache{{}, KvCache<T>(config_.shape.num_kv_heads, config_.shape.head_dim)};
-    BlockCache<T>* caches = &cache;
+    set_fusion_rope(pass, state.tables_, at, context);
+    BlockCache<T>* cache = &state.cache_;
     // Neither x nor y is written: only the update is, and images are not updated.
     const auto writable = [](MatrixView<const T> v) {
       return MatrixView<T>(const_cast<T*>(v.data()), v.rows(), v.cols(), v.stride());
     };
-    detail::BlockForward<T>(weights_, true, 0, pass, {&caches, 1}, writable(x), writable(y),
-                            context)
+    detail::BlockForward<T>(weights_, true, 0, pass, {&cache, 1}, writable(x), writable(y), context)
         .fusion_update(out);
-  }
-
- private:
-  // The images of one window, each by its grid; all of them at once where there are no grids.
-  static void count_images(PositionCounter& counter, std::span<Position> positions,
-                           std::span<const ImageGrid> grids, std::size_t& next) {
-    if (grids.empty()) return counter.image({}, positions);
-    while (!positions.empty()) {
-      require(next < grids.size(), "FusionLayer: ", grids.size(), " grids leave ", positions.size(),
-              " image tokens of the layout without one");
-      const ImageGrid grid = grids[next++];
-      const Index left = static_cast<Index>(positions.size());
-      const Index count =
-          grid == ImageGrid{} ? left : checked_mul(grid.rows, grid.cols, "FusionLayer: grid");
-      require(grid.rows >= 0 && grid.cols >= 0 && count >= 1 && count <= left, "FusionLayer: grid ",
-              next - 1, " of ", grid.rows, " x ", grid.cols, " tokens does not fit the ", left,
-              " that its window has left");
-      counter.image(grid, positions.first(static_cast<std::size_t>(count)));
-      positions = positions.subspan(static_cast<std::size_t>(count));
-    }
   }
 
   FusionLayerConfig config_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "casa/model/block.hpp"
@@ -12,6 +13,17 @@ CASA_NAMESPACE_BEGIN
 /// Where rows stand: text in self-attention, text and images in fusion.
 struct RowPositions {
   std::span<Position> self, text, image;
+
+  /// Memory for the positions of so many rows; valid until the workspace's frame ends.
+  static RowPositions take(Workspace& workspace, Index self_rows, Index text_rows,
+                           Index image_rows) {
+    const auto positions = [&](Index count) {
+      Position* p = workspace.take<Position>(count);
+      std::uninitialized_default_construct_n(p, count);
+      return std::span<Position>(p, static_cast<std::size_t>(count));
+    };
+    return {positions(self_rows), positions(text_rows), positions(image_rows)};
+  }
 
   /// Those of one stream's rows.
   RowPositions of(Interval text_rows, Interval image_rows) const {
@@ -30,6 +42,17 @@ struct RowPositions {
     return last + 1;
   }
 };
+
+/// The frequencies of a stream of `length` positions: those of `rope`, or where scaling is dynamic
+/// those of that length, which are written to `own`.
+template <Scalar T>
+const Rope* rope_at(const Rope& rope, const RopeConfig& config, Index head_dim, std::int64_t length,
+                    Rope& own) {
+  if (!config.is_dynamic()) return &rope;
+  if (own.inv_freq.empty()) own = rope;
+  set_length<T>(own, config, head_dim, length);
+  return &own;
+}
 
 /// Tables of the rows of a pass; kept from pass to pass, so that a warm step allocates nothing.
 template <Scalar T>
@@ -55,23 +78,31 @@ void fill_table(RopeTable<T>& table, std::span<const StreamPass> streams, bool i
   }
 }
 
-/// The tables that the blocks of `pass` turn their rows by.
+/// The tables by which the blocks of `pass` turn rows in fusion layers, if they turn any there.
+/// Where text stands at the same positions as in self-attention, and self-attention has a table,
+/// that one serves both.
 template <Scalar T>
-void set_rope(BlockPass<T>& pass, RopeTables<T>& tables, const RowPositions& at,
-              const Context& context) {
-  fill_table(tables.self, pass.streams, false, at.self, context);
-  pass.self_rope = &tables.self;
-  if (!pass.fusion) return;
+void set_fusion_rope(BlockPass<T>& pass, RopeTables<T>& tables, const RowPositions& at,
+                     const Context& context) {
   const ImageRope rope = pass.fusion->image_rope;
   if (rope == ImageRope::off) return;
-  pass.text_rope = &tables.self;
-  if (rope != ImageRope::window_start) {
+  pass.text_rope = pass.self_rope;
+  if (rope != ImageRope::window_start || !pass.self_rope) {
     fill_table(tables.text, pass.streams, false, at.text, context);
     pass.text_rope = &tables.text;
   }
   if (rope == ImageRope::none) return;
   fill_table(tables.image, pass.streams, true, at.image, context);
   pass.image_rope = &tables.image;
+}
+
+/// The tables by which the blocks of `pass` turn rows.
+template <Scalar T>
+void set_rope(BlockPass<T>& pass, RopeTables<T>& tables, const RowPositions& at,
+              const Context& context) {
+  fill_table(tables.self, pass.streams, false, at.self, context);
+  pass.self_rope = &tables.self;
+  if (pass.fusion) set_fusion_rope(pass, tables, at, context);
 }
 
 CASA_NAMESPACE_END
