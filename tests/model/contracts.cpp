@@ -287,8 +287,8 @@ TEST_CASE("the rest of model/ refuses what does not fit") {
   AnyKvCache<float> cache = KvCache<float>(2, 3);
   Matrix<float> noted(4, 6);
   const Matrix<float> five = model_test::random_matrix<float>(2, 5, 1);
-  CHECK(
-      has(message_of([&] { note_sinks<float>(cache, five, noted); }), "note_sinks: columns of k"));
+  CHECK(has(message_of([&] { detail::store_sink_keys<float>(cache, five, noted); }),
+            "store_sink_keys: columns of k"));
   const std::vector<int> ids = {1, 9, 9, 2};
   const std::vector<ImageGrid> three = {{1, 3}}, none = {{0, 2}}, two = {{1, 2}, {1, 2}};
   const auto split = [&](std::span<const ImageGrid> grids) {

@@ -392,7 +392,7 @@ TEST_CASE("sinks turned a thousand times and back are as they were, bit for bit"
   const Matrix<float> k = random_matrix<float>(3, 12, 1), v = random_matrix<float>(3, 12, 2);
   Matrix<float> noted(3, 12);
   AnyKvCache<float> cache = make_cache<float>(CacheType::bfloat16, 2, 6);
-  note_sinks<float>(cache, k, noted);
+  detail::store_sink_keys<float>(cache, k, noted);
   std::visit([&](auto& c) { c.append(k.view(), v.view()); }, cache);
   const auto bits = [&] {
     std::vector<float> all;
@@ -412,7 +412,7 @@ TEST_CASE("sinks turned a thousand times and back are as they were, bit for bit"
   const auto turn = [&](std::int64_t origin) {
     const std::vector<Position> places{origin, origin + 1, origin + 2};
     table.assign(rope, places, context);
-    turn_sinks(cache, noted, table, context);
+    detail::rotate_sink_keys(cache, noted, table, context);
   };
   turn(5);
   const std::vector<float> once = bits();

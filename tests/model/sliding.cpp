@@ -36,7 +36,7 @@ TEST_CASE("what a sliding row sees are the kept keys within its window, whatever
           const auto place = [&](Index key) { return key < sinks ? key : key + gap; };
           Index begin = end;
           while (begin > 0 && place(end - 1) - place(begin - 1) < window) --begin;
-          CHECK(slide({0, end}, window, sinks, gap) == Interval{begin, end});
+          CHECK(detail::slide({0, end}, window, sinks, gap) == Interval{begin, end});
         }
 }
 

@@ -1,14 +1,16 @@
 // The decoder: token ids and images in, logits out, one chunk of one or more streams at a time.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <span>
 #include <vector>
 
+#include "casa/model/block.hpp"
 #include "casa/model/decoder_weights.hpp"
 #include "casa/model/sliding.hpp"
-#include "casa/model/state.hpp"
 #include "casa/model/stream_input.hpp"
+#include "casa/model/stream_transaction.hpp"
 #include "casa/model/weight_reader.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -82,7 +84,7 @@ class Decoder {
       state.blocks_.push_back(
           {cache(), cache(), Matrix<T>(noted, config_.num_key_value_heads * config_.head_dim)});
     }
-    if (config_.fusion) state.counter_ = PositionCounter(config_.fusion->image_rope);
+    if (config_.fusion) state.windows_ = detail::StreamWindows(config_.fusion->image_rope);
     return state;
   }
 
@@ -96,18 +98,15 @@ class Decoder {
   void forward(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
                const Trace<T>* trace = nullptr) const {
     check<T>(inputs, config_, logits);
-    for (const auto& input : inputs) remember(*input.state);
+    detail::StreamTransaction<T> chunk(config_, rope_, inputs, context);
     try {
-      for (const auto& input : inputs) {
-        input.state->live_.append(static_cast<Index>(input.ids.size()), input.insertions);
-        restart_positions(input, context);
-      }
+      chunk.begin();
       run(inputs, logits, context, trace);
     } catch (...) {
-      for (const auto& input : inputs) roll_back(*input.state, context);
+      chunk.roll_back();
       throw;
     }
-    for (const auto& input : inputs) commit(*input.state);
+    chunk.commit();
   }
 
   /// The same for one stream.
@@ -152,155 +151,58 @@ class Decoder {
         "images too, which no horizon bounds");
   }
 
-  // What roll_back goes back to. All streams of a pass are remembered before any is changed.
-  static void remember(DecoderState<T>& s) {
-    s.before_ = s.live_;
-    s.origin_before_ = s.origin_;
-  }
-
-  // StateOptions::horizon. Keys of the window stay as they are, at their distance from what comes;
-  // only the sinks are brought near again.
-  void restart_positions(const StreamInput<T>& in, const Context& context) const {
-    DecoderState<T>& s = *in.state;
-    const Index horizon = s.options_.horizon, count = static_cast<Index>(in.ids.size());
-    if (horizon == 0 || s.text_len() - s.origin_ + count <= horizon) return;
-    place_sinks(s, s.text_len() - s.self_tokens_, context);
-  }
-
-  void place_sinks(DecoderState<T>& s, std::int64_t origin, const Context& context) const {
-    if (s.origin_ == origin) return;
-    s.origin_ = origin;
-    const Workspace::Frame frame(context.workspace);
-    Position* places = context.workspace.take<Position>(s.options_.sinks);
-    for (Index j = 0; j < s.options_.sinks; ++j) std::construct_at(places + j, origin + j);
-    s.tables_.self.assign(rope_, {places, static_cast<std::size_t>(s.options_.sinks)}, context);
-    for (auto& block : s.blocks_) turn_sinks(block.self, block.sink_keys, s.tables_.self, context);
-  }
-
-  void roll_back(DecoderState<T>& s, const Context& context) const {
-    for (Index layer = 0; layer < config_.num_hidden_layers; ++layer) {
-      auto& block = s.blocks_[static_cast<std::size_t>(layer)];
-      std::visit([&](auto& c) { c.truncate((std::min)(c.size(), s.self_tokens_)); }, block.self);
-      std::visit([&](auto& c) { c.truncate((std::min)(c.size(), s.fusion_tokens_)); },
-                 block.fusion);
-    }
-    s.live_ = s.before_;
-    place_sinks(s, s.origin_before_, context);
-  }
-
-  // The pass has succeeded: count what came, forget what nobody will see again.
-  void commit(DecoderState<T>& s) const {
-    const Index text = s.live_.text_len() - s.before_.text_len();
-    const Index images = s.live_.image_len() - s.before_.image_len();
-    s.counter_ = s.counter_after_;
-    s.image_len_ += images;
-    s.self_tokens_ += text;
-    const Index bound = s.options_.sinks + s.options_.text_window;
-    if (s.options_.text_window > 0 && s.self_tokens_ > bound) {
-      for (auto& block : s.blocks_)
-        std::visit([&](auto& c) { c.keep(s.options_.sinks, s.options_.text_window); }, block.self);
-      s.self_tokens_ = bound;
-    }
-    if (!config_.fusion) {
-      s.live_.clear();
-      return;
-    }
-    const FusionConfig& f = *config_.fusion;
-    if (f.history == History::window) {
-      const Window last = s.live_.windows().back();
-      const bool has_insertion = s.live_.windows().size() > 1;
-      s.live_.clear();
-      if (has_insertion) s.live_.append_image(last.image.size());
-      s.live_.append_text(last.text.size());
-    }
-    s.fusion_tokens_ = num_keys(s.live_, f.keys);
-    for (auto& block : s.blocks_)
-      std::visit(
-          [&](auto& c) {
-            if (c.size() > s.fusion_tokens_) c.drop(c.size() - s.fusion_tokens_);
-          },
-          block.fusion);
-  }
-
-  // What a stream brings to the blocks: its rows, what each sees, where each stands.
-  StreamPass prepare(const StreamInput<T>& in, Interval text, Interval image,
-                     const RowPositions& at) const {
+  // A stream's part of a pass: its rows are [text.begin, text.end) of x and likewise of y. Writes
+  // their positions to `at`, which has this stream's rows alone.
+  detail::StreamPass prepare(const StreamInput<T>& in, Interval text, Interval image,
+                             const detail::RowPositions& at) const {
     DecoderState<T>& s = *in.state;
     s.self_intervals_.resize(in.ids.size());
     for (Index r = 0; r < text.size(); ++r) {
       s.self_intervals_[static_cast<std::size_t>(r)] = {0, s.self_tokens_ + r + 1};
       at.self[static_cast<std::size_t>(r)] = s.text_len() + r;
     }
-
-    s.counter_after_ = s.counter_;
-    s.text_intervals_.clear();
-    s.image_intervals_.clear();
-    s.runs_.clear();
-    if (!config_.fusion) {
-      s.counter_after_.text(at.text);
-    } else {
-      const FusionConfig& f = *config_.fusion;
-      s.text_intervals_.resize(in.ids.size());
-      text_intervals(s.live_, {s.before_.text_len(), s.live_.text_len()}, f.keys, f.history,
-                     s.text_intervals_);
-      s.image_intervals_.resize(static_cast<std::size_t>(image.size()));
-      image_intervals(s.live_, {s.before_.image_len(), s.live_.image_len()}, f.keys, f.history,
-                      s.image_intervals_);
-      for_each_piece(
-          s.live_, s.before_.text_len(), s.before_.image_len(), [&](bool is_image, Interval piece) {
-            const Index shift =
-                is_image ? image.begin - s.before_.image_len() : text.begin - s.before_.text_len();
-            s.runs_.push_back({is_image, {piece.begin + shift, piece.end + shift}});
-          });
-      count_positions(in, s.counter_after_, at.text, at.image);
-    }
-    StreamPass pass{
-        text,    image,           s.self_intervals_, s.text_intervals_, s.image_intervals_,
-        s.runs_, in.logit_rows(), sliding(s),        rope_of(s, at)};
+    s.windows_.prepare(config_.fusion ? &*config_.fusion : nullptr, {in.insertions, in.grids}, text,
+                       image, at.text, at.image);
+    const detail::StreamPass pass{.text = text,
+                                  .image = image,
+                                  .seen = {.self = s.self_intervals_,
+                                           .text = s.windows_.seen_by_text(),
+                                           .image = s.windows_.seen_by_images()},
+                                  .sliding = sliding(s),
+                                  .segments = s.windows_.segments(),
+                                  .asked = in.logit_rows(),
+                                  .rope = detail::rope_at<T>(rope_, config_.rope, config_.head_dim,
+                                                             at.length() - s.origin_, s.rope_)};
+    // Images stand at 0: text positions count from where positions last restarted.
     if (config_.fusion && config_.fusion->image_rope == ImageRope::none)
-      for (Position& p : at.text) p = p.t - s.origin_;  // images stand at 0: distances from there
+      for (Position& p : at.text) p = p.t - s.origin_;
     return pass;
   }
 
-  // What the rows see in blocks that slide.
-  SeenKeys sliding(DecoderState<T>& s) const {
+  // What the rows see in blocks of sliding_layers.
+  detail::SeenKeys sliding(DecoderState<T>& s) const {
     if (config_.sliding_layers.empty()) return {};
     const Index window = config_.sliding_window, sinks = s.options_.sinks;
+    // How many tokens behind the sinks were evicted and still count in positions.
     const auto gap =
         static_cast<Index>(s.text_len() - s.self_tokens_ - (std::max)(s.origin_, s.started_at_));
-    const auto each = [](const auto& from, auto& to, auto&& f) {
+    const auto each = [](std::span<const Interval> from, std::vector<Interval>& to, auto&& f) {
       to.resize(from.size());
       std::ranges::transform(from, to.begin(), f);
     };
-    const bool fused = config_.fusion && fusion_slides(*config_.fusion);
-    const auto in_stream = [&](Interval i) { return fused ? slide(i, window) : i; };
+    const bool fused = config_.fusion && detail::fusion_slides(*config_.fusion);
+    const auto in_stream = [&](Interval i) { return fused ? detail::slide(i, window) : i; };
     each(s.self_intervals_, s.sliding_self_,
-         [&](Interval i) { return slide(i, window, sinks, gap); });
-    each(s.text_intervals_, s.sliding_text_, in_stream);
-    each(s.image_intervals_, s.sliding_image_, in_stream);
-    return {s.sliding_self_, s.sliding_text_, s.sliding_image_};
+         [&](Interval i) { return detail::slide(i, window, sinks, gap); });
+    each(s.windows_.seen_by_text(), s.sliding_text_, in_stream);
+    each(s.windows_.seen_by_images(), s.sliding_image_, in_stream);
+    return {.self = s.sliding_self_, .text = s.sliding_text_, .image = s.sliding_image_};
   }
 
-  // The frequencies of a stream that ends where this chunk does.
-  const Rope* rope_of(DecoderState<T>& s, const RowPositions& at) const {
-    if (!config_.rope.is_dynamic()) return &rope_;
-    if (s.rope_.inv_freq.empty()) s.rope_ = rope_;
-    set_length<T>(s.rope_, config_.rope, config_.head_dim, at.length() - s.origin_);
-    return &s.rope_;
-  }
-
-  static void count_positions(const StreamInput<T>& in, PositionCounter& counter,
-                              std::span<Position> text, std::span<Position> image) {
-    std::size_t done = 0, images = 0;
-    for (std::size_t i = 0; i < in.insertions.size(); ++i) {
-      const auto position = static_cast<std::size_t>(in.insertions[i].position);
-      const auto count = static_cast<std::size_t>(in.insertions[i].num_tokens);
-      counter.text(text.subspan(done, position - done));
-      counter.image(in.grids.empty() ? ImageGrid{} : in.grids[i], image.subspan(images, count));
-      done = position;
-      images += count;
-    }
-    counter.text(text.subspan(done));
+  // The rows of the embedding that stand for `ids`, into x (ids.size() x hidden_size).
+  void embed_tokens(std::span<const int> ids, MatrixView<T> x) const {
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      weights_.embed.unpack_row(ids[i], x.row(static_cast<Index>(i)));
   }
 
   void run(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
@@ -315,14 +217,9 @@ class Decoder {
     const Index hidden = config_.hidden_size;
     const MatrixView<T> x = workspace.matrix<T>(text_rows, hidden);
     const MatrixView<T> y = workspace.matrix<T>(image_rows, hidden);
-    const auto positions = [&](Index count) {
-      Position* p = workspace.take<Position>(count);
-      std::uninitialized_default_construct_n(p, count);
-      return std::span<Position>(p, static_cast<std::size_t>(count));
-    };
-    const RowPositions at{positions(text_rows), positions(text_rows), positions(image_rows)};
+    const auto at = detail::RowPositions::take(workspace, text_rows, text_rows, image_rows);
     const auto num_streams = static_cast<Index>(inputs.size());
-    StreamPass* streams = workspace.take<StreamPass>(num_streams);
+    auto* streams = workspace.take<detail::StreamPass>(num_streams);
     auto** caches = workspace.take<BlockCache<T>*>(num_streams);
 
     Index text = 0, image = 0;
@@ -330,8 +227,7 @@ class Decoder {
       const StreamInput<T>& in = inputs[s];
       const Interval rows{text, text + static_cast<Index>(in.ids.size())};
       const Interval images{image, image + in.image_tokens.rows()};
-      for (std::size_t i = 0; i < in.ids.size(); ++i)
-        weights_.embed.unpack_row(in.ids[i], x.row(text + static_cast<Index>(i)));
+      embed_tokens(in.ids, x.middle_rows(rows.begin, rows.size()));
       for (Index j = 0; j < images.size(); ++j)
         std::copy_n(in.image_tokens.row(j), hidden, y.row(image + j));
       std::construct_at(streams + s, prepare(in, rows, images, at.of(rows, images)));
@@ -339,15 +235,14 @@ class Decoder {
       image = images.end;
     }
 
-    BlockPass<T> pass;
-    pass.shape = config_.attention_shape();
-    pass.scale = default_scale(config_.head_dim);
-    pass.rms_norm_eps = config_.rms_norm_eps;
-    pass.fusion = config_.fusion ? &*config_.fusion : nullptr;
-    pass.streams = {streams, inputs.size()};
-    pass.trace = trace;
-    // The tables are scratch of the leading stream.
-    if (!inputs.empty()) set_rope(pass, inputs[0].state->tables_, at, context);
+    detail::BlockPass<T> pass{.shape = config_.attention_shape(),
+                              .scale = default_scale(config_.head_dim),
+                              .rms_norm_eps = config_.rms_norm_eps,
+                              .fusion = config_.fusion ? &*config_.fusion : nullptr,
+                              .streams = {streams, inputs.size()},
+                              .trace = trace};
+    // The tables of all rows lie in the first stream's state, so that they outlive the pass.
+    if (!inputs.empty()) detail::set_rope(pass, inputs[0].state->tables_, at, context);
 
     if (trace) (*trace)(-1, "embed", x);
     const Index last = config_.num_hidden_layers - 1;
@@ -359,11 +254,12 @@ class Decoder {
       pass.sliding = config_.slides(layer);
       for (std::size_t s = 0; s < inputs.size(); ++s)
         caches[s] = &inputs[s].state->blocks_[static_cast<std::size_t>(layer)];
-      block_forward<T>(weights_.blocks[static_cast<std::size_t>(layer)], has_fusion(layer), layer,
-                       pass, {caches, inputs.size()}, x, y, context);
+      detail::block_forward<T>(weights_.blocks[static_cast<std::size_t>(layer)], has_fusion(layer),
+                               layer, pass, {caches, inputs.size()}, x, y, context);
     }
     if (trace) show_norm(x, context, *trace);
-    head(trace ? keep_asked(pass.streams, x) : x.middle_rows(0, logits.rows()), logits, context);
+    head(trace ? detail::compact_asked_rows(pass.streams, x) : x.middle_rows(0, logits.rows()),
+         logits, context);
   }
 
   // The last norm of every row, which the logits alone do not need.

@@ -7,6 +7,7 @@
 
 #include "casa/model/stream_rope.hpp"
 #include "casa/model/stream_windows.hpp"
+#include "casa/model/sublayers.hpp"
 #include "casa/stream/layout.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -72,7 +73,7 @@ class FusionLayerState {
   BlockCache<T> cache_;
   detail::StreamWindows windows_;
   // Scratch, kept so that a warm step allocates nothing.
-  RopeTables<T> tables_;
+  detail::RopeTables<T> tables_;
   Rope rope_;
 };
 
@@ -257,30 +258,30 @@ class FusionLayer {
                MatrixView<const T> y, MatrixView<T> out, const Context& context) const {
     const Workspace::Frame frame(context.workspace);
     const Interval text{0, x.rows()}, image{0, y.rows()};
-    const auto at = RowPositions::take(context.workspace, 0, text.size(), image.size());
+    const auto at = detail::RowPositions::take(context.workspace, 0, text.size(), image.size());
     detail::StreamWindows& windows = state.windows_;
     windows.prepare(&config_.fusion, images, text, image, at.text, at.image);
 
-    StreamPass stream;
-    stream.text = text;
-    stream.image = image;
-    stream.text_intervals = windows.seen_by_text();
-    stream.runs = windows.segments();
-    stream.rope = rope_at<T>(rope_, config_.rope, config_.shape.head_dim, at.length(), state.rope_);
-    BlockPass<T> pass;
-    pass.shape = config_.shape;
-    pass.scale = default_scale(config_.shape.head_dim);
-    pass.rms_norm_eps = config_.rms_norm_eps;
-    pass.fusion = &config_.fusion;
-    pass.streams = {&stream, 1};
-    set_fusion_rope(pass, state.tables_, at, context);
+    const detail::StreamPass stream{
+        .text = text,
+        .image = image,
+        .seen = {.text = windows.seen_by_text()},
+        .segments = windows.segments(),
+        .rope = detail::rope_at<T>(rope_, config_.rope, config_.shape.head_dim, at.length(),
+                                   state.rope_)};
+    detail::BlockPass<T> pass{.shape = config_.shape,
+                              .scale = default_scale(config_.shape.head_dim),
+                              .rms_norm_eps = config_.rms_norm_eps,
+                              .fusion = &config_.fusion,
+                              .streams = {&stream, 1}};
+    detail::set_fusion_rope(pass, state.tables_, at, context);
     BlockCache<T>* cache = &state.cache_;
-    // Neither x nor y is written: only the update is, and images are not updated.
-    const auto writable = [](MatrixView<const T> v) {
-      return MatrixView<T>(const_cast<T*>(v.data()), v.rows(), v.cols(), v.stride());
-    };
-    detail::BlockForward<T>(weights_, true, 0, pass, {&cache, 1}, writable(x), writable(y), context)
-        .fusion_update(out);
+    const detail::AttentionSteps<T> steps(pass, context);
+    const detail::FusionAttention<T> fusion(steps, weights_, config_.fusion, {&cache, 1});
+    const auto text_qkv = fusion.project_text(fusion.normed(x));
+    const auto image_kv = fusion.project_images(y);
+    const auto attended = fusion.attend(text_qkv, image_kv, detail::QueryRows::all, text.size());
+    fusion.project_out(attended.text, out, Accumulate::no);
   }
 
   FusionLayerConfig config_;

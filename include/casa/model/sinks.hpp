@@ -1,5 +1,6 @@
-// The first tokens of a stream in the self-attention of a block, where positions restart: their
-// keys as they were before rotation, so that however often they are turned, they are turned once.
+// Attention sinks where positions restart (StateOptions::horizon): their keys are kept unrotated,
+// and the keys in the cache are made from those at every restart. Rotating the cached keys further
+// would add a rounding each time.
 #pragma once
 
 #include <algorithm>
@@ -11,24 +12,26 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Notes the keys among k (tokens x num_kv_heads * head_dim, not rotated yet, next to be appended
-/// to `cache`) that belong to the first sink_keys.rows() tokens of the stream. Throws casa::error
-/// where their sizes differ.
+namespace detail {
+
+/// Stores those rows of k that are among the first sink_keys.rows() tokens of the stream. k (tokens
+/// x num_kv_heads * head_dim) is not rotated yet and is next to be appended to `cache`. Throws
+/// casa::error where columns differ.
 template <Scalar T>
-void note_sinks(const AnyKvCache<T>& cache, MatrixView<const T> k, Matrix<T>& sink_keys) {
+void store_sink_keys(const AnyKvCache<T>& cache, MatrixView<const T> k, Matrix<T>& sink_keys) {
   const Index held = std::visit([](const auto& c) { return c.size(); }, cache);
   const Index count = (std::min)(k.rows(), sink_keys.rows() - held);
   if (count <= 0) return;
-  require_equal("note_sinks: columns of k", k.cols(), sink_keys.cols());
-  require_memory("note_sinks: k", k);
+  require_equal("store_sink_keys: columns of k", k.cols(), sink_keys.cols());
+  require_memory("store_sink_keys: k", k);
   for (Index r = 0; r < count; ++r) std::copy_n(k.row(r), k.cols(), sink_keys.row(held + r));
 }
 
-/// The keys of the first tokens of `cache`, rotated anew from the noted ones: token j by row j of
+/// Replaces the keys of the first tokens of `cache` by the stored ones, token j rotated by row j of
 /// the table (sink_keys.rows() rows or more).
 template <Scalar T>
-void turn_sinks(AnyKvCache<T>& cache, const Matrix<T>& sink_keys, const RopeTable<T>& table,
-                const Context& context) {
+void rotate_sink_keys(AnyKvCache<T>& cache, const Matrix<T>& sink_keys, const RopeTable<T>& table,
+                      const Context& context) {
   std::visit(
       [&](auto& c) {
         const Index count = (std::min)(c.size(), sink_keys.rows());
@@ -41,5 +44,7 @@ void turn_sinks(AnyKvCache<T>& cache, const Matrix<T>& sink_keys, const RopeTabl
       },
       cache);
 }
+
+}  // namespace detail
 
 CASA_NAMESPACE_END

@@ -2,31 +2,34 @@
 #pragma once
 
 #include <algorithm>
-#include <span>
 
 #include "casa/model/config.hpp"
 
 CASA_NAMESPACE_BEGIN
 
-/// What is left of an interval whose last key is the row itself.
+namespace detail {
+
+/// The last `window` keys of an interval that ends with the row's own key.
 constexpr Interval slide(Interval seen, Index window) {
   return {(std::max)(seen.begin, seen.end - window), seen.end};
 }
 
-/// The same in the cache of a stream that has forgotten text: its first `sinks` keys stand `gap`
-/// positions further from the others than their places in the cache say. Distances count, so that
-/// sinks are seen only where they stand within the window.
+/// The same where the stream has forgotten text between its first `sinks` tokens and the others
+/// (StateOptions::text_window). The cache holds both side by side, but in positions the sinks are
+/// `gap` further away. The window counts positions: a sink is seen only while it is that near.
 constexpr Interval slide(Interval seen, Index window, Index sinks, Index gap) {
   const Index begin = seen.end - window;
   if (gap == 0 || begin >= sinks) return slide(seen, window);
   return {std::clamp(begin + gap, seen.begin, (std::max)(seen.begin, sinks)), seen.end};
 }
 
-/// Whether a block's window holds for its fusion too: where fusion stands in place of the block's
-/// self-attention and its keys are the stream's (CASA in replace, token insertion). A fusion beside
-/// self-attention has its own rule, FusionConfig::history.
+/// Whether a block's sliding window bounds its fusion too. It does where fusion stands in place of
+/// self-attention and its keys are those of the stream (CASA in replace, token insertion). Fusion
+/// beside self-attention has a rule of its own, FusionConfig::history.
 inline bool fusion_slides(const FusionConfig& f) {
   return f.placement == Placement::replace && f.keys == Keys::image_text;
 }
+
+}  // namespace detail
 
 CASA_NAMESPACE_END

@@ -1,26 +1,28 @@
-// One stream as a decoder sees it: caches, windows and positions.
+// The memory of one stream in a decoder: caches, windows and positions.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "casa/model/sinks.hpp"
 #include "casa/model/stream_rope.hpp"
-#include "casa/stream/layout.hpp"
+#include "casa/model/stream_windows.hpp"
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// How a stream is kept.
+/// What a stream keeps of the past, and how.
 struct StateOptions {
+  /// How keys and values are stored.
   CacheType cache = CacheType::native;
   /// Bounds self-attention to the first `sinks` and the last `text_window` text tokens
-  /// (arXiv 2309.17453); 0: all text is kept. What is too much goes when a chunk has passed, so
-  /// that a token sees its chunk up to itself and what was kept before the chunk.
+  /// (arXiv 2309.17453); 0: all text is kept. The bound is applied when a chunk has passed: a token
+  /// sees its own chunk up to itself, and what was kept before the chunk.
   Index text_window = 0;
   Index sinks = 4;
-  /// Where kept text stands. 0: where it stood, so that its distance from the sinks grows for ever.
-  /// Else positions stay below this number: before a chunk that would pass it, the sinks are put at
-  /// 0, 1, ..., the window right behind them, and the stream goes on from there. For models that
-  /// know no position beyond some length.
+  /// For models that know no position beyond some length. 0: kept text stays at its position, so
+  /// that its distance from the sinks grows for ever. Else positions stay below this number: before
+  /// a chunk that would pass it, the sinks move to positions 0, 1, ..., the window to those right
+  /// behind them, and the stream goes on from there.
   Index horizon = 0;
 
   CASA_COMMON_INLINE friend bool operator==(const StateOptions&, const StateOptions&) = default;
@@ -30,24 +32,30 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// The memory of one stream. Made by Decoder::new_state, changed by Decoder::forward; two streams
-/// never share anything. Copying it forks the stream.
+namespace detail {
+template <Scalar T>
+class StreamTransaction;
+}
+
+/// The memory of one stream. Made by Decoder::new_state, changed by Decoder::forward. Two streams
+/// never share anything; a copy goes on by itself. One thread at a time may use a state.
 ///
-/// Self-attention keeps keys and values of text alone; fusion layers keep those of the current
-/// window, or of all windows with History::all. With images in no self-attention cache, an image
-/// costs nothing once its window is over.
+/// Self-attention keeps keys and values of text alone. Fusion layers keep those of the current
+/// window, or of all windows with History::all. With History::window an image therefore costs
+/// nothing once its window is over: no cache holds it.
 template <Scalar T>
 class DecoderState {
  public:
   /// Text tokens since the stream began, evicted ones too.
-  std::int64_t text_len() const { return counter_.next_text(); }
+  std::int64_t text_len() const { return windows_.text_len(); }
   /// Image tokens since the stream began.
-  std::int64_t image_len() const { return image_len_; }
-  /// Tokens whose keys a self-attention layer holds, and a fusion layer.
+  std::int64_t image_len() const { return windows_.image_len(); }
+  /// Tokens whose keys a self-attention layer holds, and those whose keys a fusion layer holds.
   Index self_tokens() const { return self_tokens_; }
-  Index fusion_tokens() const { return fusion_tokens_; }
+  Index fusion_tokens() const { return windows_.num_keys(); }
+  /// Blocks of the decoder that made it.
   Index num_layers() const { return static_cast<Index>(blocks_.size()); }
-  /// Of the keys of every layer; 0 without layers.
+  /// Of the keys in every layer; 0 without layers.
   Index num_kv_heads() const {
     return of_keys([](const auto& c) { return c.num_kv_heads(); });
   }
@@ -58,6 +66,7 @@ class DecoderState {
   Index self_bytes() const { return bytes(&BlockCache<T>::self); }
   Index fusion_bytes() const { return bytes(&BlockCache<T>::fusion); }
   Index cache_bytes() const { return self_bytes() + fusion_bytes(); }
+  /// As given to new_state.
   const StateOptions& options() const { return options_; }
   /// The number of the text token that stands at position 0: 0 until positions restart.
   std::int64_t origin() const { return origin_; }
@@ -65,11 +74,11 @@ class DecoderState {
   /// The first text token of the stream will count as number `position` (a stream may start
   /// anywhere). Throws casa::error once the stream has begun.
   void start_at(std::int64_t position) {
-    require(text_len() == started_at_ && image_len_ == 0,
+    require(text_len() == started_at_ && image_len() == 0,
             "start_at: the stream has begun, it holds ", text_len() - started_at_, " text tokens");
     require(position >= 0, "start_at: position must not be negative, got ", position);
     started_at_ = position;
-    counter_.restore({position, position, 0, true});
+    windows_.reset(position);
   }
 
   /// Back to an empty stream; memory is kept.
@@ -78,15 +87,16 @@ class DecoderState {
       std::visit([](auto& c) { c.clear(); }, block.self);
       std::visit([](auto& c) { c.clear(); }, block.fusion);
     }
-    live_.clear();
-    counter_ = PositionCounter(counter_.rope());
-    started_at_ = image_len_ = origin_ = 0;
-    self_tokens_ = fusion_tokens_ = 0;
+    windows_.reset();
+    started_at_ = origin_ = 0;
+    self_tokens_ = 0;
   }
 
  private:
   template <Scalar U>
   friend class Decoder;
+  template <Scalar U>
+  friend class detail::StreamTransaction;  // model/stream_transaction.hpp
   template <Scalar U>
   friend class StateArchive;  // model/state_archive.hpp
 
@@ -103,23 +113,17 @@ class DecoderState {
 
   StateOptions options_;
   std::vector<BlockCache<T>> blocks_;
-  StreamLayout live_;  // the windows that fusion still sees, counted from their first token
-  PositionCounter counter_;
+  detail::StreamWindows windows_;
   std::int64_t started_at_ = 0;
-  std::int64_t image_len_ = 0;
   std::int64_t origin_ = 0;
-  Index self_tokens_ = 0;    // in every self-attention cache
-  Index fusion_tokens_ = 0;  // in every fusion cache
+  Index self_tokens_ = 0;  // in every self-attention cache
 
   // Scratch of the pass that is running, kept so that a warm step allocates nothing.
-  std::vector<Interval> self_intervals_, text_intervals_, image_intervals_;
+  std::int64_t origin_before_ = 0;  // origin_ as it was before the pass
+  std::vector<Interval> self_intervals_;
   std::vector<Interval> sliding_self_, sliding_text_, sliding_image_;
-  std::vector<KeyRun> runs_;
-  StreamLayout before_;            // live_ as it was before the pass
-  PositionCounter counter_after_;  // counter_ as it will be after it
-  std::int64_t origin_before_ = 0;
-  RopeTables<T> tables_;
-  Rope rope_;  // its frequencies, where they depend on its length
+  detail::RopeTables<T> tables_;
+  Rope rope_;  // the stream's frequencies, where they depend on its length
 };
 
 CASA_NAMESPACE_END

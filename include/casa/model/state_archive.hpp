@@ -2,20 +2,21 @@
 #pragma once
 
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "casa/model/state.hpp"
 
 CASA_NAMESPACE_BEGIN
 
-/// All of a stream but its keys and values.
+/// All of a stream but its keys and values, as DecoderState says it.
 struct StreamNumbers {
   PositionCounter::State counter = {};
-  std::int64_t started_at = 0;
-  std::int64_t image_len = 0;
-  std::int64_t origin = 0;
-  Index self_tokens = 0;
-  Index fusion_tokens = 0;
+  std::int64_t started_at = 0;  ///< number of the first text token
+  std::int64_t image_len = 0;   ///< image tokens since the stream began
+  std::int64_t origin = 0;      ///< number of the text token at position 0
+  Index self_tokens = 0;        ///< in every self-attention cache
+  Index fusion_tokens = 0;      ///< in every fusion cache
   /// The windows that fusion still sees: their image and text tokens. The first has no image.
   struct WindowSize {
     Index image = 0, text = 0;
@@ -26,22 +27,24 @@ struct StreamNumbers {
   friend bool operator==(const StreamNumbers&, const StreamNumbers&) = default;
 };
 
-/// The way into a DecoderState for those who save and restore it. A friend, because a state's parts
-/// must fit each other and nobody else should be able to set one alone.
+/// Access to the parts of a DecoderState, for saving and restoring a stream. The parts must fit
+/// each other, so that they are only set together, here, and are private otherwise.
 template <Scalar T>
 class StateArchive {
  public:
+  /// What to save of `s` beside its caches.
   static StreamNumbers numbers(const DecoderState<T>& s) {
-    StreamNumbers n{s.counter_.state(),
-                    s.started_at_,
-                    s.image_len_,
-                    s.origin_,
-                    s.self_tokens_,
-                    s.fusion_tokens_,
-                    {}};
-    for (const Window& w : s.live_.windows()) n.windows.push_back({w.image.size(), w.text.size()});
+    StreamNumbers n{.counter = s.windows_.counter().state(),
+                    .started_at = s.started_at_,
+                    .image_len = s.image_len(),
+                    .origin = s.origin_,
+                    .self_tokens = s.self_tokens_,
+                    .fusion_tokens = s.fusion_tokens()};
+    for (const Window& w : s.windows_.layout().windows())
+      n.windows.push_back({w.image.size(), w.text.size()});
     return n;
   }
+  /// The caches of all blocks, in order.
   static std::span<const BlockCache<T>> caches(const DecoderState<T>& s) { return s.blocks_; }
   static std::span<BlockCache<T>> caches(DecoderState<T>& s) { return s.blocks_; }
 
@@ -57,7 +60,7 @@ class StateArchive {
     require_equal("stream: text tokens kept", n.self_tokens,
                   kept > 0 && text > kept ? std::int64_t{kept} : text);
     require(!n.windows.empty() && n.windows[0].image == 0, "stream: the first window has images");
-    s.live_.clear();
+    StreamLayout layout;
     std::int64_t images = 0, texts = 0;
     for (std::size_t w = 0; w < n.windows.size(); ++w) {
       const auto& size = n.windows[w];
@@ -65,12 +68,12 @@ class StateArchive {
       images = checked_add(images, size.image, "stream: image tokens");
       texts = checked_add(texts, size.text, "stream: text tokens");
       require(w < 2 || n.windows[w - 1].text > 0, "stream: two windows at one point");
-      if (w > 0) s.live_.append_image(size.image);
-      s.live_.append_text(size.text);
+      if (w > 0) layout.append_image(size.image);
+      layout.append_text(size.text);
     }
     require(images <= n.image_len && texts <= text, "stream: windows hold more than the stream");
     require_equal("stream: fusion tokens", n.fusion_tokens,
-                  config.fusion ? num_keys(s.live_, config.fusion->keys) : Index{0});
+                  config.fusion ? num_keys(layout, config.fusion->keys) : Index{0});
 
     for (Index layer = 0; layer < s.num_layers(); ++layer) {
       const bool fused = config.fusion && config.fusion->has_layer(layer);
@@ -84,12 +87,10 @@ class StateArchive {
       require_equal(casa::text("stream: fusion keys of layer ", layer), size(block.fusion),
                     fused ? n.fusion_tokens : Index{0});
     }
-    s.counter_.restore(c);
+    s.windows_.restore(std::move(layout), c, n.image_len, n.fusion_tokens);
     s.started_at_ = n.started_at;
-    s.image_len_ = n.image_len;
     s.origin_ = n.origin;
     s.self_tokens_ = n.self_tokens;
-    s.fusion_tokens_ = n.fusion_tokens;
   }
 };
 

@@ -1,4 +1,4 @@
-// Rotary tables of a pass: where every row stands, and with which frequencies each stream turns.
+// Rotary tables of a pass: the positions of its rows, and the frequencies of each stream.
 #pragma once
 
 #include <algorithm>
@@ -6,11 +6,13 @@
 #include <memory>
 #include <span>
 
-#include "casa/model/block.hpp"
+#include "casa/model/block_pass.hpp"
 
 CASA_NAMESPACE_BEGIN
 
-/// Where rows stand: text in self-attention, text and images in fusion.
+namespace detail {
+
+/// Positions of the rows of a pass: text in self-attention, text and images in fusion.
 struct RowPositions {
   std::span<Position> self, text, image;
 
@@ -34,7 +36,8 @@ struct RowPositions {
     return {sub(self, text_rows), sub(text, text_rows), sub(image, image_rows)};
   }
 
-  /// The length that dynamic scaling goes by: one more than the largest position on any axis.
+  /// The length of stream from which dynamic scaling computes its frequencies: one more than the
+  /// largest position on any axis.
   std::int64_t length() const {
     std::int64_t last = -1;
     for (const auto& part : {self, text, image})
@@ -54,13 +57,14 @@ const Rope* rope_at(const Rope& rope, const RopeConfig& config, Index head_dim, 
   return &own;
 }
 
-/// Tables of the rows of a pass; kept from pass to pass, so that a warm step allocates nothing.
+/// Tables of the rows of a pass. Kept from pass to pass, so that a warm step allocates nothing.
 template <Scalar T>
 struct RopeTables {
   RopeTable<T> self, text, image;
 };
 
-/// The table of the text or the image rows of all streams, each by its own StreamPass::rope.
+/// Fills the table of the text rows (or, with `image`, the image rows) of all streams, each with
+/// its own frequencies, StreamPass::rope.
 template <Scalar T>
 void fill_table(RopeTable<T>& table, std::span<const StreamPass> streams, bool image,
                 std::span<const Position> positions, const Context& context) {
@@ -78,9 +82,9 @@ void fill_table(RopeTable<T>& table, std::span<const StreamPass> streams, bool i
   }
 }
 
-/// The tables by which the blocks of `pass` turn rows in fusion layers, if they turn any there.
-/// Where text stands at the same positions as in self-attention, and self-attention has a table,
-/// that one serves both.
+/// The tables by which fusion in the blocks of `pass` rotates rows, if it rotates any. Where text
+/// stands at the same positions as in self-attention, and self-attention has a table, that one
+/// serves both.
 template <Scalar T>
 void set_fusion_rope(BlockPass<T>& pass, RopeTables<T>& tables, const RowPositions& at,
                      const Context& context) {
@@ -96,7 +100,7 @@ void set_fusion_rope(BlockPass<T>& pass, RopeTables<T>& tables, const RowPositio
   pass.image_rope = &tables.image;
 }
 
-/// The tables by which the blocks of `pass` turn rows.
+/// The tables by which the blocks of `pass` rotate rows.
 template <Scalar T>
 void set_rope(BlockPass<T>& pass, RopeTables<T>& tables, const RowPositions& at,
               const Context& context) {
@@ -104,5 +108,7 @@ void set_rope(BlockPass<T>& pass, RopeTables<T>& tables, const RowPositions& at,
   pass.self_rope = &tables.self;
   if (pass.fusion) set_fusion_rope(pass, tables, at, context);
 }
+
+}  // namespace detail
 
 CASA_NAMESPACE_END

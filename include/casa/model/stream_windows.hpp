@@ -3,10 +3,14 @@
 // FusionLayer share this.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <span>
+#include <utility>
+#include <variant>
 #include <vector>
 
-#include "casa/model/block.hpp"
+#include "casa/model/block_pass.hpp"
 #include "casa/stream/layout.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -42,7 +46,7 @@ class StreamWindows {
     live_.append(text_len, insertions);
   }
 
-  /// Fills intervals() and segments() for the chunk that was appended and writes its rows'
+  /// Computes what the chunk's rows see and in which order their keys are cached, and writes their
   /// positions. `text` and `image` are the chunk's rows among all rows of the pass.
   void prepare(const FusionConfig* fusion, const ChunkImages& images, Interval text, Interval image,
                std::span<Position> text_at, std::span<Position> image_at) {
@@ -68,12 +72,14 @@ class StreamWindows {
     count_positions(images, text_at, image_at);
   }
 
+  /// What the chunk's text and image rows see in a fusion layer's cache, one interval each.
   std::span<const Interval> seen_by_text() const { return text_intervals_; }
   std::span<const Interval> seen_by_images() const { return image_intervals_; }
-  std::span<const KeyRun> segments() const { return segments_; }
+  /// The chunk's rows in the order in which fusion caches their keys.
+  std::span<const KeySegment> segments() const { return segments_; }
 
-  /// The chunk has passed: its tokens count, and windows that no later row can see are forgotten.
-  /// Caches then hold num_keys() tokens too many or exactly those (trim).
+  /// The chunk has passed: its tokens count, and windows that no later row can see are forgotten
+  /// (their keys with trim_front).
   void commit(const FusionConfig* fusion) {
     image_len_ += live_.image_len() - before_.image_len();
     counter_ = counter_after_;
@@ -106,6 +112,16 @@ class StreamWindows {
   template <class Cache>
   void trim_back(Cache& cache) const {
     std::visit([&](auto& c) { c.truncate((std::min)(c.size(), num_keys_)); }, cache);
+  }
+
+  /// Becomes the windows, counters and number of cached keys of a saved stream. Throws casa::error
+  /// for negative counters.
+  void restore(StreamLayout layout, const PositionCounter::State& counter, std::int64_t image_len,
+               Index num_keys) {
+    counter_.restore(counter);
+    live_ = std::move(layout);
+    image_len_ = image_len;
+    num_keys_ = num_keys;
   }
 
   /// Back to an empty stream whose first text token will count as number `first_text`.
@@ -142,7 +158,7 @@ class StreamWindows {
   StreamLayout before_;            // live_ as remember() found it
   PositionCounter counter_after_;  // counter_ as commit() will leave it
   std::vector<Interval> text_intervals_, image_intervals_;
-  std::vector<KeyRun> segments_;
+  std::vector<KeySegment> segments_;
 };
 
 }  // namespace detail

@@ -4,7 +4,7 @@
 #include <array>
 #include <functional>
 
-#include "casa/model/block.hpp"
+#include "casa/model/block_weights.hpp"
 #include "casa/model/weights.hpp"
 
 CASA_NAMESPACE_BEGIN

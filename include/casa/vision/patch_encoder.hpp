@@ -133,16 +133,16 @@ class PatchEncoder {
       scratch.intervals[static_cast<std::size_t>(r)] = {first, first + patches};
     }
     const DecoderConfig block = config_.block_config();
-    const StreamPass stream{{0, rows}, {}, scratch.intervals, {}, {}, {}};
-    BlockPass<T> pass;
-    pass.shape = block.attention_shape();
-    pass.scale = default_scale(block.head_dim);
-    pass.rms_norm_eps = block.rms_norm_eps;
-    pass.streams = {&stream, 1};
+    const detail::StreamPass stream{.text = {0, rows}, .seen = {.self = scratch.intervals}};
+    const detail::BlockPass<T> pass{.shape = block.attention_shape(),
+                                    .scale = default_scale(block.head_dim),
+                                    .rms_norm_eps = block.rms_norm_eps,
+                                    .streams = {&stream, 1}};
     BlockCache<T>* cache = &scratch.cache;
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
       prepare(scratch.cache);
-      block_forward<T>(blocks_[l], false, static_cast<Index>(l), pass, {&cache, 1}, x, {}, context);
+      detail::block_forward<T>(blocks_[l], false, static_cast<Index>(l), pass, {&cache, 1}, x, {},
+                               context);
     }
     rms_norm<T>(x, norm_.span(), config_.rms_norm_eps, x, context);
     proj_.forward(x, tokens, context);

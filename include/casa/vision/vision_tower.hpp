@@ -138,20 +138,20 @@ class VisionTower {
                   const Trace<T>* trace) const {
     const VisionOrder& order = scratch.order;
     scratch.rope.assign(rope_, order.position, context);
-    const StreamPass windows{{0, x.rows()}, {}, order.window, {}, {}, {}};
-    const StreamPass frames{{0, x.rows()}, {}, order.frame, {}, {}, {}};
-    BlockPass<T> pass;
-    pass.shape = config_.attention_shape();
-    pass.scale = default_scale(config_.head_dim());
-    pass.rms_norm_eps = config_.rms_norm_eps;
-    pass.self_rope = &scratch.rope;
-    pass.trace = trace;
+    const Interval rows{0, x.rows()};
+    const detail::StreamPass windows{.text = rows, .seen = {.self = order.window}};
+    const detail::StreamPass frames{.text = rows, .seen = {.self = order.frame}};
+    detail::BlockPass<T> pass{.shape = config_.attention_shape(),
+                              .scale = default_scale(config_.head_dim()),
+                              .rms_norm_eps = config_.rms_norm_eps,
+                              .self_rope = &scratch.rope,
+                              .trace = trace};
     BlockCache<T>* cache = &scratch.cache;
     for (Index b = 0; b < config_.depth; ++b) {
       prepare(scratch.cache, x.rows());
       pass.streams = {config_.is_full_attention(b) ? &frames : &windows, 1};
-      block_forward<T>(blocks_[static_cast<std::size_t>(b)], false, b, pass, {&cache, 1}, x, {},
-                       context);
+      detail::block_forward<T>(blocks_[static_cast<std::size_t>(b)], false, b, pass, {&cache, 1}, x,
+                               {}, context);
     }
   }
 

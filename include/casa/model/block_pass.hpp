@@ -1,0 +1,91 @@
+// What passes through the blocks of a model together: rows of one or several streams, the keys that
+// each row sees, and the rotary tables of all of them.
+//
+// The rows of several streams lie one after the other, so that norms and projections are one
+// product each. Attention goes stream by stream, against the stream's own caches.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <span>
+
+#include "casa/layers/rope.hpp"
+#include "casa/model/config.hpp"
+#include "casa/model/kv_cache.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+/// Called with the hidden state (text rows x hidden_size) after every sublayer: "embed" (layer -1),
+/// "self_attention", "fusion", "mlp", and "norm" (layer num_hidden_layers). The view is valid
+/// during the call.
+template <Scalar T>
+using Trace = std::function<void(Index layer, const char* sublayer, MatrixView<const T> hidden)>;
+
+/// Keys and values that one block keeps of one stream, num_kv_heads * head_dim values a token each.
+template <Scalar T>
+struct BlockCache {
+  AnyKvCache<T> self;    ///< text, over the whole stream
+  AnyKvCache<T> fusion;  ///< images (and text) of the windows that fusion still sees, in key order
+  /// Where positions restart (StateOptions::horizon): the first keys of self before rotation,
+  /// (sinks x num_kv_heads * head_dim); else no rows.
+  Matrix<T> sink_keys = {};
+};
+
+namespace detail {
+
+/// Neighbouring rows of one kind that stay neighbours in the order of fusion's keys.
+struct KeySegment {
+  bool image = false;
+  Interval rows = {};  // of y if image, else of x
+};
+
+/// The keys that the rows of a stream see: one interval of places in a cache for each row.
+struct SeenKeys {
+  std::span<const Interval> self = {};   // text rows in the self-attention cache
+  std::span<const Interval> text = {};   // text rows in the fusion cache
+  std::span<const Interval> image = {};  // image rows in the fusion cache
+};
+
+/// One stream's part of a pass; the same in all blocks.
+struct StreamPass {
+  Interval text = {};                         // its rows of x
+  Interval image = {};                        // its rows of y
+  SeenKeys seen = {};                         // in blocks that see the whole stream
+  SeenKeys sliding = {};                      // in blocks whose attention slides
+  std::span<const KeySegment> segments = {};  // its rows in the order in which fusion caches them
+  Index asked = 0;                            // its last `asked` text rows give logits
+  const Rope* rope = nullptr;                 // its frequencies
+};
+
+/// What all blocks of one forward pass share.
+template <Scalar T>
+struct BlockPass {
+  AttentionShape shape = {};
+  double scale = 1;
+  double rms_norm_eps = 0;
+  const FusionConfig* fusion = nullptr;      // null: no fusion at all
+  const RopeTable<T>* self_rope = nullptr;   // text rows in self-attention; null: not rotated
+  const RopeTable<T>* text_rope = nullptr;   // text rows in fusion; null: not rotated
+  const RopeTable<T>* image_rope = nullptr;  // image rows in fusion; null: not rotated
+  std::span<const StreamPass> streams = {};
+  const Trace<T>* trace = nullptr;
+
+  // Of the block that is next.
+  bool sliding = false;     // its attention slides: StreamPass::sliding holds
+  bool text_ends = false;   // it is the last one: text rows that give no logits only give keys
+  bool images_end = false;  // no later block has fusion: image rows only give keys
+};
+
+/// Moves the rows of x that give logits to its top, in order, and returns a view of them.
+template <Scalar T>
+MatrixView<T> compact_asked_rows(std::span<const StreamPass> streams, MatrixView<T> x) {
+  Index count = 0;
+  for (const StreamPass& s : streams)
+    for (Index r = s.text.end - s.asked; r < s.text.end; ++r, ++count)
+      if (r != count) std::copy_n(x.row(r), x.cols(), x.row(count));
+  return x.middle_rows(0, count);
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END

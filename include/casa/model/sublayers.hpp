@@ -1,0 +1,255 @@
+// The attention sublayers of a block: self-attention over text, and fusion, in which text looks at
+// images. Each projects, rotates, appends keys to a cache, attends, and projects back.
+#pragma once
+
+#include <cmath>
+#include <span>
+#include <variant>
+
+#include "casa/attention/attend.hpp"
+#include "casa/layers/rms_norm.hpp"
+#include "casa/model/block_pass.hpp"
+#include "casa/model/block_weights.hpp"
+#include "casa/model/sinks.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Queries, keys and values of the same rows, heads side by side. Without rows: not projected.
+template <Scalar T>
+struct Qkv {
+  MatrixView<T> q = {};  // (rows, num_heads * head_dim)
+  MatrixView<T> k = {};  // (rows, num_kv_heads * head_dim)
+  MatrixView<T> v = {};  // (rows, num_kv_heads * head_dim)
+};
+
+/// The text rows of a stream that ask: all of them, or those that give logits.
+enum class QueryRows { all, asked };
+
+/// The steps that both sublayers are made of. What they return lies in the context's workspace.
+template <Scalar T>
+class AttentionSteps {
+ public:
+  AttentionSteps(const BlockPass<T>& pass, const Context& context)
+      : pass_(pass),
+        context_(context),
+        q_width_(pass.shape.num_heads * pass.shape.head_dim),
+        kv_width_(pass.shape.num_kv_heads * pass.shape.head_dim) {}
+
+  const BlockPass<T>& pass() const { return pass_; }
+  const Context& context() const { return context_; }
+  Index q_width() const { return q_width_; }
+
+  MatrixView<T> matrix(Index rows, Index cols) const {
+    return context_.workspace.template matrix<T>(rows, cols);
+  }
+  MatrixView<T> normed(MatrixView<const T> x, const Buffer<T>& weight) const {
+    const MatrixView<T> out = matrix(x.rows(), x.cols());
+    rms_norm<T>(x, weight.span(), pass_.rms_norm_eps, out, context_);
+    return out;
+  }
+  /// The views of q, k and v in a projection's output, (rows, num_heads * head_dim + 2 *
+  /// num_kv_heads * head_dim).
+  Qkv<T> split(MatrixView<T> qkv) const {
+    return {.q = qkv.middle_cols(0, q_width_),
+            .k = qkv.middle_cols(q_width_, kv_width_),
+            .v = qkv.middle_cols(q_width_ + kv_width_, kv_width_)};
+  }
+  MatrixView<T> project(const Linear<T>& qkv, MatrixView<const T> normed) const {
+    const MatrixView<T> out = matrix(normed.rows(), qkv.out_features());
+    qkv.forward(normed, out, context_);
+    return out;
+  }
+  Qkv<T> project_q(const Linear<T>& qkv, MatrixView<const T> normed) const {
+    const MatrixView<T> q = matrix(normed.rows(), q_width_);
+    qkv.forward_pieces(normed, q, 0, 1, context_);
+    return {.q = q};
+  }
+  Qkv<T> project_kv(const Linear<T>& qkv, MatrixView<const T> normed) const {
+    const MatrixView<T> kv = matrix(normed.rows(), 2 * kv_width_);
+    qkv.forward_pieces(normed, kv, 1, 3, context_);
+    return {.k = kv.middle_cols(0, kv_width_), .v = kv.middle_cols(kv_width_, kv_width_)};
+  }
+  void rotate(MatrixView<T> x, const RopeTable<T>* table) const {
+    if (table && x.rows() > 0) apply_rope(x, *table, pass_.shape.head_dim, context_);
+  }
+  static void append(AnyKvCache<T>& cache, const Qkv<T>& from, Interval rows) {
+    if (rows.size() == 0) return;
+    std::visit(
+        [&](auto& c) {
+          c.append(MatrixView<const T>(from.k.middle_rows(rows.begin, rows.size())),
+                   MatrixView<const T>(from.v.middle_rows(rows.begin, rows.size())));
+        },
+        cache);
+  }
+
+  const SeenKeys& seen(const StreamPass& s) const { return pass_.sliding ? s.sliding : s.seen; }
+  Interval query_rows(const StreamPass& s, QueryRows which) const {
+    return which == QueryRows::asked ? Interval{s.text.end - s.asked, s.text.end} : s.text;
+  }
+  /// The attention of the rows `queries` of q over a cache, into out (as many rows). `seen` has one
+  /// interval for each of the stream's rows `all`, of which `queries` are the last.
+  void attend(MatrixView<const T> q, Interval all, Interval queries, std::span<const Interval> seen,
+              const AnyKvCache<T>& cache, MatrixView<T> out) const {
+    if (queries.size() == 0) return;
+    std::visit(
+        [&]<class S>(const KvCache<S>& c) {
+          const auto pieces = c.pieces();
+          const AttentionInput<T, S> input{
+              .shape = pass_.shape,
+              .scale = pass_.scale,
+              .q = q.middle_rows(queries.begin, queries.size()),
+              .keys = pieces,
+              .intervals = seen.subspan(static_cast<std::size_t>(queries.begin - all.begin))};
+          casa::attend(input, out, static_cast<T*>(nullptr), context_);
+        },
+        cache);
+  }
+
+ private:
+  const BlockPass<T>& pass_;
+  const Context& context_;
+  Index q_width_, kv_width_;
+};
+
+/// h += Wo Attention(q, k, v) of text over the text of its stream.
+template <Scalar T>
+class SelfAttention {
+ public:
+  SelfAttention(const AttentionSteps<T>& steps, const AttentionWeights<T>& weights,
+                std::span<BlockCache<T>* const> caches)
+      : steps_(steps), weights_(weights), caches_(caches) {}
+
+  /// Of the text rows of all streams, q, k and v side by side.
+  MatrixView<T> project(MatrixView<const T> normed) const {
+    return steps_.project(weights_.qkv, normed);
+  }
+
+  /// Appends the keys of all text rows; h, the hidden state of the rows that ask, gets the update.
+  void add(const Qkv<T>& text, QueryRows which, MatrixView<T> h) const {
+    const BlockPass<T>& pass = steps_.pass();
+    for (std::size_t s = 0; s < pass.streams.size(); ++s) {
+      const Interval rows = pass.streams[s].text;
+      store_sink_keys<T>(caches_[s]->self, text.k.middle_rows(rows.begin, rows.size()),
+                         caches_[s]->sink_keys);
+    }
+    steps_.rotate(text.q, pass.self_rope);
+    steps_.rotate(text.k, pass.self_rope);
+    const MatrixView<T> out = steps_.matrix(h.rows(), steps_.q_width());
+    Index row = 0;
+    for (std::size_t s = 0; s < pass.streams.size(); ++s) {
+      const StreamPass& stream = pass.streams[s];
+      const Interval queries = steps_.query_rows(stream, which);
+      steps_.append(caches_[s]->self, text, stream.text);
+      steps_.attend(text.q, stream.text, queries, steps_.seen(stream).self, caches_[s]->self,
+                    out.middle_rows(row, queries.size()));
+      row += queries.size();
+    }
+    weights_.o.forward(out, h, steps_.context(), Accumulate::yes);
+  }
+
+ private:
+  const AttentionSteps<T>& steps_;
+  const AttentionWeights<T>& weights_;
+  std::span<BlockCache<T>* const> caches_;
+};
+
+/// F = Wo Attention(q, keys and values that the row sees) [times tanh(gate)] of text, and with
+/// ImageUpdate::attention_ffn of images, over images and, with Keys::image_text, text (arXiv
+/// 2512.19535, section 3.1).
+template <Scalar T>
+class FusionAttention {
+ public:
+  FusionAttention(const AttentionSteps<T>& steps, const BlockWeights<T>& weights,
+                  const FusionConfig& config, std::span<BlockCache<T>* const> caches)
+      : steps_(steps),
+        norm_(config.norm == Sharing::own ? weights.fusion_norm : weights.input_norm),
+        weights_(config.parameters == Sharing::own ? weights.fusion_attention
+                                                   : weights.self_attention),
+        gate_(weights.fusion_gate),
+        config_(config),
+        caches_(caches) {}
+
+  /// RMSNorm(x) with fusion's norm, for text and images alike.
+  MatrixView<T> normed(MatrixView<const T> x) const { return steps_.normed(x, norm_); }
+
+  /// q of text rows and, where text gives keys, k and v.
+  Qkv<T> project_text(MatrixView<const T> normed_text) const {
+    return text_gives_keys() ? steps_.split(steps_.project(weights_.qkv, normed_text))
+                             : steps_.project_q(weights_.qkv, normed_text);
+  }
+  /// k and v of the image rows y and, where images ask, q.
+  Qkv<T> project_images(MatrixView<const T> y) const {
+    const MatrixView<T> normed_images = normed(y);
+    return images_ask() ? steps_.split(steps_.project(weights_.qkv, normed_images))
+                        : steps_.project_kv(weights_.qkv, normed_images);
+  }
+
+  /// Attention before Wo, (rows that ask, num_heads * head_dim).
+  struct Attended {
+    MatrixView<T> text, image;
+  };
+  /// Appends the keys of all rows and attends. `text_queries`: how many text rows of all streams
+  /// ask; of images none or all do.
+  Attended attend(const Qkv<T>& text, const Qkv<T>& image, QueryRows which,
+                  Index text_queries) const {
+    const BlockPass<T>& pass = steps_.pass();
+    steps_.rotate(text.q, pass.text_rope);
+    steps_.rotate(text.k, pass.text_rope);
+    steps_.rotate(image.q, pass.image_rope);
+    steps_.rotate(image.k, pass.image_rope);
+    const Attended out{.text = steps_.matrix(text_queries, steps_.q_width()),
+                       .image = steps_.matrix(image.q.rows(), steps_.q_width())};
+    Index row = 0;
+    for (std::size_t s = 0; s < pass.streams.size(); ++s) {
+      const StreamPass& stream = pass.streams[s];
+      AnyKvCache<T>& cache = caches_[s]->fusion;
+      for (const KeySegment& segment : stream.segments)
+        if (segment.image || text_gives_keys())
+          steps_.append(cache, segment.image ? image : text, segment.rows);
+      const Interval queries = steps_.query_rows(stream, which);
+      steps_.attend(text.q, stream.text, queries, steps_.seen(stream).text, cache,
+                    out.text.middle_rows(row, queries.size()));
+      row += queries.size();
+      if (images_ask())
+        steps_.attend(image.q, stream.image, stream.image, steps_.seen(stream).image, cache,
+                      out.image.middle_rows(stream.image.begin, stream.image.size()));
+    }
+    return out;
+  }
+
+  /// h (+)= F, of what attend() gave.
+  void project_out(MatrixView<const T> attended, MatrixView<T> h, Accumulate accumulate) const {
+    if (h.rows() == 0) return;
+    const Linear<T>& o = weights_.o;
+    if (config_.gate == Gate::none) return o.forward(attended, h, steps_.context(), accumulate);
+    const MatrixView<T> f = steps_.matrix(h.rows(), h.cols());
+    o.forward(attended, f, steps_.context());
+    const T gate = std::tanh(gate_);
+    if (accumulate == Accumulate::no) {
+      h.eigen() = gate * f.eigen();
+    } else {
+      h.eigen() += gate * f.eigen();
+    }
+  }
+
+  /// Whether image rows have queries in this block.
+  bool images_ask() const {
+    return config_.update == ImageUpdate::attention_ffn && !steps_.pass().images_end;
+  }
+
+ private:
+  bool text_gives_keys() const { return config_.keys == Keys::image_text; }
+
+  const AttentionSteps<T>& steps_;
+  const Buffer<T>& norm_;
+  const AttentionWeights<T>& weights_;
+  T gate_;
+  const FusionConfig& config_;
+  std::span<BlockCache<T>* const> caches_;
+};
+
+}  // namespace detail
+
+CASA_NAMESPACE_END
