@@ -48,7 +48,7 @@ TEST_CASE("a generator refuses what cannot be continued, and stays as it was") {
   CHECK_NOTHROW(Generator<float>::advance(both, context));
   CHECK(one.state().text_len() == 4);
 
-  const Prompt<float> prompt{.ids = ids};
+  const PromptInput<float> prompt{.ids = ids};
   CHECK(has(message_of([&] { (void)generate<float>(model, prompt, {}, -1, context); }),
             "max_new_tokens"));
   CHECK(has(message_of([&] {

@@ -22,7 +22,7 @@ struct Case {
   std::vector<int> ids;
   std::vector<Insertion> insertions;
   Matrix<float> images;
-  Prompt<float> prompt() const { return {ids, insertions, images}; }
+  PromptInput<float> prompt() const { return {ids, insertions, images}; }
 };
 
 Case make_case(unsigned seed, Index text, bool with_images) {
@@ -78,7 +78,7 @@ TEST_CASE("the same ids whatever the chunks, the neighbours and the threads") {
       CAPTURE(threads);
       ThreadPool pool(threads);
       const Context context{.executor = pool};
-      std::vector<Prompt<float>> prompts;
+      std::vector<PromptInput<float>> prompts;
       for (std::size_t s = 0; s < streams; ++s) {
         prompts.push_back(cases[s].prompt());
         options[s].prefill_chunk = chunk;
@@ -270,7 +270,7 @@ TEST_CASE("what does not fit is refused by name") {
   CHECK_THROWS_WITH_AS(generator.feed({}, context), "feed: the prompt has no token", error);
   CHECK_THROWS_AS(generator.sample(), error);
   CHECK_THROWS_AS(generator.advance(context), error);
-  Prompt<float> more = c.prompt();
+  PromptInput<float> more = c.prompt();
   more.image_tokens = more.image_tokens.middle_rows(0, 5);
   CHECK_THROWS_AS(generator.feed(more, context), error);
   GenerateOptions wrong;

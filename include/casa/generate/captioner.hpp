@@ -1,4 +1,4 @@
-// Captions of a stream of frames, for as long as it runs: frames in, a short text for each out, in
+// Captions of a stream of frames for as long as it runs: frames in, a short text for each out, in
 // constant memory.
 #pragma once
 
@@ -18,7 +18,7 @@ CASA_NAMESPACE_BEGIN
 
 /// How a stream is captioned. The defaults are those of the CASA authors' live captioner.
 struct CaptionerOptions {
-  Index max_new_tokens = 20;  ///< of a frame, its stop token among them
+  Index max_new_tokens = 20;  ///< of one frame, including its stop token
   SamplingOptions sampling = {.temperature = 0.4, .top_k = 256, .eos_bias = 0.95};
   EmaRepetitionOptions repetition = {};  ///< penalty 1: none
   NgramBlockOptions ngrams = {};         ///< size 0: none
@@ -27,7 +27,8 @@ struct CaptionerOptions {
   std::vector<Index> stop_ids = {};
   std::vector<int> before_image = {};  ///< text that each frame begins with
   std::vector<int> after_image = {};   ///< text between a frame's image and its caption
-  /// Ends the text of a frame that was cut. None: the frame ends in the word it was cut at.
+  /// The token appended to a caption that was cut. None: the caption ends in the word it was cut
+  /// at.
   std::optional<int> cut_id = std::nullopt;
   StateOptions state = {.text_window = 4096};
 
@@ -38,35 +39,37 @@ CASA_NAMESPACE_END
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// Whether a frame's caption goes on, or why it has ended.
+/// Whether a frame's caption goes on (open), or why it ended: a stop token was sampled (stopped),
+/// or it reached max_new_tokens, or cut() or the next frame ended it (cut).
 enum class Caption { open, stopped, cut };
 
 CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// All that a captioner remembers besides the caches of its stream.
+/// All that a captioner keeps besides its stream: what saving and restoring one needs.
 struct CaptionerState {
   SamplerState sampler = {};
   EmaRepetitionState repetition = {};
-  std::vector<Index> ngrams = {};
-  std::vector<int> pending = {};  ///< text that the model has not seen yet
-  std::vector<int> ids = {};      ///< the frame's caption so far
-  std::int64_t frames = 0;
-  std::int64_t newest = -1;  ///< the last token of the text, -1: none
+  std::vector<Index> ngrams = {};  ///< NgramBlock::state
+  std::vector<int> pending = {};   ///< text that the model has not seen yet
+  std::vector<int> ids = {};       ///< the frame's caption so far
+  std::int64_t frames = 0;         ///< pushed so far
+  std::int64_t newest = -1;        ///< the last token of the text, -1: none
   Caption caption = Caption::stopped;
   bool has_logits = false;
 
   friend bool operator==(const CaptionerState&, const CaptionerState&) = default;
 };
 
-/// One stream. For each frame: push_frame(), then step() until the caption is no longer open, or
-/// caption() for all of them.
+/// Captions one stream. For each frame: push_frame(), then step() until the caption is no longer
+/// open, or caption() for all of them.
 ///
-/// A sampled token goes through the model with what comes next: with the next step, or, at the end
-/// of a frame, in one chunk with the next one, so that the next image stands behind it. Text is
+/// A sampled token goes through the model together with what follows it: with the next step, or, at
+/// the end of a frame, in one chunk with the next frame, so that the next image comes after it. The
+/// text of the stream is
 ///   prompt, [before_image, IMAGE, after_image, caption], [before_image, IMAGE, ...
-/// where a caption ends in the stop token that was really drawn, or in the word it was cut at.
+/// where a caption ends in the stop token that was sampled, or in the word it was cut at.
 /// The n-gram block sees all of this text, across frames; the repetition penalty counts, for each
 /// token drawn, the newest token before it, as the authors' program does.
 ///
@@ -91,8 +94,9 @@ class Captioner {
     ids_.reserve(static_cast<std::size_t>((std::min)(options_.max_new_tokens, Index{1} << 16)) + 1);
   }
 
-  /// Text that comes next: a prompt, or what a user says between two frames. It goes through the
-  /// model with what comes behind it. Throws casa::error for ids out of range, none is then taken.
+  /// Appends text to the stream: a prompt, or what a user says between two frames. It goes through
+  /// the model together with what follows it. Throws casa::error for ids out of range; no id is
+  /// then taken.
   void feed(std::span<const int> ids) {
     for (const int id : ids)
       require(id >= 0 && id < vocab_size(), "Captioner::feed: id: expected [0, ", vocab_size(),
@@ -101,10 +105,10 @@ class Captioner {
     has_logits_ = false;
   }
 
-  /// The next frame: image_tokens (n, hidden_size) start a new window, and what fusion layers kept
-  /// of the last one is forgotten. An open caption is cut. Everything up to the first logits is
-  /// computed here. Throws casa::error for shapes that do not fit; the stream is then as it was,
-  /// but for the cut.
+  /// Appends the next frame: image_tokens (n, hidden_size) begin a new window, and fusion layers
+  /// forget the one before (History::window). An open caption is cut. Everything up to the first
+  /// logits is computed here. Throws casa::error for shapes that do not fit; the stream is then as
+  /// it was, except that the caption stays cut.
   void push_frame(MatrixView<const T> image_tokens, ImageGrid grid = {}) {
     cut();
     const std::size_t before = pending_.size();
@@ -162,39 +166,43 @@ class Captioner {
     has_logits_ = false;
   }
 
+  /// Whether the newest frame's caption is open, or how it ended.
   Caption status() const { return caption_; }
-  /// The tokens of the newest frame's caption so far, its stop token or cut_id among them.
+  /// The tokens of the newest frame's caption so far, including its stop token or cut_id.
   std::span<const int> ids() const { return ids_; }
-  /// Frames pushed.
+  /// Frames pushed so far.
   std::int64_t frames() const { return frames_; }
-  /// Text tokens of the stream, those that have yet to go through the model among them.
+  /// Text tokens of the stream, including those that have not gone through the model yet.
   std::int64_t text_len() const {
     return stream_.text_len() + static_cast<std::int64_t>(pending_.size());
   }
 
+  /// As given to the constructor.
   const Decoder<T>& model() const { return *model_; }
+  /// As given to the constructor, with the stop_ids of sampling and penalties filled in.
   const CaptionerOptions& options() const { return options_; }
   /// The stream's caches and counters.
   const DecoderState<T>& stream() const { return stream_; }
-  /// Goes on in another context, to move to another thread.
+  /// Uses another context from now on, for instance on another thread.
   void use(const Context& context) { context_ = &context; }
 
-  /// A new stream, whose first text token counts as number `start`. Memory is kept.
+  /// Begins a new stream, whose first text token counts as number `start`. Memory is kept.
   void reset(std::int64_t start = 0) {
     stream_.reset();
     if (start != 0) stream_.start_at(start);
     restore_text({.sampler = fresh_sampler()});
   }
 
-  /// To save and to restore (io/session.hpp). Logits: of the token to come, where has_logits.
+  /// What saving this captioner needs besides stream() and logits() (session/session.hpp).
   CaptionerState state() const {
     return {
         sampler_.state(), repetition_.state(), ngrams_.state(), pending_, ids_, frames_, newest_,
         caption_,         has_logits_};
   }
+  /// Logits (1 x vocab_size) of the next token; of no meaning unless state().has_logits.
   MatrixView<const T> logits() const { return logits_; }
-  /// Becomes the captioner of that state. Throws casa::error, and stays as it is, for one that does
-  /// not fit its options and model.
+  /// Continues from a saved captioner: its stream, state and logits. Throws casa::error, and stays
+  /// as it is, if they do not fit its options and model.
   void restore(DecoderState<T> stream, const CaptionerState& state, MatrixView<const T> logits) {
     require_equal("Captioner::restore: layers", stream.num_layers(), stream_.num_layers());
     require_equal("Captioner::restore: num_kv_heads", stream.num_kv_heads(),
@@ -242,7 +250,7 @@ class Captioner {
     return std::ranges::find(options_.stop_ids, id) != options_.stop_ids.end();
   }
 
-  // The text grows by a token that the model has yet to see.
+  // Appends a token that has not gone through the model yet.
   void write(int id) {
     pending_.push_back(id);
     note(id);
@@ -253,7 +261,7 @@ class Captioner {
     newest_ = id;
   }
 
-  // What is pending goes through the model.
+  // Takes the pending tokens through the model.
   void forward(std::span<const Insertion> insertions, MatrixView<const T> image_tokens,
                std::span<const ImageGrid> grids, bool wants_logits) {
     StreamInput<T> input{&stream_, pending_, insertions, image_tokens, grids};
@@ -263,7 +271,7 @@ class Captioner {
     has_logits_ = wants_logits;
   }
 
-  // Until the draw has succeeded nothing is changed but the penalty's count of the newest token.
+  // If the draw throws, nothing has changed but the penalty's count of the newest token.
   int draw() {
     const std::span<T> row(row_.data(), static_cast<std::size_t>(row_.cols()));
     std::copy_n(logits_.data(), logits_.cols(), row_.data());
@@ -305,7 +313,7 @@ class Captioner {
   std::int64_t newest_ = -1;
   Caption caption_ = Caption::stopped;
   bool has_logits_ = false;
-  Matrix<T> logits_;  // of the token to come
+  Matrix<T> logits_;  // of the next token
   Matrix<T> row_;     // the same after the penalties
 };
 

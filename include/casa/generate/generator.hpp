@@ -1,4 +1,4 @@
-// The generation loop: prompts in, tokens out as they come, one stream or several side by side.
+// The generation loop: prompts in, tokens out one by one, for one stream or several together.
 #pragma once
 
 #include <algorithm>
@@ -12,15 +12,16 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Text to continue, with images at its insertion points (positions relative to ids).
+/// A prompt as the model takes it: token ids, with images at insertion points between them.
 template <Scalar T>
-struct Prompt {
+struct PromptInput {
   std::span<const int> ids = {};
-  std::span<const Insertion> insertions = {};
-  MatrixView<const T> image_tokens = {};  ///< (sum of num_tokens, hidden_size), in order
-  std::span<const ImageGrid> grids = {};  ///< one per insertion, or none
+  std::span<const Insertion> insertions = {};  ///< positions relative to ids
+  MatrixView<const T> image_tokens = {};       ///< (sum of num_tokens, hidden_size), in order
+  std::span<const ImageGrid> grids = {};       ///< one per insertion, or none
 };
 
+/// How streams are continued.
 struct GenerateOptions {
   SamplingOptions sampling = {};
   StateOptions state = {};
@@ -31,8 +32,9 @@ struct GenerateOptions {
   Index context = 0;
 };
 
-/// One stream that is being continued: feed a prompt, then sample and advance in turn. What it says
-/// depends on its model, options and prompts alone: not on chunks, threads or other streams.
+/// One stream that is being continued: feed a prompt, then sample and advance in turn. Its tokens
+/// depend on its model, options and prompts alone, not on chunks, threads or other streams. One
+/// thread at a time may use it.
 template <Scalar T>
 class Generator {
  public:
@@ -51,7 +53,7 @@ class Generator {
 
   /// Takes a prompt (or the next turn of a conversation) through the model. Throws casa::error for
   /// ids, images and lengths that do not fit; a prompt that is too long changes nothing.
-  void feed(const Prompt<T>& prompt, const Context& context) {
+  void feed(const PromptInput<T>& prompt, const Context& context) {
     require(!prompt.ids.empty(), "feed: the prompt has no token");
     require_room(static_cast<Index>(prompt.ids.size()) + (pending_ >= 0));
     const StreamInput<T> whole{&state_,      prompt.ids,     prompt.insertions, prompt.image_tokens,
@@ -87,9 +89,9 @@ class Generator {
     for (const int id : prompt.ids) sampler_.observe(id);
   }
 
-  /// Inserts one image (num_tokens x hidden_size) at the end of the stream: the text that follows
-  /// sees it, the token that logits() speak of does not. Throws casa::error for shapes that do not
-  /// fit.
+  /// Appends one image (num_tokens x hidden_size) to the stream. The text that follows sees it; the
+  /// logits() that are there already were computed without it. Throws casa::error for shapes that
+  /// do not fit.
   void push_image(MatrixView<const T> tokens, const Context& context, ImageGrid grid = {}) {
     const Insertion insertion{0, tokens.rows()};
     StreamInput<T> input{&state_, {}, {&insertion, 1}, tokens, {&grid, 1}, LogitRows::none};
@@ -98,8 +100,8 @@ class Generator {
     model_->forward(input, {}, context, trace_);
   }
 
-  /// The next token, which advance() (or feed) will then take into the stream. Throws casa::error
-  /// before the first feed, twice for one token, and as Sampler::next does.
+  /// Samples the next token, which advance() (or feed) then takes through the model. Throws
+  /// casa::error before the first feed, twice for one token, and as Sampler::next does.
   int sample() {
     require(pending_ < 0 && state_.text_len() > 0, "sample: ",
             pending_ < 0 ? "nothing has been fed" : "the last token has not been taken further");
@@ -139,20 +141,23 @@ class Generator {
     }
   }
 
-  /// Does options().context let `count` more text tokens into the stream?
+  /// Whether options().context has room for `count` more text tokens.
   bool has_room(Index count = 1) const {
     return options_.context == 0 || state_.text_len() + count <= options_.context;
   }
 
-  /// From now on every pass shows its hidden states; null: none does. Must outlive the passes.
-  /// Streams that advance together are shown as one, by the first one's.
+  /// From now on every pass calls `trace` with its hidden states; null: none does. It must outlive
+  /// the passes. When streams advance together, the first one's trace is called with all their
+  /// rows.
   void set_trace(const Trace<T>* trace) { trace_ = trace; }
 
-  /// Logits of the token to come.
+  /// Logits (vocab_size) of the next token.
   std::span<const T> logits() const {
     return {logits_.data(), static_cast<std::size_t>(logits_.cols())};
   }
+  /// The stream's caches and counters.
   const DecoderState<T>& state() const { return state_; }
+  /// As given to the constructor.
   const GenerateOptions& options() const { return options_; }
 
  private:
@@ -176,27 +181,28 @@ CASA_NAMESPACE_END
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// Why a text ended.
+/// Why a text ended: it reached max_new_tokens or its context, a stop id was sampled, or the
+/// callback returned false.
 enum class Stop { length, stop_id, callback };
 
 CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// What became of a prompt: the new tokens, without the stop token that ended them.
+/// The continuation of a prompt.
 struct Generation {
-  std::vector<int> ids;
-  Stop stop = Stop::length;
-  int stop_id = -1;
+  std::vector<int> ids;      ///< the new tokens, without the stop token that ended them
+  Stop stop = Stop::length;  ///< why they ended
+  int stop_id = -1;          ///< the stop token, with Stop::stop_id
 };
 
-/// Called with each new token as it comes; returning false ends that stream.
+/// Called with the prompt's number and each new token; returning false ends that stream.
 using OnToken = std::function<bool(std::size_t stream, int id)>;
 
-/// Continues prompts[s] by at most max_new_tokens under options[s], side by side, until each
+/// Continues prompts[s] by at most max_new_tokens with options[s], all together, until each
 /// samples one of its stop ids or its context is full. Throws casa::error as Generator does.
 template <Scalar T>
-std::vector<Generation> generate(const Decoder<T>& model, std::span<const Prompt<T>> prompts,
+std::vector<Generation> generate(const Decoder<T>& model, std::span<const PromptInput<T>> prompts,
                                  std::span<const GenerateOptions> options, Index max_new_tokens,
                                  const Context& context, const OnToken& on_token = {}) {
   require_equal("generate: options (one per prompt)", options.size(), prompts.size());
@@ -210,7 +216,7 @@ std::vector<Generation> generate(const Decoder<T>& model, std::span<const Prompt
   std::vector<Generation> results(prompts.size());
   std::vector<std::size_t> running;
   for (std::size_t s = 0; s < prompts.size() && max_new_tokens > 0; ++s) running.push_back(s);
-  std::vector<Generator<T>*> going_on;
+  std::vector<Generator<T>*> continuing;
   while (!running.empty()) {
     std::erase_if(running, [&](std::size_t s) {
       Generation& g = results[s];
@@ -228,16 +234,16 @@ std::vector<Generation> generate(const Decoder<T>& model, std::span<const Prompt
       }
       return static_cast<Index>(g.ids.size()) == max_new_tokens || !generators[s]->has_room();
     });
-    going_on.clear();
-    for (const std::size_t s : running) going_on.push_back(generators[s].get());
-    Generator<T>::advance(going_on, context);
+    continuing.clear();
+    for (const std::size_t s : running) continuing.push_back(generators[s].get());
+    Generator<T>::advance(continuing, context);
   }
   return results;
 }
 
 /// The same for one prompt.
 template <Scalar T>
-Generation generate(const Decoder<T>& model, const Prompt<T>& prompt,
+Generation generate(const Decoder<T>& model, const PromptInput<T>& prompt,
                     const GenerateOptions& options, Index max_new_tokens, const Context& context,
                     const OnToken& on_token = {}) {
   return generate<T>(model, std::span(&prompt, 1), std::span(&options, 1), max_new_tokens, context,

@@ -1,5 +1,6 @@
-// What keeps a captioner that runs for days from repeating itself: a decaying repetition penalty
-// and a block on repeated n-grams. Both edit a row of logits before it is sampled.
+// Two penalties that keep a captioner that runs for days from repeating itself: a repetition
+// penalty that decays, and a block on repeated n-grams. Both edit a row of logits before it is
+// sampled.
 //
 // The rules and their defaults are those of the CASA authors' live captioner.
 #pragma once
@@ -17,16 +18,18 @@
 
 CASA_NAMESPACE_BEGIN
 
+/// Options of EmaRepetitionPenalty.
 struct EmaRepetitionOptions {
   double penalty = 1.15;             ///< factor for a count of 1; 1 is off. Finite, > 0.
-  double decay = 0.99;               ///< of every count, for each token of the text. In (0, 1).
-  double max_count = 5;              ///< counts above it weigh as much as it. Finite, >= 0.
+  double decay = 0.99;               ///< factor of every count for each further token. In (0, 1).
+  double max_count = 5;              ///< larger counts are taken as this. Finite, >= 0.
   std::vector<Index> stop_ids = {};  ///< never penalised
 
   friend bool operator==(const EmaRepetitionOptions&, const EmaRepetitionOptions&) = default;
 };
 
-/// Tokens with a count, and their counts: same length, ids distinct.
+/// All that an EmaRepetitionPenalty keeps: token ids and the count of each. Of equal length, ids
+/// distinct.
 struct EmaRepetitionState {
   std::vector<Index> ids = {};
   std::vector<double> counts = {};
@@ -41,6 +44,7 @@ struct EmaRepetitionState {
 /// table never holds more than max_entries() tokens and counts never become subnormal.
 class EmaRepetitionPenalty {
  public:
+  /// Counts below this are dropped.
   static constexpr double kDropped = 1e-6;
 
   /// vocab_size: the width of the logits. Throws when an option is out of its range.
@@ -62,7 +66,8 @@ class EmaRepetitionPenalty {
     state_.counts.reserve(entries);
   }
 
-  /// The text grows by `id`: every count decays, then its own rises by 1 (a stop id has none).
+  /// Appends `id` to the text: every count decays, then that of `id` rises by 1 (stop ids have no
+  /// count). Throws casa::error for an id outside the vocabulary.
   void observe(Index id) {
     check_id(id);
     if (options_.penalty == 1) return;
@@ -96,9 +101,10 @@ class EmaRepetitionPenalty {
     }
   }
 
+  /// The counts, to save.
   const EmaRepetitionState& state() const { return state_; }
-  /// Goes on from a saved state. Throws, and keeps its own, unless it is one that observe() can
-  /// reach.
+  /// Continues from a saved state. Throws casa::error, and keeps its own, for a state that
+  /// observe() cannot reach.
   void restore(const EmaRepetitionState& state) {
     require_equal("EmaRepetitionPenalty::restore: counts.size()", state.counts.size(),
                   state.ids.size());
@@ -115,17 +121,20 @@ class EmaRepetitionPenalty {
     if (twice != sorted.end()) fail("EmaRepetitionPenalty::restore: two counts for id ", *twice);
     state_ = state;
   }
+  /// As after construction.
   void reset() {
     state_.ids.clear();
     state_.counts.clear();
   }
 
-  /// The most tokens that the table can hold: as many as steps take a count, which is at most
-  /// 1 / (1 - decay), below 1e-6 (1,834 with decay 0.99), and no more than the vocabulary.
+  /// The most tokens that the table can hold: the number of steps after which a count, which is at
+  /// most 1 / (1 - decay), has decayed below 1e-6 (1,834 with decay 0.99), or the vocabulary if
+  /// that is smaller.
   Index max_entries() const {
     const double steps = std::log(kDropped * (1 - options_.decay)) / std::log(options_.decay);
     return static_cast<Index>((std::min)(steps + 1, static_cast<double>(vocab_size_)));
   }
+  /// As given, but stop_ids sorted.
   const EmaRepetitionOptions& options() const { return options_; }
 
  private:
@@ -140,6 +149,7 @@ class EmaRepetitionPenalty {
   EmaRepetitionState state_;
 };
 
+/// Options of NgramBlock.
 struct NgramBlockOptions {
   Index size = 4;                    ///< n; 0 is off. 0 .. window.
   Index window = 60;                 ///< how many of the last tokens are looked at. 0 .. 2^20.
@@ -148,10 +158,9 @@ struct NgramBlockOptions {
   friend bool operator==(const NgramBlockOptions&, const NgramBlockOptions&) = default;
 };
 
-/// Forbids every token that would complete an n-gram which stands in the last `window` tokens
-/// already: the logit becomes -inf. Stop ids count as text and are never forbidden, so that a
-/// silent frame can follow a silent frame. The window knows nothing of frames and reaches across
-/// them.
+/// Forbids, by a logit of -inf, every token that would complete an n-gram which the last `window`
+/// tokens already contain. Stop ids count as text but are never forbidden, so that one frame
+/// without a caption can follow another. The window reaches across frames.
 class NgramBlock {
  public:
   /// vocab_size: the width of the logits. Throws when an option is out of its range.
@@ -168,14 +177,14 @@ class NgramBlock {
     forbidden_.reserve(static_cast<std::size_t>(options_.window));
   }
 
-  /// The text grows by `id`.
+  /// Appends `id` to the text. Throws casa::error for an id outside the vocabulary.
   void observe(Index id) {
     check_id(id);
     history_.push_back(id);
     if (std::ssize(history_) > options_.window) history_.erase(history_.begin());
   }
 
-  /// What may not come next: ids, rising, distinct. Valid until the next call.
+  /// The ids that may not come next, ascending and distinct. Valid until the next call.
   std::span<const Index> forbidden() {
     forbidden_.clear();
     const Index prefix = options_.size - 1;
@@ -192,8 +201,8 @@ class NgramBlock {
     return forbidden_;
   }
 
-  /// Edits logits (vocab_size) in place. Returns how many tokens it forbade: 0 also when nothing
-  /// would be left above -inf, in which case the logits stay as they are.
+  /// Edits logits (vocab_size) in place and returns how many tokens it forbade. Where that would
+  /// leave no logit above -inf, it leaves them as they are and returns 0.
   template <Scalar T>
   Index apply(std::span<T> logits) {
     require_equal("NgramBlock: logits.size()", std::ssize(logits), vocab_size_);
@@ -208,16 +217,19 @@ class NgramBlock {
     return std::ssize(ids);
   }
 
-  /// The last tokens of the text, at most `window`, oldest first: all that it remembers.
+  /// The last tokens of the text, at most `window`, oldest first: all that it keeps.
   const std::vector<Index>& state() const { return history_; }
-  /// Goes on from a saved state. Throws, and keeps its own, unless it fits window and vocabulary.
+  /// Continues from a saved state. Throws casa::error, and keeps its own, for one that does not fit
+  /// window and vocabulary.
   void restore(std::span<const Index> history) {
     require(std::ssize(history) <= options_.window, "NgramBlock::restore: expected at most ",
             options_.window, " ids, got ", std::ssize(history));
     for (const Index id : history) check_id(id);
     history_.assign(history.begin(), history.end());
   }
+  /// As after construction.
   void reset() { history_.clear(); }
+  /// As given, but stop_ids sorted.
   const NgramBlockOptions& options() const { return options_; }
 
  private:

@@ -1,5 +1,4 @@
-// Random numbers that are the same on every platform: xoshiro256++, whose whole state is four
-// integers.
+// Random numbers that are the same on every platform: xoshiro256++, whose state is four integers.
 #pragma once
 
 #include <array>
@@ -15,8 +14,10 @@ CASA_NAMESPACE_BEGIN
 /// copy goes on as the original does. Not for secrets.
 class Random {
  public:
+  /// The whole state of a generator.
   using State = std::array<std::uint64_t, 4>;
 
+  /// Filled from `seed`.
   explicit Random(std::uint64_t seed = 0) {
     for (std::uint64_t& word : state_) {  // SplitMix64
       seed += 0x9e3779b97f4a7c15u;
@@ -26,7 +27,8 @@ class Random {
       word = z ^ (z >> 31);
     }
   }
-  /// Goes on from a saved state. Throws on four zeros, which the generator never leaves.
+  /// Continues from a saved state. Throws casa::error for four zeros, which the generator would
+  /// never leave.
   explicit Random(const State& state) : state_(state) {
     require(state != State{}, "Random: state: expected a word that is not 0, got 0, 0, 0, 0");
   }
@@ -48,6 +50,7 @@ class Random {
   /// Uniform in [0, 1): a multiple of 2^-53, each as likely.
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 
+  /// To save.
   const State& state() const { return state_; }
   friend bool operator==(const Random&, const Random&) = default;
 

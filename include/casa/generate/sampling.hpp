@@ -41,12 +41,12 @@ struct SamplingOptions {
   double eos_bias = 1;
   /// Tokens that end a text, for eos_bias. Within the vocabulary.
   std::vector<Index> stop_ids = {};
-  std::uint64_t seed = 0;
+  std::uint64_t seed = 0;  ///< of the random numbers; the same seed draws the same tokens
 
   friend bool operator==(const SamplingOptions&, const SamplingOptions&) = default;
 };
 
-/// Throws unless every option is in its range and every stop id in [0, vocab_size).
+/// Throws casa::error unless every option is in its range and every stop id in [0, vocab_size).
 inline void check(const SamplingOptions& o, Index vocab_size) {
   const auto expect = [](bool ok, const char* name, const char* range, auto actual) {
     require(ok, "SamplingOptions: ", name, ": expected ", range, ", got ", actual);
@@ -64,9 +64,9 @@ inline void check(const SamplingOptions& o, Index vocab_size) {
             vocab_size, "), got ", id);
 }
 
-/// All that a Sampler remembers, as integers.
+/// All that a Sampler keeps, as integers.
 struct SamplerState {
-  Random::State random = {};
+  Random::State random = {};  ///< of the next draw
   /// Bit id % 64 of word id / 64: the token was seen. (vocab_size + 63) / 64 words.
   std::vector<std::uint64_t> seen = {};
 
@@ -120,10 +120,10 @@ T largest_logit(std::span<const T> logits, std::string_view what) {
 
 }  // namespace detail
 
-/// Draws one token after another. It depends on the options, the tokens seen and the random state
-/// alone: a copy, or a new one with the same options and restore(state()), goes on as the original.
-/// Once built, next(), observe(), restore() and reset() allocate nothing (a copy may, in its first
-/// steps). Not thread-safe: one per stream.
+/// Draws one token after another. A draw depends on the logits, the options, the tokens seen and
+/// the random state alone: a copy, or a new one with the same options and restore(state()),
+/// continues as the original does. Once built, next(), observe(), restore() and reset() allocate
+/// nothing (a copy may, in its first steps). Not thread-safe: one per stream.
 template <Scalar T>
 class Sampler {
  public:
@@ -171,21 +171,24 @@ class Sampler {
     return id;
   }
 
-  /// Tokens that stand in the text without having been drawn: the prompt.
+  /// Counts tokens of the text that were not drawn, such as the prompt, as seen.
   void observe(Index id) {
     require(id >= 0 && id < vocab_size_, "Sampler::observe: id: expected [0, ", vocab_size_,
             "), got ", id);
     mark(id);
   }
+  /// The same for several.
   void observe(std::span<const Index> ids) {
     for (const Index id : ids) observe(id);
   }
 
-  /// What the last next() drew from, by rising id; empty when greedy.
+  /// The tokens among which the last next() drew, by ascending id; empty when greedy.
   std::span<const Candidate> candidates() const { return candidates_; }
 
+  /// To save.
   const SamplerState& state() const { return state_; }
-  /// Goes on from a saved state. Throws, and keeps its own, unless it fits this vocabulary.
+  /// Continues from a saved state. Throws casa::error, and keeps its own, unless it fits this
+  /// vocabulary.
   void restore(const SamplerState& state) {
     require_equal("Sampler::restore: seen.size()", state.seen.size(), state_.seen.size());
     const int unused = static_cast<int>(std::ssize(state.seen) * 64 - vocab_size_);
@@ -202,6 +205,7 @@ class Sampler {
 
   /// As given, but stop_ids sorted and distinct.
   const SamplingOptions& options() const { return options_; }
+  /// Logits that next() expects.
   Index vocab_size() const { return vocab_size_; }
 
  private:
@@ -251,14 +255,15 @@ class Sampler {
     return id;
   }
 
-  /// Sums run by rising id, so that they do not depend on how a library partitions.
+  /// Sums go by ascending id, so that they do not depend on the order in which a standard library's
+  /// nth_element leaves elements.
   double total_weight() const {
     double sum = 0;
     for (const Candidate& c : candidates_) sum += c.weight;
     return sum;
   }
 
-  /// Fills the candidates, by rising id: all that can be drawn, or the top_k largest.
+  /// Fills the candidates, by ascending id: all that can be drawn, or the top_k largest.
   void gather(std::span<const T> logits, T largest) {
     T floor = -std::numeric_limits<T>::infinity();
     Index ties = 0;  // how many at the floor are kept
@@ -274,8 +279,8 @@ class Sampler {
   }
 
   /// The top_k-th largest logit and how many equal to it belong to the top_k; -inf and 0 when fewer
-  /// logits than that are above -inf. One pass: what cannot be among them any more is not looked
-  /// at.
+  /// logits than that are above -inf. One pass over the logits, which keeps up to 2 * top_k of them
+  /// and raises the floor whenever so many are kept, so that most logits cost one comparison.
   void find_floor(std::span<const T> logits, T& floor, Index& ties) {
     const auto k = static_cast<std::size_t>(options_.top_k);
     const auto cut = [&] {
@@ -303,7 +308,8 @@ class Sampler {
     };
     const double total = total_weight();
     const double wanted = options_.top_p * total;
-    // All that weigh less than this reach half of what may be dropped, together: never needed.
+    // All candidates below this weight together reach at most half of the weight that may be
+    // dropped, so that none of them is among those kept.
     const double least = (total - wanted) / (2 * static_cast<double>(candidates_.size()));
     ranked_.clear();
     for (const Candidate& c : candidates_)
@@ -328,7 +334,7 @@ class Sampler {
   SamplerState state_;
   std::vector<T> row_;                 // weighed logits
   std::vector<T> largest_;             // find_floor
-  std::vector<Candidate> candidates_;  // by rising id
+  std::vector<Candidate> candidates_;  // by ascending id
   std::vector<Candidate> ranked_;      // keep_top_p
 };
 
