@@ -1,4 +1,4 @@
-// Memory of values that are made together and read together, side by side.
+// Memory for weights that are made together and read together: neighbours in a few large blocks.
 #pragma once
 
 #include <memory>
@@ -7,13 +7,13 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Hands out parts of a few large blocks. One by one, the weights of a small model are shorter than
-/// a page of 2 MiB, and each would lie on small pages (memory.hpp): 10 to 20 % of the read rate.
-/// Not thread-safe.
+/// Hands out parts of a few large blocks. Allocated one by one, the weights of a small model would
+/// each be shorter than a page of 2 MiB and lie on small pages (memory.hpp), which cost 10 to 20 %
+/// of the read rate. Not thread-safe.
 class Arena {
  public:
   /// `bytes` of uninitialised memory, 64-byte aligned. They stay valid as long as the pointer or a
-  /// copy of it, whatever becomes of the arena; a block is given back with the last of its parts.
+  /// copy of it lives, also after the arena is gone; a block is freed with the last of its parts.
   std::shared_ptr<std::byte> take(Index bytes) {
     constexpr Index align = static_cast<Index>(kAlignment);
     const Index size = checked_add(bytes, align - 1, "Arena::take") / align * align;

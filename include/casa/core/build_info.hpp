@@ -1,5 +1,5 @@
-// What this program was built as: version, instruction set, Eigen, compiler, build type. Every tool
-// prints it first, so that a slow or strange result can be read together with its cause.
+// How this program was built: version, instruction set, Eigen, compiler, build type. Every program
+// prints it first, since a slow or strange result often has its cause there.
 #pragma once
 
 #include <Eigen/Core>
@@ -18,9 +18,9 @@ struct BuildInfo {
   std::string version;  ///< of casa, "0.1.0"
   std::string isa;    ///< instruction set of the kernels and tag of the namespace, "avx2_fma_f16c"
   std::string eigen;  ///< version of Eigen, "3.4.0"
-  std::string compiler;  ///< "gcc 12.2.0"
-  bool optimised = false;
-  bool asserts = false;
+  std::string compiler;    ///< "gcc 12.2.0"
+  bool optimised = false;  ///< with -O1 or more
+  bool asserts = false;    ///< without -DNDEBUG
   std::string
       faster_isa;  ///< a wider set that this machine has and the program does not use, or empty
 
@@ -38,7 +38,7 @@ struct BuildInfo {
   }
 };
 
-/// What the calling file was built as.
+/// How the calling file was built.
 inline BuildInfo build_info() {
   BuildInfo info;
   info.version = text(CASA_VERSION_MAJOR, ".", CASA_VERSION_MINOR, ".", CASA_VERSION_PATCH);

@@ -1,4 +1,4 @@
-// What a forward pass runs on.
+// The context of a forward pass: workers, scratch memory, precision.
 #pragma once
 
 #include "casa/core/executor.hpp"
@@ -6,8 +6,8 @@
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// Which twin of an operation computes: `fast` is the library, `naive` is its definition (tests
-/// compare).
+/// Which of two implementations of an operation computes: `fast`, or `naive`, the plain definition
+/// that tests compare it with.
 enum class Path { fast, naive };
 
 /// What products may round besides what is stored.
@@ -24,13 +24,14 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// Workers and scratch memory of one caller. Two callers at once need two contexts (they may share
-/// a thread pool). Keep it alive: a warm workspace is what makes a step free of allocations.
+/// Workers and scratch memory of one caller. Two threads that call at the same time need two
+/// contexts, which may share a thread pool. Keep a context from call to call: its workspace has
+/// then grown to the size needed, and a step allocates nothing.
 struct Context {
-  Executor executor = {};
+  Executor executor = {};  ///< serial by default
   Path path = Path::fast;
   Precision precision = Precision::full;
-  mutable Workspace workspace = {};
+  mutable Workspace workspace = {};  ///< scratch; a const Context is still one caller's
 };
 
 CASA_NAMESPACE_END

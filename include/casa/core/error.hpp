@@ -1,4 +1,4 @@
-// The one exception type and the helpers that word its messages: what was given, what was expected.
+// The exception type, and helpers that throw it with what was expected and what was given.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ CASA_COMMON_NAMESPACE_BEGIN
 /// thing, the expected and the actual value. What was being built or changed is as it was before
 /// the call.
 ///
-/// Not checked is what a single value is reached by, as in std::vector: operator(), operator[],
-/// row(), and what says so; and no function can know how much memory a pointer stands for, or
-/// whether what it writes overlaps what it reads. tests/*/contracts.cpp try every other wrong call.
+/// Access to single values is not checked, as in std::vector: operator(), operator[], row(), and
+/// functions that say so. Nor can a function know how much memory a pointer has, or whether what it
+/// writes overlaps what it reads. tests/*/contracts.cpp try every other wrong call.
 /// One type in all of a program, also where its parts (plug-ins) were built with
 /// different -m flags or hide their symbols.
 class CASA_VISIBLE error : public std::runtime_error {

@@ -1,5 +1,4 @@
-// Who does the work: an Executor is a handle to workers; serial by default, a ThreadPool where
-// given.
+// Workers: an Executor is a handle to them, serial by default; a ThreadPool is one kind.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +25,7 @@ namespace detail {
 /// Whether the current thread runs a task of an executor.
 inline constinit thread_local bool inside_task = false;
 
-/// Says so while it lives.
+/// Sets inside_task while it lives.
 class InsideTask {
  public:
   InsideTask() : before_(std::exchange(inside_task, true)) {}
@@ -38,10 +37,10 @@ class InsideTask {
   bool before_;
 };
 
-/// How often this process came out of a fork, itself or one of its parents, since it is counted.
+/// How many forks lie between this process and the one in which counting began.
 inline std::atomic<unsigned> forks{0};
 
-/// Counts forks from the first call on; false if that cannot be had.
+/// Counts forks from the first call on; false if the system refuses.
 inline bool counts_forks() {
 #if defined(__unix__) || defined(__APPLE__)
   static const bool counts =
@@ -59,12 +58,14 @@ inline bool counts_forks() {
 /// thread runtime fits: give `concurrency`, and a function that calls `task(context, worker)` once
 /// for every worker in [0, workers), returns when all have ended, and throws again what one threw.
 struct Executor {
+  /// What a worker is given to call: task(context, worker).
   using Task = void (*)(void* context, Index worker);
+  /// Calls task(context, w) for every w in [0, workers), at once where it can.
   using Run = void (*)(void* self, Index workers, Task task, void* context);
 
-  Index concurrency = 1;
-  void* self = nullptr;
-  Run run_workers = nullptr;
+  Index concurrency = 1;      ///< the most workers at once
+  void* self = nullptr;       ///< passed to run_workers
+  Run run_workers = nullptr;  ///< null: the caller runs every worker in turn
 
   /// The number of workers, `concurrency`. Throws casa::error unless it is positive.
   Index num_workers() const {
@@ -92,11 +93,12 @@ struct Executor {
         const_cast<void*>(static_cast<const void*>(std::addressof(f))));
   }
 
-  /// f(i, worker) for every i in [0, n), handed out in chunks: each worker goes through a run of
-  /// its own, in order, as memory likes it, and then helps the others. What f computes must not
-  /// depend on the worker, so that results do not depend on the number of threads. An exception of
-  /// f is thrown in the caller; which of the other f were called by then is not said. Throws
-  /// casa::error, before f is called, if n is negative or chunk is not positive.
+  /// f(i, worker) for every i in [0, n), handed out in chunks. Each worker first goes through a
+  /// range of its own in ascending order, so that it reads memory in sequence, and then takes
+  /// chunks from the other ranges. What f computes must not depend on the worker, so that results
+  /// do not depend on the number of threads. An exception of f is thrown in the caller; which of
+  /// the other f were called by then is not said. Throws casa::error, before f is called, if n is
+  /// negative or chunk is not positive.
   template <class F>
   void for_each(Index n, F&& f, Index chunk = 1) const {
     if (n < 0 || chunk < 1)
@@ -112,7 +114,7 @@ struct Executor {
       std::atomic<Index> next;
       Index end;
     };
-    constexpr Index most = 64;  // more workers than that begin as helpers
+    constexpr Index most = 64;  // ranges; workers beyond that have none and help from the start
     Share shares[std::size_t{most}];
     const Index count = (std::min)(workers, most);
     for (Index r = 0; r < count; ++r) {
@@ -138,6 +140,7 @@ struct Executor {
 /// has no thread but the one that forked; there the destructor leaves the threads alone.
 class ThreadPool {
  public:
+  /// The most threads of a pool.
   static constexpr Index kMaxThreads = 4096;
 
   /// num_threads workers in all (0: usable_processors()). Throws casa::error if that is not in
@@ -149,7 +152,7 @@ class ThreadPool {
             "ThreadPool: num_threads must be in [1, ", kMaxThreads,
             "], or 0 for the processors that this process may use, got ", num_threads);
     require(detail::counts_forks(), "ThreadPool: no memory to be told of a fork");
-    // Who waits for a thread that has no processor only keeps one from it.
+    // With more threads than processors, a thread that spins takes a processor from one that works.
     spins_ = num_threads <= usable ? kSpins : 0;
     threads_.reset(new Slot[static_cast<std::size_t>(num_threads - 1)]);
     try {
@@ -168,8 +171,10 @@ class ThreadPool {
     if (!forked()) end_threads();
   }
 
+  /// Workers, including the calling thread.
   Index num_threads() const { return started_ + 1; }
 
+  /// A handle to this pool.
   operator Executor() {
     return {num_threads(), this, [](void* self, Index workers, Executor::Task task, void* context) {
               static_cast<ThreadPool*>(self)->run(workers, task, context);
@@ -219,7 +224,7 @@ class ThreadPool {
     if (forked()) fail("ThreadPool: this process came out of a fork inside of a task");
     for (Index left = running_.load(); left != 0; left = running_.load())
       wait_while([&] { return running_.load() == left; }, running_, left);
-    // Nothing of it stays here, so that the last to hold the exception is who catches it.
+    // Moved out of the pool, so that the exception is destroyed by the thread that catches it.
     const std::exception_ptr failure = std::exchange(failure_, nullptr);
     failed_ = false;
     busy_ = false;
@@ -255,7 +260,8 @@ class ThreadPool {
     }
   }
 
-  // A decode step has a parallel region every few microseconds: spin a little before sleeping.
+  // A decode step has a parallel region every few microseconds: spin for a while before sleeping,
+  // which takes system calls in both threads.
   template <class Busy, class Atomic, class V>
   void wait_while(Busy busy, Atomic& atomic, V old) const {
     for (int spin = 0; spin < spins_; ++spin) {

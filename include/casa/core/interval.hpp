@@ -1,4 +1,4 @@
-// The form in which every mask of the library is written.
+// An interval of places: the form in which every mask of the library is written.
 #pragma once
 
 #include "casa/core/config.hpp"
@@ -10,7 +10,9 @@ struct Interval {
   Index begin = 0;
   Index end = 0;
 
+  /// Places in it; 0 if empty.
   CASA_COMMON_INLINE Index size() const { return end > begin ? end - begin : 0; }
+  /// Whether place i is in it.
   CASA_COMMON_INLINE bool contains(Index i) const { return begin <= i && i < end; }
   CASA_COMMON_INLINE friend bool operator==(const Interval&, const Interval&) = default;
 };

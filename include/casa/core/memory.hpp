@@ -1,5 +1,5 @@
-// Storage of our own, 64-byte aligned, and views of it. Public structs hold these and no Eigen
-// member, so their layout does not depend on a translation unit's vector flags.
+// 64-byte aligned storage and views of matrices. Public structs hold these and no Eigen member, so
+// that their layout does not depend on the vector flags of a translation unit.
 #pragma once
 
 #include <Eigen/Core>
@@ -28,19 +28,20 @@ static_assert(
     std::is_same_v<Eigen::Index, Index>,
     "casa needs Eigen's index type to be std::ptrdiff_t (EIGEN_DEFAULT_DENSE_INDEX_TYPE)");
 
+/// Alignment of all memory that casa allocates, in bytes: a cache line, and the widest vector.
 inline constexpr std::size_t kAlignment = 64;
 
 namespace detail {
 
-/// Asks for pages of 2 MiB for the whole ones among these bytes (untouched so far), where there are
-/// some: fresh memory comes with fewer faults, and weights and caches, which are read in one sweep,
-/// wait less for the first lines of each page (10 to 25 % of the read rate).
+/// Asks for 2 MiB pages for those parts of fresh memory that are whole pages of that size. Fresh
+/// memory then has fewer page faults, and weights and caches, which are read in one sweep, wait
+/// less often for the first lines of a page: their read rate was 10 to 25 % higher.
 inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr auto page = std::uintptr_t{1} << 21;
   const auto begin = (std::bit_cast<std::uintptr_t>(data) + page - 1) / page * page;
   const auto end = (std::bit_cast<std::uintptr_t>(data) + bytes) / page * page;
-  if (begin < end) {  // a hint: whether it is followed does not matter here
+  if (begin < end) {  // a hint that may be refused
     [[maybe_unused]] const int refused =
         madvise(std::bit_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   }
@@ -57,6 +58,7 @@ class Buffer {
 
  public:
   Buffer() = default;
+  /// Throws casa::error for a size that is negative or too large, std::bad_alloc without memory.
   explicit Buffer(Index size) : size_(size) {
     require(size >= 0 && size <= max_size(), "Buffer: size ", size, " is negative or too large");
     if (size == 0) return;
@@ -98,6 +100,7 @@ class Buffer {
   Index size_ = 0;
 };
 
+/// The row-major Eigen matrix, as which all matrices are stored.
 template <class T>
 using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
@@ -115,7 +118,9 @@ class MatrixView {
   MatrixView(T* data, Index rows, Index cols, Index stride)
       : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
   MatrixView(T* data, Index rows, Index cols) : MatrixView(data, rows, cols, cols) {}
-  template <class U>  // a template: a plain one would be the copy constructor of MatrixView<Value>
+  /// A writable view reads, too. (A template, since a plain constructor would be the copy
+  /// constructor of MatrixView<Value>.)
+  template <class U>
   requires(std::is_const_v<T>&& std::is_same_v<U, Value>) MatrixView(const MatrixView<U>& v)
       : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
   template <detail::RowsOf<T> E>
@@ -131,7 +136,9 @@ class MatrixView {
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
   Index stride() const { return stride_; }
+  /// The first value of row r. Not checked.
   T* row(Index r) const { return data_ + r * stride_; }
+  /// Row r, column c. Not checked.
   T& operator()(Index r, Index c) const { return data_[r * stride_ + c]; }
   /// Rows [begin, begin + count).
   MatrixView middle_rows(Index begin, Index count) const {
@@ -141,6 +148,7 @@ class MatrixView {
   MatrixView middle_cols(Index begin, Index count) const {
     return {data_ + begin, rows_, count, stride_};
   }
+  /// The same memory as an Eigen::Map.
   auto eigen() const {
     using Plain = std::conditional_t<std::is_const_v<T>, const RowMatrix<Value>, RowMatrix<Value>>;
     return Eigen::Map<Plain, Eigen::Unaligned, Eigen::OuterStride<>>(data_, rows_, cols_,

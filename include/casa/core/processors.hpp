@@ -82,8 +82,9 @@ inline Index positive_number(std::string_view text) {
 
 inline constexpr Index kNoProcessorLimit = (std::numeric_limits<Index>::max)();
 
-/// The processors that one folder of a control group allows: whole ones, at least 1. Time of part
-/// of a processor would be used up by a thread that the others then wait for.
+/// The processors that one folder of a control group allows: whole ones, at least 1. A thread on a
+/// fraction of a processor would be stopped whenever its share is used up, and the others wait for
+/// it.
 inline Index quota_of_folder(const std::string& folder, bool version_2) {
   const auto first_line = [&](const char* name) {
     const auto lines = lines_of(folder + name);

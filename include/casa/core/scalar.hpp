@@ -1,4 +1,4 @@
-// Scalars to compute in (float, double) and to store in (also bfloat16 and half, widened to float).
+// Scalar types: float and double to compute in, and also bfloat16 and half to store in.
 #pragma once
 
 #include <bit>
@@ -11,31 +11,33 @@ CASA_NAMESPACE_BEGIN
 
 /// bfloat16: the upper half of a float.
 struct bfloat16 {
-  std::uint16_t bits;
+  std::uint16_t bits;  ///< sign, 8 bits of exponent, 7 of mantissa
   friend bool operator==(bfloat16, bfloat16) = default;
 };
 
 /// IEEE binary16.
 struct half {
-  std::uint16_t bits;
+  std::uint16_t bits;  ///< sign, 5 bits of exponent, 10 of mantissa
   friend bool operator==(half, half) = default;
 };
 
-/// What is computed in.
+/// The types that are computed in.
 template <class T>
 concept Scalar = std::same_as<T, float> || std::same_as<T, double>;
 
-/// What weights and caches may be stored in.
+/// The types that weights and caches may be stored in.
 template <class S>
 concept Storage = Scalar<S> || std::same_as<S, bfloat16> || std::same_as<S, half>;
 
-/// S can be stored where T is computed in: T itself, or a 16-bit type below float.
+/// S can be the storage type where T is computed in: T itself, or with float a 16-bit type.
 template <class S, class T>
 concept StorageFor = Scalar<T> && Storage<S> &&
     (std::same_as<S, T> || (std::same_as<T, float> && sizeof(S) == 2));
 
+/// The value of x in the type it is computed in, exactly.
 inline float widen(bfloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
 
+/// The same; infinities and NaN stay what they are.
 inline float widen(half x) {
   const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
   const std::uint32_t magnitude = x.bits & 0x7fffu;
@@ -47,7 +49,9 @@ inline float widen(half x) {
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(subnormal));
 }
 
+/// The same for what is not narrow.
 inline float widen(float x) { return x; }
+/// The same.
 inline double widen(double x) { return x; }
 
 namespace detail {

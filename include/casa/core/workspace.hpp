@@ -1,5 +1,5 @@
-// Scratch memory that is taken again and again: it grows while a program warms up, then never
-// allocates.
+// Scratch memory that is reused from call to call: it grows during the first calls, after which no
+// call allocates.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ class Workspace {
     Index used_;
   };
 
-  /// `count` values of T.
+  /// `count` values of T, not initialised.
   template <class T>
   T* take(Index count) {
     const Index bytes = checked_mul(count, static_cast<Index>(sizeof(T)), "Workspace::take");
@@ -54,7 +54,7 @@ class Workspace {
   std::byte* take_bytes(Index bytes) {
     constexpr Index align = static_cast<Index>(kAlignment);
     bytes = checked_add(bytes, align - 1, "Workspace::take") / align * align;
-    if (wants_merge_ && block_ == 0 && used_ == 0) {  // several blocks grew: next time one serves
+    if (wants_merge_ && block_ == 0 && used_ == 0) {  // it grew block by block: replace them by one
       const Index total = capacity();
       blocks_.clear();
       blocks_.emplace_back(total);

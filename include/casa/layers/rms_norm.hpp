@@ -14,7 +14,7 @@ namespace detail {
 template <Scalar T>
 T sum_of_squares(const T* x, Index d) {
   constexpr Index lanes = simd::kLanes<T>;
-  simd::Vec<T> sum[4] = {};  // four at a time: one would wait for each addition
+  simd::Vec<T> sum[4] = {};  // independent sums, since one would wait for each addition
   Index c = 0;
   for (; c + 4 * lanes <= d; c += 4 * lanes)
     for (int i = 0; i < 4; ++i) {

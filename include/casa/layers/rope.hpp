@@ -1,9 +1,9 @@
-// Rotary position embedding (Su et al., arXiv 2104.09864): pairs of a head's values are turned by
-// position * frequency.
+// Rotary position embedding (Su et al., arXiv 2104.09864): pairs of a head's values are rotated by
+// the angle position * frequency.
 //
-// Positions are 64-bit and angles are formed and reduced in double, so that a stream of days turns
-// its last token as exactly as its first. Only the inverse frequencies are rounded to the model's
-// scalar: that rounding is part of the published models.
+// Positions are 64-bit and angles are computed in double, so that the last token of a stream that
+// runs for days is rotated as exactly as its first. Only the inverse frequencies are rounded to the
+// model's scalar: that rounding is part of the published models.
 #pragma once
 
 #include <cmath>
@@ -20,24 +20,26 @@ CASA_COMMON_NAMESPACE_BEGIN
 /// Which values of a head form pair i: half (i, i + rotary_dim / 2), interleaved (2i, 2i + 1).
 enum class RopeStyle { half, interleaved };
 
-/// Which coordinate of a Position turns a pair.
+/// Which coordinate of a Position is multiplied by a pair's frequency.
 enum class RopeAxis : std::uint8_t { t, h, w };
 
 CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// How a model turns its heads. The first rotary_dim() values of a head turn, the rest stays.
+/// How a model rotates its heads: the first rotary_dim() values of a head, not the rest.
 struct Rope {
   RopeStyle style = RopeStyle::half;
   /// Radians per unit of position, one per pair.
   std::vector<double> inv_freq;
-  /// One per pair; empty: every pair turns with t.
+  /// One per pair; empty: every pair reads t.
   std::vector<RopeAxis> axis = {};
-  /// What a turned head is multiplied by: YaRN's attention factor.
+  /// Factor of a head's rotated values: YaRN's attention factor.
   double magnitude = 1;
 
+  /// Rotated pairs of a head.
   Index num_pairs() const { return static_cast<Index>(inv_freq.size()); }
+  /// Rotated values of a head.
   Index rotary_dim() const { return 2 * num_pairs(); }
 };
 
@@ -65,13 +67,15 @@ std::vector<double> rope_inv_freq(Index dim, double theta) {
   return f;
 }
 
-/// Ordinary rotary embedding of a whole head.
+/// Rotary embedding of a whole head of head_dim values with base theta.
 template <Scalar T>
 Rope make_rope(Index head_dim, double theta, RopeStyle style) {
   return {style, rope_inv_freq<T>(head_dim, theta)};
 }
 
-/// M-RoPE (Qwen2-VL, arXiv 2409.12191): the first `sections[0]` pairs turn with t, then h, then w.
+/// M-RoPE (Qwen2-VL, arXiv 2409.12191): the axis of each pair. The first sections[0] pairs read t,
+/// the next sections[1] h, the last sections[2] w. Throws casa::error unless there are three
+/// sections that add up to num_pairs.
 inline std::vector<RopeAxis> mrope_axes(std::span<const Index> sections, Index num_pairs) {
   require_equal("mrope_axes: number of sections", sections.size(), 3);
   std::vector<RopeAxis> axis;
@@ -84,8 +88,8 @@ inline std::vector<RopeAxis> mrope_axes(std::span<const Index> sections, Index n
   return axis;
 }
 
-/// The 2-D rotary embedding of Qwen2.5-VL's vision tower: the first half of the pairs turns with
-/// the patch's row, the second with its column, both with the frequencies of a head half as wide.
+/// The 2-D rotary embedding of Qwen2.5-VL's vision tower: the first half of the pairs reads
+/// the patch's row, the second its column, both with the frequencies of a head half as wide.
 template <Scalar T>
 Rope make_vision_rope(Index head_dim, double theta = 10000) {
   require(head_dim > 0 && head_dim % 4 == 0,
@@ -98,8 +102,9 @@ Rope make_vision_rope(Index head_dim, double theta = 10000) {
   return rope;
 }
 
-/// Cosines and sines of a list of tokens: made once per forward pass, used by all heads and layers.
-/// Keeps its memory, so that a step allocates nothing once the longest list has been seen.
+/// Cosines and sines of the angles of some tokens, a row each: computed once per forward pass, used
+/// by all heads and layers. Memory is kept, so that a step allocates nothing once the longest list
+/// has been seen.
 template <Scalar T>
 class RopeTable {
  public:
@@ -110,7 +115,8 @@ class RopeTable {
     fill(rope, 0, positions, context);
   }
 
-  /// A table of `rows` rows in rope's style and width, to be filled; what it held is lost.
+  /// Makes room for `rows` rows of rope's style and number of pairs, to be filled; earlier rows are
+  /// lost.
   void resize(const Rope& rope, Index rows) {
     require(rows >= 0, "RopeTable: rows must not be negative, got ", rows);
     style_ = rope.style;
@@ -120,8 +126,8 @@ class RopeTable {
     if (values_.size() < needed) values_ = Buffer<T>(needed);
   }
 
-  /// The rows from `first` on: those of `positions` under `rope`, whose frequencies may be others
-  /// than those of other rows. Throws casa::error where rope or rows do not fit the table.
+  /// Computes the rows from `first` on: those of `positions` under `rope`, whose frequencies may
+  /// differ from those of other rows. Throws casa::error where rope or rows do not fit the table.
   void fill(const Rope& rope, Index first, std::span<const Position> positions,
             const Context& context) {
     const auto count = static_cast<Index>(positions.size());
@@ -139,19 +145,23 @@ class RopeTable {
         8);
   }
 
+  /// Rows, one per token.
   Index rows() const { return rows_; }
+  /// Rotated pairs of a head.
   Index num_pairs() const { return pairs_; }
+  /// Rotated values of a head.
   Index rotary_dim() const { return 2 * pairs_; }
+  /// Which values form a pair.
   RopeStyle style() const { return style_; }
-  /// Not checked, as turn().
+  /// Cosine and sine of a pair's angle, times Rope::magnitude. Not checked.
   T cos(Index row, Index pair) const { return (this->row(row))[pair * step()]; }
   T sin(Index row, Index pair) const {
     return (this->row(row) + width())[pair * step() + step() - 1];
   }
 
-  /// Turns one head in place: rotary_dim() values at x, by row `row` of the table. Not checked:
+  /// Rotates one head in place: rotary_dim() values at x, by row `row` of the table. Not checked;
   /// apply_rope is.
-  void turn(Index row, T* x) const {
+  void rotate(Index row, T* x) const {
     const T *c = this->row(row), *s = c + width();
     if (style_ == RopeStyle::half) {
       detail::for_each_vector<T>(pairs_, [&](Index i, Index n) {
@@ -171,8 +181,8 @@ class RopeTable {
   }
 
  private:
-  // A row holds cosines, then sines; interleaved: each twice, the sines as -sin, sin, so that a
-  // vector of pairs is turned by one exchange of neighbours.
+  // A row holds cosines, then sines. With interleaved pairs each stands twice, the sines as -sin,
+  // sin: then a vector v of pairs becomes v * cosines + (v with neighbours swapped) * sines.
   Index step() const { return style_ == RopeStyle::half ? 1 : 2; }
   Index width() const { return pairs_ * step(); }
   T* row(Index r) { return values_.data() + r * 2 * width(); }
@@ -202,9 +212,9 @@ class RopeTable {
   Buffer<T> values_;
 };
 
-/// Turns every head of x (rows x num_heads * head_dim) in place: row r by row first_row + r of the
-/// table. Pair (a, b) becomes (a cos - b sin, b cos + a sin). Throws casa::error for columns that
-/// are not heads, or are too narrow for the table, and for rows that the table does not have.
+/// Rotates every head of x (rows x num_heads * head_dim) in place: row r by row first_row + r of
+/// the table. Pair (a, b) becomes (a cos - b sin, b cos + a sin). Throws casa::error for columns
+/// that are not heads, or are too narrow for the table, and for rows that the table does not have.
 template <Scalar T>
 void apply_rope(MatrixView<T> x, const RopeTable<T>& table, Index head_dim, const Context& context,
                 Index first_row = 0) {
@@ -223,9 +233,9 @@ void apply_rope(MatrixView<T> x, const RopeTable<T>& table, Index head_dim, cons
           T& a = x(r, head + (half ? i : 2 * i));
           T& b = x(r, head + (half ? i + table.num_pairs() : 2 * i + 1));
           const T c = table.cos(first_row + r, i), s = table.sin(first_row + r, i);
-          const T turned = a * c - b * s;
+          const T rotated = a * c - b * s;
           b = b * c + a * s;
-          a = turned;
+          a = rotated;
         }
     return;
   }
@@ -233,7 +243,7 @@ void apply_rope(MatrixView<T> x, const RopeTable<T>& table, Index head_dim, cons
       x.rows(),
       [&](Index r, Index) {
         for (Index head = 0; head < x.cols(); head += head_dim)
-          table.turn(first_row + r, x.row(r) + head);
+          table.rotate(first_row + r, x.row(r) + head);
       },
       8);
 }

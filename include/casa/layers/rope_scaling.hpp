@@ -1,5 +1,5 @@
-// How models stretch their rotary embedding beyond the length they were trained at: the kinds of
-// `rope_type` that published configs name, each in the arithmetic of its reference.
+// Scalings that extend a rotary embedding beyond the length a model was trained at: the kinds of
+// `rope_type` in published configs, each in the arithmetic of its reference.
 #pragma once
 
 #include <algorithm>
@@ -16,10 +16,11 @@ CASA_NAMESPACE_BEGIN
 
 /// Position interpolation (`rope_type` "linear", arXiv 2306.15595): every frequency divided.
 struct LinearScaling {
-  double factor = 1;
+  double factor = 1;  ///< finite, > 0
   friend bool operator==(const LinearScaling&, const LinearScaling&) = default;
 };
 
+/// Divides every frequency by the factor. Throws casa::error for a factor out of range.
 template <Scalar T>
 void scale_linear(std::vector<double>& inv_freq, const LinearScaling& s) {
   require(std::isfinite(s.factor) && s.factor > 0, "scale_linear: factor must be positive, got ",
@@ -29,13 +30,14 @@ void scale_linear(std::vector<double>& inv_freq, const LinearScaling& s) {
 
 /// NTK-aware scaling whose base grows with the length of the stream (`rope_type` "dynamic").
 struct DynamicScaling {
-  double factor = 1;
+  double factor = 1;                   ///< finite, >= 1
   double max_position_embeddings = 0;  ///< up to this length nothing is scaled
   friend bool operator==(const DynamicScaling&, const DynamicScaling&) = default;
 };
 
-/// The base of a stream of `length` positions, theta up to max_position_embeddings. Throws
-/// casa::error for a scaling out of range.
+/// The base of the frequencies of a stream of `length` positions: theta up to
+/// max_position_embeddings, then theta (factor length / max_position_embeddings - (factor -
+/// 1))^(dim / (dim - 2)). Throws casa::error for a scaling out of range.
 template <Scalar T>
 double dynamic_theta(double theta, Index dim, const DynamicScaling& s, std::int64_t length) {
   require(std::isfinite(s.factor) && s.factor >= 1 && s.max_position_embeddings >= 1 && dim > 2,
@@ -52,22 +54,22 @@ double dynamic_theta(double theta, Index dim, const DynamicScaling& s, std::int6
   return static_cast<double>(static_cast<T>(theta) * power);
 }
 
-/// YaRN (`rope_type` "yarn", arXiv 2309.00071): frequencies that turn often over the trained length
-/// are kept, those that turn seldom divided, and turned heads are multiplied by an attention
-/// factor.
+/// YaRN (`rope_type` "yarn", arXiv 2309.00071): frequencies that make many turns over the trained
+/// length are kept, those that make few are divided by the factor, those between are blended, and
+/// rotated heads are multiplied by an attention factor.
 struct YarnScaling {
   double factor = 1;
   double original_max_position_embeddings = 0;  ///< the trained length
   double beta_fast = 32;                        ///< turns from which on a frequency is kept
   double beta_slow = 1;                         ///< turns up to which it is divided
-  bool truncate = true;                         ///< the pairs between which are whole numbers
+  bool truncate = true;                         ///< round the pairs where blending begins and ends
   std::optional<double> attention_factor = {};  ///< by default the paper's, from factor and mscale
-  double mscale = 0;                            ///< both set: the factor is the ratio of theirs
+  double mscale = 0;  ///< if both are set, the factor is the ratio of theirs
   double mscale_all_dim = 0;
   friend bool operator==(const YarnScaling&, const YarnScaling&) = default;
 };
 
-/// What turned heads are multiplied by.
+/// The attention factor: what rotated heads are multiplied by (arXiv 2309.00071, section 3.4).
 inline double attention_factor(const YarnScaling& s) {
   if (s.attention_factor) return *s.attention_factor;
   const auto mscale = [&](double weight) {
@@ -114,15 +116,18 @@ std::vector<double> yarn_inv_freq(Index dim, double theta, const YarnScaling& s)
 }
 
 /// The frequency scaling of Llama 3.1 (`rope_type` "llama3").
+/// Wavelengths are compared with original_max_position_embeddings / low_freq_factor (longer ones
+/// are divided by the factor) and / high_freq_factor (shorter ones are kept).
 struct Llama3Scaling {
   double factor = 8;
   double low_freq_factor = 1;
   double high_freq_factor = 4;
-  double original_max_position_embeddings = 8192;
+  double original_max_position_embeddings = 8192;  ///< the trained length
   friend bool operator==(const Llama3Scaling&, const Llama3Scaling&) = default;
 };
 
-/// Frequencies of long wavelength divided by factor, short ones kept, those between blended. Throws
+/// Divides the frequencies of long wavelength by the factor, keeps the short ones, and blends those
+/// between. Throws
 /// casa::error for a scaling out of range.
 template <Scalar T>
 void scale_llama3(std::vector<double>& inv_freq, const Llama3Scaling& s) {
@@ -151,7 +156,7 @@ void scale_llama3(std::vector<double>& inv_freq, const Llama3Scaling& s) {
   }
 }
 
-/// How a model stretches its rotary embedding; std::monostate: not at all.
+/// The scaling of a model's rotary embedding; std::monostate: none.
 using RopeScaling =
     std::variant<std::monostate, LinearScaling, DynamicScaling, YarnScaling, Llama3Scaling>;
 

@@ -1,4 +1,4 @@
-// Softmax of one row, as sampling needs it.
+// Softmax of one row of logits.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ CASA_NAMESPACE_BEGIN
 
 /// out = exp(x - max) / sum of the same; returns log-sum-exp of x. out may be x. A value of -inf
 /// gets probability 0; a row with nothing above -inf is all zeros with log-sum-exp -inf; a row with
-/// NaN or +inf is NaN.
+/// NaN or +inf is NaN. Throws casa::error unless out has as many values as x.
 template <Scalar T>
 T softmax(std::span<const T> x, std::span<T> out) {
   using V = simd::Vec<T>;
@@ -26,7 +26,7 @@ T softmax(std::span<const T> x, std::span<T> out) {
   V highest = simd::broadcast<T>(-infinity);
   Index c = 0;
   for (; c + simd::kLanes<T> <= size; c += simd::kLanes<T>)
-    highest = (simd::max)(simd::load(from + c), highest);  // a NaN is passed over here, not below
+    highest = (simd::max)(simd::load(from + c), highest);  // ignores NaN, which shows in the sums
   T largest = simd::reduce_max(highest);
   for (; c < size; ++c) largest = (std::max)(largest, from[c]);
   if (largest == -infinity) {

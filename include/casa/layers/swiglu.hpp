@@ -1,4 +1,4 @@
-// The gated MLP of today's decoders: down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202,
+// The gated MLP of current decoders: down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202,
 // SwiGLU).
 #pragma once
 
@@ -53,11 +53,14 @@ void swiglu(MatrixView<const T> gate, MatrixView<const std::type_identity_t<T>> 
 }
 
 /// The gated MLP. Weights as checkpoints hold them: gate and up (intermediate x hidden), down
-/// (hidden x intermediate), each with a bias or without.
+/// (hidden x intermediate), each with a bias or without. Immutable once made.
 template <Scalar T>
 class Mlp {
  public:
+  /// An MLP without weights, to be assigned to.
   Mlp() = default;
+  /// Packs the weights as `type`, into `arena` where one is given. Throws casa::error where their
+  /// sizes do not fit each other.
   Mlp(const LinearPiece& gate, const LinearPiece& up, const LinearPiece& down,
       WeightType type = WeightType::native, Arena* arena = nullptr)
       : gate_up_(of_one_size(gate, up), type, arena, PieceOrder::alternating),
@@ -65,11 +68,15 @@ class Mlp {
     require_equal("Mlp: inputs of down", down.weight.cols(), gate.weight.rows());
   }
 
+  /// Columns of x.
   Index hidden_size() const { return gate_up_.in_features(); }
+  /// Outputs of gate and of up.
   Index intermediate_size() const { return gate_up_.out_features() / 2; }
+  /// Bytes held by weights, scales and biases.
   Index bytes() const { return gate_up_.bytes() + down_.bytes(); }
-  /// Pieces: gate, up.
+  /// Gate and up as one product; pieces 0 and 1, whose panels alternate.
   const Linear<T>& gate_up() const { return gate_up_; }
+  /// intermediate -> hidden.
   const Linear<T>& down() const { return down_; }
 
   /// y (+)= down(silu(gate(x)) * up(x)); x (rows x hidden), y (rows x down's outputs). Throws
@@ -109,8 +116,8 @@ class Mlp {
               context);
   }
 
-  // Each panel of gate is followed by its panel of up, which meets it in cache: the two products
-  // never stand in memory.
+  // Each panel of gate is followed by the panel of up for the same outputs. The gate's tile is
+  // still in cache when the up's is ready, so that the two products are never written out whole.
   void hidden(MatrixView<const T> x, MatrixView<T> h, const Context& context) const {
     const PackedWeight<T>& weight = gate_up_.packed();
     const Index gate_size = (std::min)(x.rows(), detail::kPackRows) * kWidth;

@@ -1,5 +1,5 @@
-// Fusion layers for a decoder that was trained on text: the step from a language model to one that
-// looks at images (arXiv 2512.19535, section 3: CASA layers begin as copies of self-attention).
+// Adds fusion layers to a decoder that was trained on text, as the start of training one that looks
+// at images (arXiv 2512.19535, section 3: CASA layers begin as copies of self-attention).
 #pragma once
 
 #include <utility>
@@ -8,11 +8,11 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// The decoder with fusion as `fusion` says instead of what it had. Weights of fusion's own begin
-/// as copies of the block's self-attention and its norm; a gate begins at 0, so that the decoder
-/// says at first what it said without images. Shared parameters add no weights. Throws casa::error
-/// for a fusion that does not fit the decoder, and where a block has no self-attention to copy or
-/// to keep (an earlier fusion has replaced it).
+/// A copy of the decoder with fusion as `fusion` says, in place of any it had. Weights that fusion
+/// does not share begin as copies of the block's self-attention and norm. A gate begins at 0, where
+/// the update is 0 and logits are those of the decoder without images. Shared parameters add no
+/// weights. Throws casa::error for a fusion that does not fit the decoder, and where a block has no
+/// self-attention to copy or to keep (an earlier fusion has replaced it).
 template <Scalar T>
 Decoder<T> add_fusion(const Decoder<T>& decoder, const FusionConfig& fusion) {
   DecoderConfig config = decoder.config();

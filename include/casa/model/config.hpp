@@ -1,4 +1,4 @@
-// The shape of a decoder and the point of the design space at which it sees images.
+// Configs: the sizes of a decoder, its rotary embedding, and how its text looks at images.
 #pragma once
 
 #include <optional>
@@ -13,15 +13,23 @@
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// h += F(h); h += SA(h)  |  h += SA(h) + F(h)  |  h += F(h)       (difference D3 of arXiv
-/// 2512.19535)
-enum class Placement { before, parallel, replace };
-/// Whether fusion has weights of its own or those of the block's self-attention (D1); same for
-/// norms.
+/// Where a block adds fusion's update F to the hidden state h, beside self-attention SA (difference
+/// D3 of arXiv 2512.19535).
+enum class Placement {
+  before,    ///< h += F(h), then h += SA(h)
+  parallel,  ///< h += SA(h) + F(h)
+  replace    ///< h += F(h)
+};
+/// Whether fusion has weights of its own or uses those of the block's self-attention (D1); likewise
+/// for its norm.
 enum class Sharing { own, shared };
-/// What image tokens go through in a fusion block (D4).
-enum class ImageUpdate { none, ffn, attention_ffn };
-/// F alone, or F times tanh of a learned number.
+/// What image tokens go through in a block with fusion (D4).
+enum class ImageUpdate {
+  none,          ///< nothing: all blocks see the image tokens as they were given
+  ffn,           ///< the MLP
+  attention_ffn  ///< attention, over the keys up to the token's own, then the MLP
+};
+/// What F is multiplied by: nothing, or tanh of a learned number (arXiv 2204.14198).
 enum class Gate { none, tanh };
 
 CASA_COMMON_NAMESPACE_END
@@ -31,16 +39,17 @@ CASA_NAMESPACE_BEGIN
 /// How text looks at images: a point of the design space that holds CASA, cross-attention and token
 /// insertion. Data only; equal configs behave equally.
 struct FusionConfig {
-  Keys keys = Keys::image_text;
+  Keys keys = Keys::image_text;  ///< which tokens text sees: image or image_text (D2)
   Placement placement = Placement::parallel;
   Sharing parameters = Sharing::own;
   Sharing norm = Sharing::shared;
   ImageUpdate update = ImageUpdate::none;
-  History history = History::window;
-  ImageRope image_rope = ImageRope::window_start;
+  History history = History::window;               ///< whether earlier windows are seen (D5)
+  ImageRope image_rope = ImageRope::window_start;  ///< rotary positions of image keys
   Gate gate = Gate::none;
   std::vector<int> layers;  ///< blocks that have it, ascending
 
+  /// Whether block `layer` has fusion.
   bool has_layer(Index layer) const {
     for (const int l : layers)
       if (l == layer) return true;
@@ -52,34 +61,40 @@ struct FusionConfig {
 /// Named points of the design space. All take the blocks that have fusion.
 namespace presets {
 
+/// CASA beside self-attention, with weights of its own (arXiv 2512.19535, section 3).
 inline FusionConfig casa(std::vector<int> layers) {
   FusionConfig f;
   f.layers = std::move(layers);
   return f;
 }
+/// CASA before self-attention, with weights and a norm of its own.
 inline FusionConfig casa_before(std::vector<int> layers) {
   FusionConfig f = casa(std::move(layers));
   f.placement = Placement::before;
   f.norm = Sharing::own;
   return f;
 }
+/// CASA in place of self-attention.
 inline FusionConfig casa_replace(std::vector<int> layers) {
   FusionConfig f = casa(std::move(layers));
   f.placement = Placement::replace;
   return f;
 }
+/// CASA beside self-attention, with the weights of self-attention.
 inline FusionConfig casa_shared(std::vector<int> layers) {
   FusionConfig f = casa(std::move(layers));
   f.parameters = Sharing::shared;
   return f;
 }
+/// Cross-attention before self-attention: text sees the images of its window and no text.
 inline FusionConfig cross_attention(std::vector<int> layers) {
   FusionConfig f = casa_before(std::move(layers));
   f.keys = Keys::image;
   f.image_rope = ImageRope::none;
   return f;
 }
-/// All of D1..D5 switched on: images as tokens of the stream, to rounding.
+/// All of D1..D5 switched on: with all layers named, logits are those of a model that has images as
+/// tokens of its stream, to rounding.
 inline FusionConfig token_insertion(std::vector<int> layers) {
   FusionConfig f = casa_replace(std::move(layers));
   f.parameters = Sharing::shared;
@@ -95,17 +110,17 @@ inline FusionConfig token_insertion(std::vector<int> layers) {
 /// The rotary embedding of a model.
 struct RopeConfig {
   RopeStyle style = RopeStyle::half;
-  double theta = 10000;
+  double theta = 10000;  ///< base of the frequencies, theta^(-2i / head_dim)
   RopeScaling scaling = {};
-  std::vector<Index> mrope_sections = {};  ///< pairs that turn with t, h and w; empty: all with t
+  std::vector<Index> mrope_sections = {};  ///< pairs that read t, h and w; empty: all read t
 
   /// Whether frequencies depend on how long a stream has become.
   bool is_dynamic() const { return std::holds_alternative<DynamicScaling>(scaling); }
   friend bool operator==(const RopeConfig&, const RopeConfig&) = default;
 };
 
-/// The frequencies of a stream of `length` positions where scaling is dynamic, into a rope of
-/// make_rope(config, head_dim): in place, without allocating.
+/// Where scaling is dynamic, gives `rope`, which make_rope(config, head_dim) made, the frequencies
+/// of a stream of `length` positions. Allocates nothing.
 template <Scalar T>
 void set_length(Rope& rope, const RopeConfig& config, Index head_dim, std::int64_t length) {
   const auto* dynamic = std::get_if<DynamicScaling>(&config.scaling);
@@ -116,7 +131,7 @@ void set_length(Rope& rope, const RopeConfig& config, Index head_dim, std::int64
         static_cast<double>(T{1} / detail::rope_power<T>(static_cast<Index>(i), head_dim, theta));
 }
 
-/// The frequencies that a config asks for, in the arithmetic of T; where scaling is dynamic, those
+/// The rotary embedding of a config, its frequencies computed in T; where scaling is dynamic, those
 /// of a short stream. Throws casa::error for a scaling out of range.
 template <Scalar T>
 Rope make_rope(const RopeConfig& config, Index head_dim) {
@@ -154,11 +169,13 @@ struct DecoderConfig {
   /// tokens before it.
   Index sliding_window = 0;
   std::vector<int> sliding_layers = {};
-  std::optional<FusionConfig> fusion;
+  std::optional<FusionConfig> fusion;  ///< how text looks at images; none: it takes no images
 
+  /// The heads of self-attention and of fusion.
   AttentionShape attention_shape() const {
     return {num_attention_heads, num_key_value_heads, head_dim};
   }
+  /// Whether block `layer` has a sliding window.
   bool slides(Index layer) const {
     for (const int l : sliding_layers)
       if (l == layer) return true;
@@ -173,7 +190,7 @@ inline void check(const DecoderConfig& c) {
     require(value >= low && value <= high, "config: ", name, " must be in [", low, ", ", high,
             "], got ", value);
   };
-  constexpr Index most = (Index{1} << 31) - 1;  // files from strangers: io/limits.hpp
+  constexpr Index most = (Index{1} << 31) - 1;  // products of two sizes fit an Index
   range("num_hidden_layers", c.num_hidden_layers, 1, most);
   range("num_attention_heads", c.num_attention_heads, 1, most);
   range("num_key_value_heads", c.num_key_value_heads, 1, most);

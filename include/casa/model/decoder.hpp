@@ -1,4 +1,5 @@
-// The decoder: token ids and images in, logits out, one chunk of one or more streams at a time.
+// The decoder: token ids and image tokens in, logits out, one chunk of one or several streams at a
+// time.
 #pragma once
 
 #include <algorithm>
@@ -16,22 +17,25 @@
 CASA_NAMESPACE_BEGIN
 
 /// A decoder-only language model that looks at images as its config says (model/config.hpp).
-/// Immutable once made: any number of streams and threads share one.
+/// Immutable once made: any number of threads share one, each with states and a Context of its own.
 template <Scalar T>
 class Decoder {
  public:
+  /// A decoder without weights, to be assigned to.
   Decoder() = default;
   /// Reads every tensor of decoder_spec(config). Throws casa::error for a config out of range and
   /// whatever `source` throws.
   Decoder(const DecoderConfig& config, const WeightSource& source,
           WeightType type = WeightType::native)
       : Decoder(config, decoder_spec(config), source, type) {}
+  /// The same with tensors of other names: those of `spec`.
   Decoder(const DecoderConfig& config, const DecoderSpec& spec, const WeightSource& source,
           WeightType type = WeightType::native)
       : config_(config) {
     check(config_);
     rope_ = make_rope<T>(config_.rope, config_.head_dim);
-    // An embedding that is only looked up gains nothing from int8: it is read a row at a time.
+    // An embedding that is not also the head is only read a row per token, which int8 does not make
+    // faster: it keeps 16 bits.
     const bool lookup_only = spec.lm_head.has_value();
     WeightReader<T> lookup{source,
                            lookup_only && type == WeightType::int8 ? WeightType::bfloat16 : type};
@@ -42,7 +46,7 @@ class Decoder {
     if (spec.lm_head) weights_.lm_head = read.linear({*spec.lm_head, {}});
   }
 
-  /// Of weights that are there already: those that decoder_spec(config) names. Throws casa::error
+  /// A decoder of weights already packed: those that decoder_spec(config) names. Throws casa::error
   /// for a config out of range, and for weights that are missing or of another size.
   Decoder(const DecoderConfig& config, DecoderWeights<T> weights)
       : config_(config), weights_(std::move(weights)) {
@@ -51,7 +55,9 @@ class Decoder {
     rope_ = make_rope<T>(config_.rope, config_.head_dim);
   }
 
+  /// As given to the constructor.
   const DecoderConfig& config() const { return config_; }
+  /// The packed weights.
   const DecoderWeights<T>& weights() const { return weights_; }
   /// Bytes of all weights as they are held.
   Index weight_bytes() const {
@@ -88,13 +94,16 @@ class Decoder {
     return state;
   }
 
-  /// Takes each stream one chunk further. logits (rows asked for by all inputs, in order, x
-  /// vocab_size). However a stream is cut into chunks, and whatever streams go with it, its logits
-  /// are the same to rounding; with dynamic scaling of the rotary embedding, beyond the trained
-  /// length, a chunk turns with the frequencies of the length that it ends at and keys stay as they
-  /// were turned (as transformers' cache does), so that there the cut is part of the result. Throws
-  /// casa::error for ids out of range and shapes that do not fit; every stream is then as it was
-  /// before.
+  /// Takes each stream one chunk further. logits: (the rows that all inputs ask for, in order,
+  /// x vocab_size). `trace`, unless null, is shown the hidden states of every row.
+  ///
+  /// A stream's logits are the same to rounding however it is cut into chunks and whatever streams
+  /// pass with it. The exception is dynamic scaling of the rotary embedding beyond the trained
+  /// length: there a chunk is rotated with the frequencies of the stream's length at its end, and
+  /// earlier keys stay as they were rotated (as in transformers' cache), so that the cut matters.
+  ///
+  /// Throws casa::error for ids out of range and shapes that do not fit; after any exception every
+  /// stream is as it was before.
   void forward(std::span<const StreamInput<T>> inputs, MatrixView<T> logits, const Context& context,
                const Trace<T>* trace = nullptr) const {
     check<T>(inputs, config_, logits);
@@ -262,7 +271,7 @@ class Decoder {
          logits, context);
   }
 
-  // The last norm of every row, which the logits alone do not need.
+  // The final norm of every row, which only a trace needs.
   void show_norm(MatrixView<const T> x, const Context& context, const Trace<T>& trace) const {
     const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
     rms_norm<T>(x, weights_.norm.span(), config_.rms_norm_eps, normed, context);

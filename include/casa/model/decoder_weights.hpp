@@ -1,4 +1,4 @@
-// The weights of a decoder, and that they are those of a config.
+// The weights of a decoder, and the check that they fit a config.
 #pragma once
 
 #include <string>
@@ -9,13 +9,13 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// The weights of a decoder, packed. What it does not have is empty (lm_head: tied to embed).
+/// The weights of a decoder, packed.
 template <Scalar T>
 struct DecoderWeights {
-  Linear<T> embed;
-  std::vector<BlockWeights<T>> blocks;
-  Buffer<T> norm;
-  Linear<T> lm_head;
+  Linear<T> embed;                      ///< vocab_size x hidden_size: row i is token i's embedding
+  std::vector<BlockWeights<T>> blocks;  ///< num_hidden_layers
+  Buffer<T> norm;                       ///< RMSNorm before the head: hidden_size values
+  Linear<T> lm_head;                    ///< vocab_size x hidden_size; empty: embed serves as head
 };
 
 namespace detail {

@@ -26,7 +26,7 @@ struct FusionLayerConfig {
 template <Scalar T>
 struct FusionLayerWeights {
   Buffer<T> norm;                 ///< RMSNorm of text and images before q, k, v: hidden_size values
-  AttentionWeights<T> attention;  ///< qkv (hidden_size in), o (hidden_size out)
+  AttentionWeights<T> attention;  ///< with shapes as there
   T gate = 0;  ///< read where fusion.gate is tanh: the update's factor is its tanh
 };
 
@@ -45,8 +45,9 @@ class FusionLayerState {
   /// A state of no layer: append_image and append_text refuse it.
   FusionLayerState() = default;
 
-  /// Text and image tokens since the stream began.
+  /// Text tokens since the stream began.
   std::int64_t text_len() const { return windows_.text_len(); }
+  /// Image tokens since the stream began.
   std::int64_t image_len() const { return windows_.image_len(); }
   /// Tokens whose keys and values are held: images, and with Keys::image_text text too.
   Index num_keys() const { return windows_.num_keys(); }
@@ -93,14 +94,14 @@ class FusionLayerState {
 ///   layer.append_text(state, x, update, context);      // x, update: (tokens, hidden_size)
 ///
 /// Where rope.scaling is dynamic the frequencies depend on the length of the stream: there the two
-/// agree up to max_position_embeddings; beyond it each piece turns with the frequencies of the
-/// length at its end, and keys stay as they were turned.
+/// agree up to max_position_embeddings; beyond it each piece is rotated with the frequencies of the
+/// stream's length at its end, and earlier keys stay as they were rotated.
 ///
 /// Immutable once made: any number of threads share one, each with states and a Context of its own.
 template <Scalar T>
 class FusionLayer {
  public:
-  /// Throws casa::error where weights and config do not fit.
+  /// Throws casa::error where weights and config do not fit each other.
   FusionLayer(const FusionLayerConfig& config, FusionLayerWeights<T> weights) : config_(config) {
     const auto& [heads, kv_heads, head_dim] = config_.shape;
     require(heads >= 1 && kv_heads >= 1 && head_dim >= 1 && heads % kv_heads == 0,
@@ -127,6 +128,7 @@ class FusionLayer {
     if (config_.fusion.image_rope != ImageRope::off) rope_ = make_rope<T>(config_.rope, head_dim);
   }
 
+  /// As given to the constructor, with parameters and norm own, update none.
   const FusionLayerConfig& config() const { return config_; }
 
   /// The updates of a whole stream: out (text_len x hidden_size) = F of text x (text_len x

@@ -1,5 +1,5 @@
-// Token ids in which images stand as runs of one placeholder id, as processors of published models
-// write them, taken apart into text and insertions.
+// Processors of published models write an image as repeated placeholder ids among the text's token
+// ids. This takes such ids apart into text and insertions.
 #pragma once
 
 #include <span>
@@ -11,13 +11,14 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Text ids, and where images stand between them: what StreamInput takes.
+/// Text ids and the insertion points of images between them, as StreamInput takes them.
 struct SplitIds {
-  std::vector<int> ids;
-  std::vector<Insertion> insertions;
+  std::vector<int> ids;               ///< without placeholders
+  std::vector<Insertion> insertions;  ///< one per image, positions relative to ids
 };
 
-/// Each image of `grids` takes rows * cols placeholders, one image after the other. Throws
+/// Splits `ids`, in which image i stands as grids[i].rows * grids[i].cols times image_token_id, one
+/// image after the other. Throws
 /// casa::error unless the placeholders are exactly those of the images and each image's stand
 /// together.
 inline SplitIds split_placeholders(std::span<const int> ids, int image_token_id,

@@ -1,4 +1,4 @@
-// Keys and values of past tokens, head by head, in the type they are stored in.
+// The KV cache: keys and values of past tokens, head by head, in their storage type.
 #pragma once
 
 #include <algorithm>
@@ -16,22 +16,24 @@
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// How a cache stores keys and values: in the type that is computed in, or narrower (float models).
+/// How a cache stores keys and values: in the scalar type of the model, or in 16 bits (float
+/// models).
 enum class CacheType { native, bfloat16, half };
 
 CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// Keys and values of a run of tokens as (head, token, head_dim), so that a head's keys lie one
-/// after the other. Tokens come in at the end; they go from the end (truncate), or from the front
-/// behind the first `pinned` ones (drop). Memory grows by doubling and is reused; a cache that
-/// drops as much as it appends stops allocating. A call that throws leaves it as it was.
+/// Keys and values of consecutive tokens as (head, token, head_dim), so that a head's keys are
+/// contiguous. Tokens are added at the end. They are removed at the end (truncate), or at the front
+/// behind the first `pinned` ones (drop). Memory grows by doubling and is reused: a cache that
+/// drops as much as it appends stops allocating. A call that throws leaves the cache as it was.
 template <Storage S>
 class KvCache {
  public:
+  /// A cache without sizes, to be assigned to.
   KvCache() = default;
-  /// Throws casa::error unless both are positive.
+  /// An empty cache. Throws casa::error unless both are positive.
   KvCache(Index num_kv_heads, Index head_dim) : heads_(num_kv_heads), head_dim_(head_dim) {
     require(num_kv_heads > 0 && head_dim > 0,
             "KvCache: num_kv_heads and head_dim must be positive, got ", num_kv_heads, " and ",
@@ -40,12 +42,17 @@ class KvCache {
                 "KvCache: bytes of a token");
   }
 
+  /// Tokens held.
   Index size() const { return pinned_ + (end_ - begin_); }
+  /// Key/value heads of a token.
   Index num_kv_heads() const { return heads_; }
+  /// Values of a key.
   Index head_dim() const { return head_dim_; }
-  /// Bytes that the tokens held now take (capacity: bytes allocated for them).
+  /// Bytes of the keys and values of the tokens held.
   Index bytes() const { return size() * bytes_per_token(); }
+  /// Bytes allocated.
   Index capacity_bytes() const { return capacity_ * bytes_per_token(); }
+  /// Bytes of one token's keys and values.
   Index bytes_per_token() const { return 2 * heads_ * head_dim_ * static_cast<Index>(sizeof(S)); }
 
   /// Room for `count` tokens in all, so that appending up to there allocates nothing. Throws
@@ -84,7 +91,7 @@ class KvCache {
     pinned_ = begin_ = count;
   }
 
-  /// Forgets `count` tokens right behind the pinned ones. Throws casa::error unless so many are
+  /// Removes `count` tokens right behind the pinned ones. Throws casa::error unless so many are
   /// held there.
   void drop(Index count) {
     if (count < 0 || count > end_ - begin_)
@@ -94,9 +101,9 @@ class KvCache {
     if (begin_ == end_) begin_ = end_ = pinned_;
   }
 
-  /// Keeps the first `first` and the last `last` tokens. `first` is the same at every call. Throws
-  /// casa::error if one is negative, and where tokens would have to go that are pinned already or
-  /// to stay that were dropped.
+  /// Removes all but the first `first` and the last `last` tokens. Pass the same `first` at every
+  /// call. Throws casa::error if one is negative, and if a pinned token would have to be removed or
+  /// a dropped one kept.
   void keep(Index first, Index last) {
     require(first >= 0 && last >= 0, "KvCache::keep: first and last must not be negative, got ",
             first, " and ", last);
@@ -107,7 +114,7 @@ class KvCache {
     drop(size() - first - last);
   }
 
-  /// Keeps the first `count` tokens held. Throws casa::error if fewer are held.
+  /// Removes all but the first `count` tokens held. Throws casa::error if fewer are held.
   void truncate(Index count) {
     if (count < 0 || count > size())
       fail("KvCache::truncate: count must be in [0, ", size(), "] (held), got ", count);
@@ -116,11 +123,12 @@ class KvCache {
     if (begin_ == end_) begin_ = end_ = pinned_;
   }
 
+  /// Removes all tokens; memory is kept.
   void clear() { pinned_ = begin_ = end_ = 0; }
 
-  /// The tokens held, as pieces that lie end to end in order: the pinned ones, if any, and the
-  /// others. Where they lie in memory does not show, so that a restored cache is summed over in the
-  /// same order.
+  /// The tokens held, in order, as one or two pieces: the pinned ones, if any, and the others. The
+  /// split depends only on how many are pinned, not on where they lie in memory, so that attention
+  /// over a restored cache sums in the same order and gives the same bits.
   struct Pieces {
     std::array<KeyPiece<S>, 2> piece;
     std::size_t count;
@@ -132,8 +140,8 @@ class KvCache {
     return {{range(0, pinned_), range(begin_, end_)}, 2};
   }
 
-  /// Other keys for the first k.rows() tokens. k: (tokens, num_kv_heads * head_dim), narrowed to S.
-  /// Throws casa::error for other sizes, or more tokens than are held.
+  /// Overwrites the keys of the first k.rows() tokens. k: (tokens, num_kv_heads * head_dim),
+  /// narrowed to S. Throws casa::error for other sizes, or more tokens than are held.
   template <Scalar T>
   void replace_keys(MatrixView<const T> k) {
     check("KvCache::replace_keys: k", k);
@@ -144,19 +152,19 @@ class KvCache {
         copy(k.row(t) + h * head_dim_, k_.data() + offset(h, place(t)));
   }
 
-  /// The tokens that no drop() forgets.
+  /// How many tokens at the front no drop() removes.
   Index pinned() const { return pinned_; }
   /// All keys and all values held, as (head, token, head_dim): half of bytes() each. Throws
   /// casa::error for a null pointer, unless nothing is held.
   void save(S* k, S* v) const {
     require(size() == 0 || (k != nullptr && v != nullptr), "KvCache::save: k or v is null");
     for (Index h = 0; h < heads_; ++h) {
-      for (const Interval run : {Interval{0, pinned_}, Interval{begin_, end_}}) {
-        if (run.size() == 0) continue;
-        std::memcpy(k, k_.data() + offset(h, run.begin), bytes_of(run.size()));
-        std::memcpy(v, v_.data() + offset(h, run.begin), bytes_of(run.size()));
-        k += run.size() * head_dim_;
-        v += run.size() * head_dim_;
+      for (const Interval part : {Interval{0, pinned_}, Interval{begin_, end_}}) {
+        if (part.size() == 0) continue;
+        std::memcpy(k, k_.data() + offset(h, part.begin), bytes_of(part.size()));
+        std::memcpy(v, v_.data() + offset(h, part.begin), bytes_of(part.size()));
+        k += part.size() * head_dim_;
+        v += part.size() * head_dim_;
       }
     }
   }
@@ -210,8 +218,8 @@ class KvCache {
 
   void make_room(Index count) {
     if (count <= capacity_ - end_) return;
-    // Half of what is there can be won back by moving the live tokens to the front: move. Else
-    // grow.
+    // If moving the tokens held to the front frees half of the memory or more, move them; otherwise
+    // grow. Each move is then paid for by at least as many dropped tokens.
     const Index needed = checked_add(size(), count, "KvCache: tokens");
     const Index doubled = checked_mul(2, capacity_, "KvCache: tokens");
     relocate(needed <= capacity_ / 2 ? capacity_ : (std::max)(needed, doubled));
@@ -272,7 +280,8 @@ struct CacheVariant<float> {
 template <Scalar T>
 using AnyKvCache = typename detail::CacheVariant<T>::Type;
 
-/// Throws casa::error for a narrow type where T is double, and unless the sizes are positive.
+/// An empty cache that stores `type`. Throws casa::error for a 16-bit type where T is double, and
+/// unless the sizes are positive.
 template <Scalar T>
 AnyKvCache<T> make_cache(CacheType type, Index num_kv_heads, Index head_dim) {
   if constexpr (std::is_same_v<T, float>) {

@@ -1,4 +1,5 @@
-// What comes next in a stream, and what a decoder asks of it.
+// The input of a forward pass: what comes next in a stream. And the check that a decoder can take
+// it.
 #pragma once
 
 #include <span>
@@ -7,7 +8,7 @@
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// Which rows of a chunk give logits.
+/// Which text rows of a chunk give logits: none, the last one, or all.
 enum class LogitRows { none, last, all };
 
 CASA_COMMON_NAMESPACE_END
@@ -17,10 +18,10 @@ CASA_NAMESPACE_BEGIN
 /// What comes next in one stream: text, with images before some of its tokens or behind the last.
 template <Scalar T>
 struct StreamInput {
-  DecoderState<T>* state = nullptr;
-  std::span<const int> ids = {};
-  /// Positions relative to ids: 0 .. ids.size(), ascending. At one point they make one window, also
-  /// with images that came at the end of the last chunk.
+  DecoderState<T>* state = nullptr;  ///< of a decoder of the same config; changed by the pass
+  std::span<const int> ids = {};     ///< text tokens, each in [0, vocab_size)
+  /// Images, at positions relative to ids: 0 .. ids.size(), ascending. Images at one point make one
+  /// window, together with any that came at the end of the chunk before.
   std::span<const Insertion> insertions = {};
   MatrixView<const T> image_tokens = {};  ///< (sum of num_tokens, hidden_size), in order
   /// One per insertion, rows * cols = num_tokens, {0, 0} a plain sequence; or none at all (plain
@@ -28,7 +29,7 @@ struct StreamInput {
   std::span<const ImageGrid> grids = {};
   LogitRows logits = LogitRows::last;
 
-  /// Number of logit rows that are asked for.
+  /// How many rows of logits this input asks for.
   Index logit_rows() const {
     const auto rows = static_cast<Index>(ids.size());
     return logits == LogitRows::all ? rows : logits == LogitRows::last ? (rows > 0) : 0;

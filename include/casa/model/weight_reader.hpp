@@ -1,4 +1,4 @@
-// From tensors of a checkpoint to packed weights.
+// Builds packed weights from the tensors of a checkpoint.
 #pragma once
 
 #include <array>
@@ -9,26 +9,32 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// Gives a tensor by name and shape, as (rows x cols), a vector as (1 x rows), or throws; the view
-/// must live until `done` is called with it (when its values have been copied or packed).
+/// Where tensors come from, whoever holds them.
 struct WeightSource {
+  /// The tensor of that name and shape: a matrix as (rows x cols), a vector as (1 x rows). Throws
+  /// where there is none. The view stays valid until done() is called with the same spec.
   std::function<StoredView(const TensorSpec&)> get;
+  /// Called once a tensor's values have been copied or packed, so that its memory can be freed.
   std::function<void(const TensorSpec&)> done = [](const TensorSpec&) {};
 };
 
-/// Builds the parts of a model from their specs, projections side by side in the order of the
-/// calls. Throws casa::error, with the tensor's name, where a source gives another shape.
+/// Builds the parts of a model from their specs. Projections are packed as `type`, side by side in
+/// memory in the order of the calls, so that they are read in one sweep; norms and gates stay T.
+/// Throws casa::error, with the tensor's name, where the source gives another shape. The source
+/// must outlive it.
 template <Scalar T>
 class WeightReader {
  public:
   WeightReader(const WeightSource& source, WeightType type) : source_(source), type_(type) {}
 
+  /// A vector of spec.rows values.
   Buffer<T> vector(const TensorSpec& spec) const {
     Buffer<T> v(spec.rows);
     view(spec).copy_row(0, v.data());
     source_.done(spec);
     return v;
   }
+  /// A matrix (rows x cols), unpacked.
   Matrix<T> matrix(const TensorSpec& spec) const {
     Matrix<T> m(spec.rows, spec.cols);
     const StoredView values = view(spec);
@@ -36,22 +42,26 @@ class WeightReader {
     source_.done(spec);
     return m;
   }
+  /// One projection with its bias.
   Linear<T> linear(const LinearSpec& spec) {
     Linear<T> l(piece(spec), type_, &arena_);
     for_each_tensor(spec, source_.done);
     return l;
   }
+  /// q, k and v as one product, and o.
   AttentionWeights<T> attention(const AttentionSpec& spec) {
     const std::array qkv = {piece(spec.q), piece(spec.k), piece(spec.v)};
     AttentionWeights<T> a{Linear<T>(qkv, type_, &arena_), Linear<T>(piece(spec.o), type_, &arena_)};
     for_each_tensor(spec, source_.done);
     return a;
   }
+  /// gate, up and down.
   Mlp<T> mlp(const MlpSpec& spec) {
     Mlp<T> m(piece(spec.gate), piece(spec.up), piece(spec.down), type_, &arena_);
     for_each_tensor(spec, source_.done);
     return m;
   }
+  /// All parts of a block that the spec has.
   BlockWeights<T> block(const BlockSpec& spec) {
     BlockWeights<T> b;
     if (spec.input_norm) b.input_norm = vector(*spec.input_norm);

@@ -1,4 +1,4 @@
-// Which tensors a model has, by name and shape: said once, for loading, checking and saving.
+// Names and shapes of the tensors of a model: the one list that loading, checking and saving share.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// A tensor's name and shape: (rows, cols), or (rows) where cols is 0.
+/// A tensor's name and shape: a matrix (rows, cols), or a vector (rows) where cols is 0.
 struct TensorSpec {
   std::string name;
   Index rows = 0;
@@ -31,15 +31,18 @@ struct LinearSpec {
   std::optional<TensorSpec> bias;
 };
 
+/// Projections of an attention layer; shapes as in AttentionWeights.
 struct AttentionSpec {
   LinearSpec q, k, v, o;
 };
 
+/// A gated MLP: gate and up (intermediate_size x hidden_size), down (hidden_size x
+/// intermediate_size).
 struct MlpSpec {
   LinearSpec gate, up, down;
 };
 
-/// What a block does not have is empty.
+/// The tensors of a block; shapes as in BlockWeights. What a block does not have is empty.
 struct BlockSpec {
   std::optional<TensorSpec> input_norm;
   std::optional<AttentionSpec> self_attention;
@@ -50,19 +53,23 @@ struct BlockSpec {
   MlpSpec mlp;
 };
 
+/// The tensors of a decoder.
 struct DecoderSpec {
-  TensorSpec embed_tokens;
+  TensorSpec embed_tokens;  ///< (vocab_size, hidden_size)
   std::vector<BlockSpec> blocks;
-  TensorSpec norm;
-  std::optional<TensorSpec> lm_head;  // absent where it is tied to embed_tokens
+  TensorSpec norm;                    ///< (hidden_size)
+  std::optional<TensorSpec> lm_head;  ///< (vocab_size, hidden_size); none: tied to embed_tokens
 };
 
+/// name.weight (out, in) and, with `bias`, name.bias (out).
 inline LinearSpec linear_spec(const std::string& name, Index in, Index out, bool bias) {
   LinearSpec s{{name + ".weight", out, in, {}}, std::nullopt};
   if (bias) s.bias = TensorSpec{name + ".bias", out, 0};
   return s;
 }
 
+/// name.q_proj, k_proj, v_proj (with `bias`, if asked) and o_proj (with `out_bias`) of layers of
+/// `hidden` values a token.
 inline AttentionSpec attention_spec(const std::string& name, Index hidden, const AttentionShape& a,
                                     bool bias, bool out_bias) {
   const Index q = a.num_heads * a.head_dim, kv = a.num_kv_heads * a.head_dim;
@@ -72,13 +79,16 @@ inline AttentionSpec attention_spec(const std::string& name, Index hidden, const
           linear_spec(name + ".o_proj", q, hidden, out_bias)};
 }
 
+/// name.gate_proj, up_proj and down_proj.
 inline MlpSpec mlp_spec(const std::string& name, Index hidden, Index intermediate, bool bias) {
   return {linear_spec(name + ".gate_proj", hidden, intermediate, bias),
           linear_spec(name + ".up_proj", hidden, intermediate, bias),
           linear_spec(name + ".down_proj", intermediate, hidden, bias)};
 }
 
-/// The tensors of one decoder block, `name` being "model.layers.3" or the like.
+/// The tensors of block `layer`, whose names begin with `name` ("model.layers.3"). Follows the
+/// config: with Placement::replace, for instance, a block has no self-attention of its own unless
+/// fusion shares its parameters.
 inline BlockSpec block_spec(const DecoderConfig& c, Index layer, const std::string& name) {
   BlockSpec b;
   const bool has_fusion = c.fusion && c.fusion->has_layer(layer);
@@ -116,20 +126,23 @@ inline DecoderSpec decoder_spec(const DecoderConfig& c, const std::string& prefi
   return s;
 }
 
-/// Calls f(spec) for every tensor of the model, in the order of computation.
+/// Calls f(spec) for every tensor, a TensorSpec, in the order of computation.
 template <class F>
 void for_each_tensor(const LinearSpec& s, F&& f) {
   f(s.weight);
   if (s.bias) f(*s.bias);
 }
+/// The same for an attention layer.
 template <class F>
 void for_each_tensor(const AttentionSpec& s, F&& f) {
   for (const LinearSpec* l : {&s.q, &s.k, &s.v, &s.o}) for_each_tensor(*l, f);
 }
+/// The same for an MLP.
 template <class F>
 void for_each_tensor(const MlpSpec& s, F&& f) {
   for (const LinearSpec* l : {&s.gate, &s.up, &s.down}) for_each_tensor(*l, f);
 }
+/// The same for a block.
 template <class F>
 void for_each_tensor(const BlockSpec& s, F&& f) {
   if (s.fusion_norm) f(*s.fusion_norm);
@@ -140,6 +153,7 @@ void for_each_tensor(const BlockSpec& s, F&& f) {
   f(s.post_attention_norm);
   for_each_tensor(s.mlp, f);
 }
+/// The same for a decoder.
 template <class F>
 void for_each_tensor(const DecoderSpec& s, F&& f) {
   f(s.embed_tokens);

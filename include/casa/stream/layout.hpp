@@ -1,4 +1,4 @@
-// Where text and images stand in a stream, and the windows that insertion points cut it into.
+// The layout of a stream of text and images, and the windows into which insertion points cut it.
 #pragma once
 
 #include <algorithm>
@@ -36,6 +36,7 @@ CASA_NAMESPACE_BEGIN
 /// as much as what is appended, whatever stands before it.
 class StreamLayout {
  public:
+  /// An empty stream.
   StreamLayout() : windows_(1) {}
 
   /// Throws casa::error unless insertions are sorted by position, inside [0, text_len], and no
@@ -45,9 +46,9 @@ class StreamLayout {
     append(text_len, insertions);
   }
 
-  /// Text of `text_len` more tokens with insertions at positions relative to it. Several insertions
-  /// at the end of the text so far (or at one position) make one window. Throws as the constructor
-  /// does; the stream is then as it was.
+  /// Appends text of `text_len` tokens, with insertions at positions relative to it. Insertions at
+  /// one position make one window, also where the stream already ended with images. Throws as the
+  /// constructor does; the stream is then as it was.
   void append(Index text_len, std::span<const Insertion> insertions) {
     check(text_len, insertions);
     const std::size_t needed = windows_.size() + insertions.size();
@@ -61,8 +62,9 @@ class StreamLayout {
     append_text(text_len - done);
   }
 
-  /// One image of num_tokens at the end of the stream: it joins the window that starts there, if
-  /// any. Throws casa::error for a negative number, or one that does not fit beside what is there.
+  /// Appends one image of num_tokens. It joins the window that starts at the end of the text, if
+  /// there is one. Throws casa::error for a negative number, or one that does not fit beside what
+  /// is there.
   void append_image(Index num_tokens) {
     require(num_tokens >= 0, "StreamLayout: num_tokens must not be negative, got ", num_tokens);
     checked_add(stream_len(), num_tokens, "StreamLayout: tokens");
@@ -71,7 +73,7 @@ class StreamLayout {
     windows_.back().image.end += num_tokens;
   }
 
-  /// `count` text tokens at the end of the stream. Throws as append_image does.
+  /// Appends `count` text tokens. Throws as append_image does.
   void append_text(Index count) {
     require(count >= 0, "StreamLayout: count must not be negative, got ", count);
     checked_add(stream_len(), count, "StreamLayout: tokens");
@@ -81,10 +83,13 @@ class StreamLayout {
   /// Back to an empty stream; the memory is kept.
   void clear() { windows_.assign(1, {}); }
 
+  /// Text tokens.
   Index text_len() const { return windows_.back().text.end; }
+  /// Image tokens.
   Index image_len() const { return windows_.back().image.end; }
   /// Text and image tokens together.
   Index stream_len() const { return text_len() + image_len(); }
+  /// All windows in order; at least one.
   std::span<const Window> windows() const { return windows_; }
 
   /// The number of the window that text token i stands in. Throws casa::error unless
@@ -137,11 +142,12 @@ inline Index text_place(const Window& w, Index i) { return i + w.image.end; }
 /// Place of image token j of window w in the merged stream.
 inline Index image_place(const Window& w, Index j) { return j + w.text.begin; }
 
-/// Calls run(is_image, range) for the pieces of text and image token numbers in stream order, from
-/// the text token `text_begin` and the image token `image_begin` on. Empty pieces are left out.
+/// Calls visit(is_image, range) for the stretches of text tokens and of image tokens in stream
+/// order, from text token `text_begin` and image token `image_begin` on. `range` is of text token
+/// numbers or of image token numbers. Empty stretches are left out.
 template <class F>
-void for_each_piece(const StreamLayout& layout, Index text_begin, Index image_begin, F&& run) {
-  // Windows that ended before both starting points have nothing to give: skip them by search.
+void for_each_piece(const StreamLayout& layout, Index text_begin, Index image_begin, F&& visit) {
+  // Binary search skips the windows that end before both starting points.
   const auto all = layout.windows();
   const auto first = std::partition_point(all.begin(), all.end(), [&](const Window& w) {
     return w.text.end <= text_begin && w.image.end <= image_begin;
@@ -149,8 +155,8 @@ void for_each_piece(const StreamLayout& layout, Index text_begin, Index image_be
   for (auto w = first; w != all.end(); ++w) {
     const Interval image{(std::max)(w->image.begin, image_begin), w->image.end};
     const Interval text{(std::max)(w->text.begin, text_begin), w->text.end};
-    if (image.size() > 0) run(true, image);
-    if (text.size() > 0) run(false, text);
+    if (image.size() > 0) visit(true, image);
+    if (text.size() > 0) visit(false, text);
   }
 }
 

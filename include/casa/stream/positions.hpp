@@ -9,8 +9,8 @@
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// Where a token stands for the rotary embedding: time, row and column. Ordinary embeddings read
-/// `t` alone; text stands at the same number on all three axes.
+/// The position of a token for the rotary embedding, on three axes: time, row and column. Ordinary
+/// embeddings read `t` alone; text has the same number on all three.
 struct Position {
   std::int64_t t = 0;
   std::int64_t h = 0;
@@ -23,17 +23,17 @@ struct Position {
   CASA_COMMON_INLINE friend bool operator==(const Position&, const Position&) = default;
 };
 
-/// Where image tokens stand for the rotary embedding of a fusion layer; K is the number of text
-/// tokens before the image.
+/// The positions of image tokens in a fusion layer. K is the number of text tokens before the
+/// image.
 enum class ImageRope {
-  off,           ///< nothing is rotated in fusion layers
-  none,          ///< image keys are not rotated (they stand at 0)
-  window_start,  ///< at K
-  consecutive,   ///< at K, K+1, ... in the window; the window's text is moved on behind them
-  stream         ///< text and images at their place in the merged stream
+  off,           ///< none: nothing is rotated in fusion layers
+  none,          ///< 0: image keys are not rotated, text is
+  window_start,  ///< K
+  consecutive,   ///< K, K+1, ... through the window's images; its text follows behind the last
+  stream         ///< the place in the merged stream, for text and images
 };
 
-/// Whether the rows and columns of an image's tokens are read.
+/// Whether positions depend on the rows and columns of an image's tokens.
 constexpr bool reads_grids(ImageRope rope) {
   return rope == ImageRope::window_start || rope == ImageRope::stream;
 }
@@ -50,17 +50,18 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// Hands out positions in stream order. Text positions count text alone, except in consecutive and
-/// stream. An image with a grid stands at (p, p + row, p + column) around its point p
-/// (window_start, stream); in stream order what follows it goes on at p + max(rows, columns), as in
-/// M-RoPE (arXiv 2409.12191, section 2.1).
+/// Gives tokens their positions, in stream order. Text positions count text alone, except with
+/// consecutive and stream. With window_start and stream, the token in (row, column) of an image
+/// that begins at p has the position (p, p + row, p + column). With stream, what follows such an
+/// image goes on at p + max(rows, columns), as in M-RoPE (arXiv 2409.12191, section 2.1).
 class PositionCounter {
  public:
   PositionCounter() = default;
+  /// A counter at the beginning of a stream.
   explicit PositionCounter(ImageRope rope) : rope_(rope) {}
 
-  /// Positions of the next out.size() text tokens in a fusion layer. In self-attention layers they
-  /// stand at next_text(), next_text() + 1, ...
+  /// Writes the positions of the next out.size() text tokens in a fusion layer. (In self-attention
+  /// layers they are next_text(), next_text() + 1, ...)
   void text(std::span<Position> out) {
     for (Position& p : out) {
       p = rope_ == ImageRope::stream        ? stream_
@@ -72,8 +73,8 @@ class PositionCounter {
     if (!out.empty()) window_has_text_ = true;
   }
 
-  /// Positions of the tokens of one image inserted here. Throws casa::error unless the grid is
-  /// {0, 0} or has as many places as the image has tokens.
+  /// Writes the positions of the tokens of one image that comes next. Throws casa::error unless the
+  /// grid is {0, 0} or has as many places as the image has tokens.
   void image(ImageGrid grid, std::span<Position> out) {
     if (grid != ImageGrid{})
       require_equal("PositionCounter: rows * cols of a grid",
@@ -107,18 +108,24 @@ class PositionCounter {
     stream_ += spatial ? std::int64_t{(std::max)(grid.rows, grid.cols)} : count;
   }
 
+  /// How many text tokens came so far: the next one's position in self-attention layers.
   std::int64_t next_text() const { return text_; }
+  /// The next position in stream order.
   std::int64_t next_stream() const { return stream_; }
+  /// As given to the constructor.
   ImageRope rope() const { return rope_; }
 
   /// The counters as numbers, to save and restore a stream (and to start one anywhere).
   struct State {
-    std::int64_t text = 0, stream = 0, window_images = 0;
-    bool window_has_text = true;
+    std::int64_t text = 0;           ///< text tokens so far
+    std::int64_t stream = 0;         ///< next position in stream order
+    std::int64_t window_images = 0;  ///< image tokens of the current window
+    bool window_has_text = true;     ///< the next image begins a window
     friend bool operator==(const State&, const State&) = default;
   };
+  /// The counters, to save.
   State state() const { return {text_, stream_, window_images_, window_has_text_}; }
-  /// Throws casa::error for a negative counter.
+  /// Continues from saved counters. Throws casa::error for a negative one.
   void restore(const State& s) {
     require(s.text >= 0 && s.stream >= 0 && s.window_images >= 0,
             "PositionCounter: counters must not be negative, got ", s.text, ", ", s.stream, ", ",

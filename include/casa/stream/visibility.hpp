@@ -1,4 +1,5 @@
-// What a token sees: one interval of an order of keys, for every variant of the design space.
+// Which keys a token sees: one interval, once keys are in the right order, for every variant of the
+// design space.
 //
 //   keys         order     text token i of window w sees          image token j of window w sees
 //   text         text      [0, i]                                 -
@@ -15,17 +16,17 @@
 
 CASA_COMMON_NAMESPACE_BEGIN
 
-/// Which tokens give keys, and thereby their order: text order, image order, stream order.
+/// Which tokens are keys. This also says their order: text order, image order, stream order.
 enum class Keys { text, image, image_text };
 
-/// Whether keys of earlier windows are seen.
+/// Whether a token sees the keys of its window only, or those of earlier windows too.
 enum class History { window, all };
 
 CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// Places of text tokens or of image tokens among the keys.
+/// How many keys a stream has.
 inline Index num_keys(const StreamLayout& layout, Keys keys) {
   switch (keys) {
     case Keys::text:
@@ -38,7 +39,7 @@ inline Index num_keys(const StreamLayout& layout, Keys keys) {
   return 0;
 }
 
-/// What text token i of window w sees.
+/// The keys that text token i of window w sees.
 inline Interval seen_by_text(const Window& w, Index i, Keys keys, History history) {
   const bool all = history == History::all;
   switch (keys) {
@@ -52,7 +53,7 @@ inline Interval seen_by_text(const Window& w, Index i, Keys keys, History histor
   return {};
 }
 
-/// What image token j of window w sees (keys: image or image_text).
+/// The keys that image token j of window w sees, where images are keys; with Keys::text none.
 inline Interval seen_by_image(const Window& w, Index j, Keys keys, History history) {
   const bool all = history == History::all;
   switch (keys) {

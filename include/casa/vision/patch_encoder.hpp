@@ -10,7 +10,7 @@ CASA_NAMESPACE_BEGIN
 /// embedding, in which every patch sees all patches of its image.
 struct PatchEncoderConfig {
   Index image_size = 0;  ///< pixels a side
-  Index patch_size = 0;
+  Index patch_size = 0;  ///< pixels a side; divides image_size
   Index hidden_size = 0;
   Index num_hidden_layers = 0;
   Index num_attention_heads = 0;
@@ -18,7 +18,9 @@ struct PatchEncoderConfig {
   Index out_hidden_size = 0;  ///< the decoder's hidden_size
   double rms_norm_eps = 1e-5;
 
+  /// Patches of an image: its tokens.
   Index num_patches() const { return (image_size / patch_size) * (image_size / patch_size); }
+  /// Values of a head.
   Index head_dim() const { return hidden_size / num_attention_heads; }
 
   /// A block as a decoder config, from which its tensors follow.
@@ -55,14 +57,16 @@ inline void check(const PatchEncoderConfig& c) {
   check(c.block_config());
 }
 
+/// The tensors of a patch encoder.
 struct PatchEncoderSpec {
-  LinearSpec patch_embed;
-  TensorSpec pos_embed;
+  LinearSpec patch_embed;  ///< weight (hidden_size, patch_size^2)
+  TensorSpec pos_embed;    ///< (num_patches, hidden_size)
   std::vector<BlockSpec> blocks;
-  TensorSpec norm;
-  LinearSpec proj;
+  TensorSpec norm;  ///< (hidden_size)
+  LinearSpec proj;  ///< weight (out_hidden_size, hidden_size)
 };
 
+/// The tensors of an encoder; their names begin with `prefix`.
 inline PatchEncoderSpec patch_encoder_spec(const PatchEncoderConfig& c,
                                            const std::string& prefix = "vision.") {
   PatchEncoderSpec s;
@@ -76,6 +80,7 @@ inline PatchEncoderSpec patch_encoder_spec(const PatchEncoderConfig& c,
   return s;
 }
 
+/// Calls f(spec) for every tensor of the encoder, in the order of computation.
 template <class F>
 void for_each_tensor(const PatchEncoderSpec& s, F&& f) {
   for_each_tensor(s.patch_embed, f);
@@ -85,16 +90,19 @@ void for_each_tensor(const PatchEncoderSpec& s, F&& f) {
   for_each_tensor(s.proj, f);
 }
 
-/// Immutable once made; any number of threads share one.
+/// Patch embedding with learned positions, blocks, norm, and a projection to the decoder's width.
+/// Immutable once made: any number of threads share one, each with a Scratch and a Context of its
+/// own.
 template <Scalar T>
 class PatchEncoder {
  public:
-  /// What one caller needs besides the weights; kept, so that a warm call allocates nothing.
+  /// Memory of one caller. Kept from call to call, so that a warm call allocates nothing.
   struct Scratch {
     BlockCache<T> cache;
     std::vector<Interval> intervals;
   };
 
+  /// An encoder without weights, to be assigned to.
   PatchEncoder() = default;
   /// Throws casa::error for a config out of range and whatever `source` throws.
   PatchEncoder(const PatchEncoderConfig& config, const WeightSource& source) : config_(config) {
@@ -108,6 +116,7 @@ class PatchEncoder {
     proj_ = read.linear(spec.proj);
   }
 
+  /// As given to the constructor.
   const PatchEncoderConfig& config() const { return config_; }
 
   /// images: one a row, 8-bit pixels in raster order (n x image_size^2). tokens: the patches of
@@ -165,7 +174,7 @@ class PatchEncoder {
     return x;
   }
 
-  // The cache serves one block at a time: keys of the last block are overwritten.
+  // One cache serves all blocks in turn, since no block needs another's keys.
   void prepare(BlockCache<T>& cache) const {
     const auto fits = [&](const auto& c) {
       return c.num_kv_heads() == config_.num_attention_heads && c.head_dim() == config_.head_dim();

@@ -1,4 +1,4 @@
-// The vision tower of Qwen2.5-VL (arXiv 2502.13923): its shape and the tensors it has.
+// The vision tower of Qwen2.5-VL (arXiv 2502.13923): its sizes and its tensors.
 #pragma once
 
 #include <algorithm>
@@ -37,6 +37,7 @@ struct VisionTowerConfig {
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000;
 
+  /// Values of a head.
   Index head_dim() const { return hidden_size / num_heads; }
   /// Values of a patch: of one frame (a still image) and of all temporal_patch_size frames.
   Index frame_width() const { return in_channels * patch_size * patch_size; }
@@ -45,9 +46,11 @@ struct VisionTowerConfig {
   Index merge_unit() const { return spatial_merge_size * spatial_merge_size; }
   /// Tokens a side of an attention window.
   Index window_tokens() const { return window_size / spatial_merge_size / patch_size; }
+  /// Whether block `block` attends over the whole frame instead of windows.
   bool is_full_attention(Index block) const {
     return std::ranges::find(fullatt_block_indexes, block) != fullatt_block_indexes.end();
   }
+  /// As many key/value heads as query heads.
   AttentionShape attention_shape() const { return {num_heads, num_heads, head_dim()}; }
   friend bool operator==(const VisionTowerConfig&, const VisionTowerConfig&) = default;
 };
@@ -85,6 +88,7 @@ inline void check(const VisionTowerConfig& c) {
           "vision_config: rms_norm_eps must be in (0, 1], got ", c.rms_norm_eps);
 }
 
+/// The tensors of a block of the tower: qkv is one weight (3 * hidden_size, hidden_size).
 struct VisionBlockSpec {
   TensorSpec norm1;
   LinearSpec qkv, proj;
@@ -92,6 +96,8 @@ struct VisionBlockSpec {
   MlpSpec mlp;
 };
 
+/// The tensors of a tower. The merger maps the spatial_merge_size^2 patches of a token, end to end,
+/// to as many values (merger_in) and those to out_hidden_size (merger_out).
 struct VisionTowerSpec {
   LinearSpec patch_embed;
   std::vector<VisionBlockSpec> blocks;
@@ -121,6 +127,7 @@ inline VisionTowerSpec vision_tower_spec(const VisionTowerConfig& c,
   return s;
 }
 
+/// Calls f(spec) for every tensor, in the order of computation.
 template <class F>
 void for_each_tensor(const VisionBlockSpec& s, F&& f) {
   f(s.norm1);
@@ -129,6 +136,7 @@ void for_each_tensor(const VisionBlockSpec& s, F&& f) {
   f(s.norm2);
   for_each_tensor(s.mlp, f);
 }
+/// The same for a tower.
 template <class F>
 void for_each_tensor(const VisionTowerSpec& s, F&& f) {
   for_each_tensor(s.patch_embed, f);

@@ -1,5 +1,5 @@
-// The order in which a vision tower computes: patches sorted by attention window, so that each
-// window, and each frame, is one interval.
+// The order of rows in a vision tower: patches sorted by attention window, so that the keys that a
+// row sees, its window or its frame, are one interval.
 #pragma once
 
 #include <span>
@@ -42,9 +42,10 @@ inline Index num_patches(const VisionTowerConfig& c, std::span<const VisionGrid>
   return sum;
 }
 
-/// Which patch stands in which row, and what a row sees. Keeps its memory from image to image.
+/// Which patch each row computes, and which rows it sees. Memory is kept from image to image.
 struct VisionOrder {
-  /// Row r computes input patch patch[r]. A token's patches stay together, in their order.
+  /// Row r computes input patch patch[r]. The patches of a token are consecutive rows, in their
+  /// order.
   std::vector<Index> patch;
   /// Rows [u * merge_unit, (u + 1) * merge_unit) become token token[u] (raster order).
   std::vector<Index> token;
@@ -52,6 +53,7 @@ struct VisionOrder {
   std::vector<Interval> window;    ///< what row r sees in a block of window attention
   std::vector<Interval> frame;     ///< ... of full attention: its frame
 
+  /// Rows: as many as patches.
   Index num_rows() const { return static_cast<Index>(patch.size()); }
 
   /// For images or videos one after the other. Patches come in the order frame, row of tokens,

@@ -29,18 +29,20 @@ void gelu(MatrixView<T> x, const Context& context) {
 }  // namespace detail
 
 /// Patch embedding, blocks (RMSNorm, attention with 2-D rotary embedding in windows or over the
-/// frame, SwiGLU), and a merger of spatial_merge_size^2 patches to one token. Immutable once made;
-/// any number of threads share one.
+/// frame, SwiGLU), and a merger of spatial_merge_size^2 patches to one token (arXiv 2502.13923,
+/// section 2.1). Immutable once made: any number of threads share one, each with a Scratch and a
+/// Context of its own.
 template <Scalar T>
 class VisionTower {
  public:
-  /// What one caller needs besides the weights; kept, so that a warm call allocates nothing.
+  /// Memory of one caller. Kept from call to call, so that a warm call allocates nothing.
   struct Scratch {
     VisionOrder order;
     RopeTable<T> rope;
     BlockCache<T> cache;
   };
 
+  /// A tower without weights, to be assigned to.
   VisionTower() = default;
   /// Throws casa::error for a config out of range and whatever `source` throws.
   VisionTower(const VisionTowerConfig& config, const WeightSource& source,
@@ -65,6 +67,7 @@ class VisionTower {
     merger_out_ = read.linear(spec.merger_out);
   }
 
+  /// As given to the constructor.
   const VisionTowerConfig& config() const { return config_; }
   /// Bytes of all projections as they are held.
   Index weight_bytes() const {
@@ -155,7 +158,7 @@ class VisionTower {
     }
   }
 
-  // The cache serves one block at a time: keys of the last block are overwritten.
+  // One cache serves all blocks in turn, since no block needs another's keys.
   void prepare(BlockCache<T>& cache, Index rows) const {
     const auto fits = [&](const auto& c) {
       return c.num_kv_heads() == config_.num_heads && c.head_dim() == config_.head_dim();
@@ -170,7 +173,7 @@ class VisionTower {
         cache.self);
   }
 
-  // A token's patches lie side by side already: its row of the merger is their rows end to end.
+  // The patches of a token are consecutive rows, so that they, end to end, are a row of the merger.
   void merge(MatrixView<T> x, const VisionOrder& order, MatrixView<T> tokens,
              const Context& context) const {
     const Index unit = config_.merge_unit(), count = x.rows() / unit, width = unit * x.cols();
