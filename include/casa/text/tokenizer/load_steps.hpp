@@ -159,8 +159,8 @@ class StepLoader {
 
  private:
   static std::string type_of(const Json& json) { return json.at("type").as_string(); }
-  /// Each step walks over every text, so their number is limited, far above what published tokenizers
-  /// have.
+  /// Each step walks over every text, so their number is limited, far above what published
+  /// tokenizers have.
   static void limit_steps(const Json& json, std::size_t count) {
     require(count < 64, json.where(), ": more than 64 steps");
   }
