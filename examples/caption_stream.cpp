@@ -464,7 +464,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("-q,--quiet", a.quiet, "nothing on stderr but errors");
   return program::run("caption_stream", app, argc, argv, [&] {
-    if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
+    if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     catch_signals();
     check(a);
     casa::ThreadPool pool(a.threads);

@@ -341,7 +341,7 @@ int main(int argc, char** argv) {
     };
     sigaction(SIGINT, &action, nullptr);
 
-    if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
+    if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     if (file->count() > 0) {
       std::ifstream in(a.prompt_file, std::ios::binary);
       casa::require(in.good() && !std::filesystem::is_directory(a.prompt_file), "-f: cannot read ",

@@ -156,7 +156,7 @@ int main(int argc, char** argv) {
   std::string folder_name;
   app.add_option("DIR", folder_name, "folder with config.json and model.safetensors")->required();
   return program::run("inspect", app, argc, argv, [&] {
-    std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
+    std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     const ModelFolder folder(folder_name);
     const ModelConfig& c = folder.config();
     program::print("folder           %s\n", folder_name.c_str());

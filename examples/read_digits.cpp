@@ -217,7 +217,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
   return program::run("read_digits", app, argc, argv, [&] {
-    std::fprintf(stderr, "%s\n", casa::build_info().summary().c_str());
+    std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     casa::ThreadPool pool(threads);
     const casa::Context context{.executor = pool};
     if (model.empty() && streams.empty() && json.empty()) {

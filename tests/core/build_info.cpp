@@ -24,6 +24,12 @@ TEST_CASE("optimisation and asserts are told apart") {
   CHECK(info.asserts == asserts);
   CHECK((info.summary().find("asserts on") != std::string::npos) == asserts);
   CHECK((info.hint().find("not optimised") != std::string::npos) == !info.optimised);
+  casa::BuildInfo other = info;
+  other.optimised = true;
+  other.faster_isa = {};
+  CHECK(other.report() == other.summary());
+  other.optimised = false;
+  CHECK(other.report().starts_with(other.summary() + "\nnot optimised: build with "));
 }
 
 TEST_CASE("a machine is never said to have less than the program uses") {

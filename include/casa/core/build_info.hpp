@@ -36,6 +36,12 @@ struct BuildInfo {
       return text("this machine has ", faster_isa, ": build the whole program with -march=native");
     return {};
   }
+  /// summary(), and hint() on a line of its own where there is one: what a program prints when it
+  /// starts.
+  std::string report() const {
+    const std::string more = hint();
+    return more.empty() ? summary() : summary() + "\n" + more;
+  }
 };
 
 /// How the calling file was built.
