@@ -9,7 +9,7 @@ complain() { printf 'FAILED: %s\n' "$*"; bad=1; }
 
 rank() {
   case "$1" in
-    core) echo 0 ;; simd | stream) echo 1 ;; attention | linear) echo 2 ;; layers) echo 3 ;;
+    core) echo 0 ;; simd | stream) echo 1 ;; attention | linear) echo 2 ;; layers | c) echo 3 ;;
     model) echo 4 ;; vision) echo 5 ;; generate | train) echo 6 ;;
     files) echo 7 ;; json) echo 8 ;; checkpoint | text) echo 9 ;; image | session) echo 10 ;;
     *) complain "casa/$1: an unknown folder" >&2; echo 9 ;;
