@@ -5,20 +5,22 @@
 // Eigen on the include path and with the flags of the program's choice (-O3 -DNDEBUG
 // -march=native), or link the CMake target casa::c, which does just that. A library for ctypes:
 //
-//   c++ -std=c++20 -O3 -DNDEBUG -march=native -shared -fPIC -pthread -I include -I
-//   /usr/include/eigen3
-//       include/casa/c/casa.cpp -o libcasa.so
+//   c++ -std=c++20 -O3 -DNDEBUG -march=native -shared -fPIC -pthread
+//     -I include -I /usr/include/eigen3 include/casa/c/casa.cpp -o libcasa.so
 //
 // Every function that can fail returns a casa_status (CASA_OK is 0); casa_last_error() then says
 // what was wrong, with the name, the expected and the actual value. A call that is refused
 // (CASA_INVALID) has written nothing. Sizes and strides count values, not bytes. Everything may be
 // called from several threads at once.
+/// @file
+/// Attention from C: the functions, structs and values of the C interface.
 #ifndef CASA_C_CASA_H
 #define CASA_C_CASA_H
 
 #include <stdint.h>
 
 #if defined(__GNUC__)
+/// Makes a function visible in a shared library that hides its other symbols.
 #define CASA_C_API __attribute__((visibility("default")))
 #else
 #define CASA_C_API
@@ -28,10 +30,11 @@
 extern "C" {
 #endif
 
-/// What functions return.
+/// What functions return: one of the values below.
 typedef int32_t casa_status;
+/// The values of a casa_status.
 enum {
-  CASA_OK = 0,
+  CASA_OK = 0,         ///< done
   CASA_INVALID = 1,    ///< an argument was refused, before anything was written
   CASA_NO_MEMORY = 2,  ///< memory ran out; what was to be written may have been written in part
   CASA_FAILED = 3      ///< anything else; what was to be written may have been written in part
@@ -40,24 +43,30 @@ enum {
 /// Types of values. Queries, outputs and states are CASA_F32 or CASA_F64. Keys and values have the
 /// same type, or are CASA_BF16 or CASA_F16 below queries in CASA_F32.
 typedef int32_t casa_dtype;
-enum { CASA_F32 = 0, CASA_F64 = 1, CASA_BF16 = 2, CASA_F16 = 3 };
+/// The values of a casa_dtype.
+enum {
+  CASA_F32 = 0,   ///< float
+  CASA_F64 = 1,   ///< double
+  CASA_BF16 = 2,  ///< bfloat16: the upper half of a float
+  CASA_F16 = 3    ///< IEEE binary16
+};
 
 /// Threads and scratch memory: made once, used by many calls, also by several at once.
 typedef struct casa_pool casa_pool;
 
 /// The half-open range [begin, end) of keys; empty where begin >= end.
 typedef struct casa_interval {
-  int64_t begin;
-  int64_t end;
+  int64_t begin;  ///< the first place
+  int64_t end;    ///< behind the last
 } casa_interval;
 
 /// `count` keys and their values where they lie: value i of token t of head h is
 /// k[h * head_stride + t * token_stride + i]. Head-major keys (token_stride = head_dim) are read
 /// fastest.
 typedef struct casa_keys {
-  const void* k;
-  const void* v;
-  int64_t count;
+  const void* k;         ///< keys, of the attention's key_dtype
+  const void* v;         ///< values, in the strides of the keys
+  int64_t count;         ///< keys, and values, in this piece
   int64_t token_stride;  ///< 0: num_kv_heads * head_dim, as in a packed (count, heads, dim) array
   int64_t head_stride;   ///< 0: head_dim
 } casa_keys;
@@ -65,17 +74,17 @@ typedef struct casa_keys {
 /// Queries, keys and what each query sees. A struct of zeros is a valid start: what may be left
 /// zero says so.
 typedef struct casa_attention {
-  casa_dtype dtype;      ///< of q, of the output, of its log-sum-exp and of states
-  casa_dtype key_dtype;  ///< of all keys and values
-  int64_t num_heads;
-  int64_t num_kv_heads;  ///< divides num_heads: query head h reads h / (num_heads / num_kv_heads)
-  int64_t head_dim;
+  casa_dtype dtype;       ///< of q, of the output, of its log-sum-exp and of states
+  casa_dtype key_dtype;   ///< of all keys and values
+  int64_t num_heads;      ///< heads of queries
+  int64_t num_kv_heads;   ///< divides num_heads: query head h reads h / (num_heads / num_kv_heads)
+  int64_t head_dim;       ///< values of a head, in q, k and v
   double scale;           ///< of the scores q.k; 0: 1 / sqrt(head_dim)
   const void* q;          ///< (rows, num_heads * head_dim), heads side by side
   int64_t rows;           ///< number of queries
   int64_t q_stride;       ///< from row to row; 0: num_heads * head_dim
-  const casa_keys* keys;  ///< num_pieces pieces of keys, laid end to end: key j of the first
-  int64_t num_pieces;     ///< piece has place j, the next piece goes on from there
+  const casa_keys* keys;  ///< pieces laid end to end: key j of the first has place j, and so on
+  int64_t num_pieces;     ///< entries of keys
   const casa_interval* intervals;  ///< (rows): the places that each query sees
   casa_pool* pool;                 ///< null: the calling thread alone, with fresh scratch memory
 } casa_attention;
@@ -84,26 +93,33 @@ typedef struct casa_attention {
 /// over the other keys it gives exactly the attention over all of them. Scores are counted in
 /// base 2. Arrays are packed.
 typedef struct casa_state {
-  casa_dtype dtype;  ///< of all three arrays: CASA_F32 or CASA_F64
-  int64_t rows;
-  int64_t num_heads;
-  int64_t head_dim;
-  void* max;  ///< (rows, num_heads): the largest score; -inf: no key was seen
-  void* sum;  ///< (rows, num_heads): the sum of 2^(score - max)
-  void* out;  ///< (rows, num_heads * head_dim): the weighted values, not divided by sum
+  casa_dtype dtype;   ///< of all three arrays: CASA_F32 or CASA_F64
+  int64_t rows;       ///< number of queries
+  int64_t num_heads;  ///< heads of queries
+  int64_t head_dim;   ///< values of a head
+  void* max;          ///< (rows, num_heads): the largest score; -inf: no key was seen
+  void* sum;          ///< (rows, num_heads): the sum of 2^(score - max)
+  void* out;          ///< (rows, num_heads * head_dim): the weighted values, not divided by sum
 } casa_state;
 
 /// `num_tokens` image tokens stand right before text token `position`.
 typedef struct casa_insertion {
-  int64_t position;
-  int64_t num_tokens;
+  int64_t position;    ///< 0 to the number of text tokens
+  int64_t num_tokens;  ///< image tokens
 } casa_insertion;
 
 /// Which tokens of a stream give keys, and thereby their order: the text, the images, or both as
 /// they stand in the stream.
-enum { CASA_KEYS_TEXT = 0, CASA_KEYS_IMAGE = 1, CASA_KEYS_IMAGE_TEXT = 2 };
+enum {
+  CASA_KEYS_TEXT = 0,       ///< text tokens: self-attention
+  CASA_KEYS_IMAGE = 1,      ///< image tokens: cross-attention
+  CASA_KEYS_IMAGE_TEXT = 2  ///< both: CASA, token insertion
+};
 /// Whether a text token sees the keys of its own window only or those of all windows so far.
-enum { CASA_HISTORY_WINDOW = 0, CASA_HISTORY_ALL = 1 };
+enum {
+  CASA_HISTORY_WINDOW = 0,  ///< its window: the image before it, and the text since
+  CASA_HISTORY_ALL = 1      ///< everything so far
+};
 
 /// The version and how the library was compiled, one line of text.
 CASA_C_API const char* casa_version(void);
