@@ -77,7 +77,8 @@ casa::DecoderConfig config_of(const std::string& variant, const Arguments& a) {
   return c;
 }
 
-// Every weight is the beginning of one table of random numbers, and every norm's that of one table of ones.
+// Every weight is the beginning of one table of random numbers, and every norm's that of one table
+// of ones.
 class Weights {
  public:
   explicit Weights(Index size) : values_(size), ones_(size) {

@@ -29,7 +29,7 @@ int main(int argc, char** argv) try {
   const casa::Context context{.executor = pool};
   const casa::GenerateOptions greedy;  // the likeliest token each time
   const casa::Generation text =
-      casa::generate(model.decoder, casa::Prompt<float>{.ids = prompt}, greedy, 24, context);
+      casa::generate(model.decoder, casa::PromptInput<float>{.ids = prompt}, greedy, 24, context);
 
   if (tokenizer) {
     std::printf("%s|%s\n", tokenizer->decode(prompt).c_str(), tokenizer->decode(text.ids).c_str());

@@ -224,8 +224,8 @@ CASA_INLINE V(min)(V a, V b) {
 }
 
 /// Forces a vector into a register at this point. Without it g++ 12 repeats the load as a memory
-/// operand of every multiply-add of a tile (a tile of 4 x 4 vectors: 77 % of the peak, 98 % with it),
-/// or creates the vector only inside the loop that follows.
+/// operand of every multiply-add of a tile (a tile of 4 x 4 vectors: 77 % of the peak, 98 % with
+/// it), or creates the vector only inside the loop that follows.
 template <class V>
 CASA_INLINE void keep([[maybe_unused]] V& v) {
 #if defined(__AVX512F__)
