@@ -250,7 +250,7 @@ class Decoder {
                               .fusion = config_.fusion ? &*config_.fusion : nullptr,
                               .streams = {streams, inputs.size()},
                               .trace = trace};
-    // The tables of all rows lie in the first stream's state, so that they outlive the pass.
+    // The tables of all rows lie in the first stream's state, which keeps their memory.
     if (!inputs.empty()) detail::set_rope(pass, inputs[0].state->tables_, at, context);
 
     if (trace) (*trace)(-1, "embed", x);
