@@ -51,10 +51,6 @@ struct Folder {
   }
 };
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 const std::vector<int> ids = {5, 90, 17, 3};
 
 bool same_logits(const Decoder<float>& a, const Decoder<float>& b) {
@@ -73,20 +69,20 @@ TEST_CASE("a tensor renamed, dropped or added is named by the error") {
   Folder f;
   f.at(q_proj).name = "model.layers.1.self_attn.query.weight";
   f.save();
-  CHECK(contains(f.refusal(), text("missing \"", q_proj, "\" [64, 64]")));
-  CHECK(contains(f.refusal(), "unexpected \"model.layers.1.self_attn.query.weight\""));
+  CHECK(has(f.refusal(), text("missing \"", q_proj, "\" [64, 64]")));
+  CHECK(has(f.refusal(), "unexpected \"model.layers.1.self_attn.query.weight\""));
 
   Folder dropped;
   std::erase_if(dropped.tensors, [](const NamedTensor& t) { return t.name == q_proj; });
   dropped.save();
-  CHECK(contains(dropped.refusal(), text("missing \"", q_proj, "\"")));
-  CHECK(!contains(dropped.refusal(), "unexpected"));
+  CHECK(has(dropped.refusal(), text("missing \"", q_proj, "\"")));
+  CHECK(!has(dropped.refusal(), "unexpected"));
 
   Folder added;
   added.tensors.push_back(added.at(q_proj));
   added.tensors.back().name = "model.layers.3.self_attn.q_proj.weight";
   added.save();
-  CHECK(contains(added.refusal(), "unexpected \"model.layers.3.self_attn.q_proj.weight\""));
+  CHECK(has(added.refusal(), "unexpected \"model.layers.3.self_attn.q_proj.weight\""));
 }
 
 TEST_CASE("a tensor of another shape or type is named with what was expected and found") {
@@ -94,8 +90,8 @@ TEST_CASE("a tensor of another shape or type is named with what was expected and
   f.at(q_proj).shape = {32, 128};
   f.at("model.norm.weight").dtype = DType::I32;
   f.save();
-  CHECK(contains(f.refusal(), text("\"", q_proj, "\": expected [64, 64], got [32, 128]")));
-  CHECK(contains(f.refusal(), "\"model.norm.weight\": expected F32, F64, F16 or BF16, got I32"));
+  CHECK(has(f.refusal(), text("\"", q_proj, "\": expected [64, 64], got [32, 128]")));
+  CHECK(has(f.refusal(), "\"model.norm.weight\": expected F32, F64, F16 or BF16, got I32"));
 }
 
 TEST_CASE("a config that asks for more than the files hold is refused before memory is") {
@@ -110,7 +106,7 @@ TEST_CASE("a config that asks for more than the files hold is refused before mem
     f.save();
     f.replace_in_config(change.first, change.second);
     const std::string message = f.refusal();
-    CHECK((contains(message, "expected ") || contains(message, "missing")));
+    CHECK((has(message, "expected ") || has(message, "missing")));
     CHECK(message.size() < 4000);  // the list is cut
   }
 }
@@ -122,14 +118,14 @@ TEST_CASE("a file cut anywhere is an error that names it") {
   for (std::size_t length = 0; length < whole.size(); length += whole.size() / 97) {
     CAPTURE(length);
     f.scratch.write("model.safetensors", whole.substr(0, length));
-    CHECK(contains(f.refusal(), "model.safetensors"));
+    CHECK(has(f.refusal(), "model.safetensors"));
   }
   const std::string config = f.scratch.read("config.json");
   f.scratch.write("model.safetensors", whole);
   for (std::size_t length = 0; length + 2 < config.size(); length += 7) {
     CAPTURE(length);
     f.scratch.write("config.json", config.substr(0, length));
-    CHECK(contains(f.refusal(), "config.json"));
+    CHECK(has(f.refusal(), "config.json"));
   }
   f.scratch.write("config.json", config);
   CHECK(f.refusal() == "");
@@ -137,11 +133,11 @@ TEST_CASE("a file cut anywhere is an error that names it") {
 
 TEST_CASE("missing files are named") {
   Folder f;
-  CHECK(contains(f.refusal(), "model.safetensors"));
-  CHECK(contains(f.refusal(), f.scratch.path()));
+  CHECK(has(f.refusal(), "model.safetensors"));
+  CHECK(has(f.refusal(), f.scratch.path()));
   f.save();
   std::filesystem::remove(f.scratch.file("config.json"));
-  CHECK(contains(f.refusal(), "config.json"));
+  CHECK(has(f.refusal(), "config.json"));
   CHECK_THROWS_AS(load_model<float>(f.scratch.file("nothing")), casa::error);
 }
 
@@ -167,7 +163,7 @@ TEST_CASE("shards are one model, and an index points into its own folder only") 
   std::string outside = index.str();
   outside.replace(outside.find("model-00001"), 11, "../model-00");
   f.scratch.write("model.safetensors.index.json", outside);
-  CHECK(contains(f.refusal(), "../model-00"));
+  CHECK(has(f.refusal(), "../model-00"));
 }
 
 TEST_CASE("the link layout of the Hugging Face cache loads") {
@@ -265,11 +261,11 @@ TEST_CASE("a head that differs from the embedding is used, whatever the config s
   CHECK_FALSE(f.load().config.decoder.tie_word_embeddings);
   f.at("lm_head.weight").dtype = DType::I32;
   f.save();
-  CHECK(contains(f.refusal(), "\"lm_head.weight\": expected F32, F64, F16 or BF16, got I32"));
+  CHECK(has(f.refusal(), "\"lm_head.weight\": expected F32, F64, F16 or BF16, got I32"));
   f.at("lm_head.weight") = named_tensor("lm_head.weight", values);
   f.at("lm_head.weight").shape = {values.cols(), values.rows()};
   f.save();
-  CHECK(contains(f.refusal(), "\"lm_head.weight\": expected"));
+  CHECK(has(f.refusal(), "\"lm_head.weight\": expected"));
 
   // Saved and loaded it is the same model.
   values.eigen() = embed.eigen().colwise().reverse();
@@ -290,11 +286,11 @@ TEST_CASE("a head without an embedding is both where they are tied, a missing he
   save_model(f.scratch.path(), saved.path(), f.load().decoder);
   CHECK(same_logits(load_model<float>(saved.path()).decoder, plain.decoder));
   f.replace_in_config("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
-  CHECK(contains(f.refusal(), "missing \"model.embed_tokens.weight\""));
+  CHECK(has(f.refusal(), "missing \"model.embed_tokens.weight\""));
   Folder headless;
   headless.save();
   headless.replace_in_config("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
-  CHECK(contains(headless.refusal(), "missing \"lm_head.weight\""));
+  CHECK(has(headless.refusal(), "missing \"lm_head.weight\""));
 }
 
 TEST_CASE("what the files hold besides is refused by the option that passes over it") {
@@ -302,8 +298,8 @@ TEST_CASE("what the files hold besides is refused by the option that passes over
   f.tensors.push_back(f.at(q_proj));
   f.tensors.back().name = "extra.weight";
   f.save();
-  CHECK(contains(f.refusal(), "unexpected \"extra.weight\""));
-  CHECK(contains(f.refusal(), "ModelOptions::allow_unexpected"));
+  CHECK(has(f.refusal(), "unexpected \"extra.weight\""));
+  CHECK(has(f.refusal(), "ModelOptions::allow_unexpected"));
   ModelOptions lenient;
   lenient.allow_unexpected = true;
   const Model<float> plain = load_model<float>(golden_model().string());
@@ -324,8 +320,8 @@ TEST_CASE("what the files hold besides is refused by the option that passes over
 TEST_CASE("a file over its limit is refused with the limit's name") {
   ModelOptions small;
   small.files.limits.json_bytes = 100;
-  CHECK(contains(message_of([&] { load_model<float>(golden_model().string(), small); }),
-                 "limit of 100 (LoadLimits::json_bytes)"));
+  CHECK(has(message_of([&] { load_model<float>(golden_model().string(), small); }),
+            "limit of 100 (LoadLimits::json_bytes)"));
 }
 
 TEST_CASE("configs with numbers beyond JSON load, and are saved with them") {
@@ -393,7 +389,7 @@ TEST_CASE("generation_config.json has the last word on where generation ends") {
   f.scratch.write("generation_config.json", R"({"eos_token_id": null})");
   CHECK(f.load().config.tokens.eos == std::vector<int>{2});
   f.scratch.write("generation_config.json", R"({"eos_token_id": "x"})");
-  CHECK(contains(f.refusal(), "eos_token_id"));
+  CHECK(has(f.refusal(), "eos_token_id"));
   ModelOptions without;
   without.generation_config = false;
   CHECK(load_model<float>(f.scratch.path(), without).config.tokens.eos == std::vector<int>{2});
@@ -448,17 +444,17 @@ TEST_CASE("memory that the owner gave back is an error by name when it is read a
     const auto norm = file.at("model.norm.weight").to_vector<float>();
     file.give_back(embed);
     const std::string where = embed.where() + ": its memory was given back";
-    CHECK(contains(message_of([&] { embed.to_vector<float>(); }), where));
-    CHECK(contains(message_of([&] { embed.to_matrix<double>(); }), where));
-    CHECK(contains(message_of([&] { embed.as<float>(); }), where));
-    CHECK(contains(message_of([&] { named_tensor(file.at(embed.name)); }), where));
+    CHECK(has(message_of([&] { embed.to_vector<float>(); }), where));
+    CHECK(has(message_of([&] { embed.to_matrix<double>(); }), where));
+    CHECK(has(message_of([&] { embed.as<float>(); }), where));
+    CHECK(has(message_of([&] { named_tensor(file.at(embed.name)); }), where));
     const CheckpointWeights weights(file);
     const WeightSource source = weights.weights();
     WeightReader<float> reader(source, WeightType::native);
-    CHECK(contains(message_of([&] {
-                     reader.matrix({std::string(embed.name), embed.rows(), embed.cols()});
-                   }),
-                   where));
+    CHECK(has(message_of([&] {
+                reader.matrix({std::string(embed.name), embed.rows(), embed.cols()});
+              }),
+              where));
     CHECK(file.at("model.norm.weight").to_vector<float>() == norm);
   }
 }
@@ -469,13 +465,13 @@ TEST_CASE("what others share is not given back") {
   const auto before = embed.to_vector<float>();
   {
     const SafeTensors copy = file;
-    CHECK(contains(message_of([&] { file.give_back(embed); }), "2 copies"));
+    CHECK(has(message_of([&] { file.give_back(embed); }), "2 copies"));
     CHECK(copy.at(embed.name).to_vector<float>() == before);
   }
   Checkpoint set(file);
-  CHECK(contains(message_of([&] { set.give_back(embed); }), "2 copies"));
+  CHECK(has(message_of([&] { set.give_back(embed); }), "2 copies"));
   SafeTensors other = read_safetensors((golden_model() / "model.safetensors").string());
-  CHECK(contains(message_of([&] { other.give_back(embed); }), "does not hold it"));
+  CHECK(has(message_of([&] { other.give_back(embed); }), "does not hold it"));
   CHECK(embed.to_vector<float>() == before);
 }
 
@@ -483,6 +479,6 @@ TEST_CASE(
     "load_model gives its files back: a folder given up is an error when it is loaded again") {
   ModelFolder folder(golden_model().string());
   const Model<float> first = std::move(folder).load<float>({});
-  CHECK(contains(message_of([&] { folder.load<float>({}); }), "its memory was given back"));
+  CHECK(has(message_of([&] { folder.load<float>({}); }), "its memory was given back"));
   CHECK(same_logits(first.decoder, load_model<float>(golden_model().string()).decoder));
 }

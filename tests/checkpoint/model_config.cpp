@@ -5,6 +5,7 @@
 #include <map>
 
 #include "casa/json/json.hpp"
+#include "support/messages.hpp"
 
 using namespace casa;
 using namespace casa::io;
@@ -57,10 +58,6 @@ std::string refusal(const Fields& fields) {
   return {};
 }
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 enum class Kind { integer, token, real, boolean, string, list };
 
 struct Field {
@@ -108,8 +105,8 @@ void check_table(const std::vector<Field>& fields, Make&& make) {
       CAPTURE(v.text);
       const std::string message = refusal(make(f.key, v.text));
       if (!in_range(f, v)) {
-        CHECK(contains(message, f.key));
-        CHECK(contains(message, "config.json"));
+        CHECK(has(message, f.key));
+        CHECK(has(message, "config.json"));
       } else if (!f.coupled) {
         CHECK(message == "");
       }
@@ -152,10 +149,10 @@ TEST_CASE("each field of a decoder takes the values it may have and refuses the 
     CAPTURE(theta);
     Fields f = llama();
     f["rope_theta"] = theta;
-    CHECK(contains(refusal(f), "rope_theta"));
+    CHECK(has(refusal(f), "rope_theta"));
     f.erase("rope_theta");
     f["rope_parameters"] = object({{"rope_theta", theta}, {"rope_type", "\"default\""}});
-    CHECK(contains(refusal(f), "rope_theta"));
+    CHECK(has(refusal(f), "rope_theta"));
   }
 }
 
@@ -181,7 +178,7 @@ TEST_CASE("each field of a vision tower takes the values it may have and refuses
   Fields v = vision();
   for (const char* blocks : {"[2]", "[-1]", "[0.5]", "[\"1\"]", "[null]"}) {
     v["fullatt_block_indexes"] = blocks;
-    CHECK(contains(refusal(qwen2_5_vl(v)), "fullatt_block_indexes"));
+    CHECK(has(refusal(qwen2_5_vl(v)), "fullatt_block_indexes"));
   }
 }
 
@@ -191,21 +188,20 @@ TEST_CASE("what is not supported is refused by the value that asks for it") {
     f[key] = value;
     return refusal(f);
   };
-  CHECK(contains(with("model_type", "\"mistral\""), "\"mistral\""));
-  CHECK(contains(with("model_type", "\"mistral\""), "\"helium\""));  // says what is known
-  CHECK(contains(with("hidden_act", "\"gelu\""), "\"gelu\""));
-  CHECK(contains(with("use_sliding_window", "true"), "use_sliding_window"));
-  CHECK(contains(with("sliding_window", "4096"), "4096"));
-  CHECK(contains(with("layer_types", R"(["full_attention", "sliding_attention"])"),
-                 "sliding_attention"));
+  CHECK(has(with("model_type", "\"mistral\""), "\"mistral\""));
+  CHECK(has(with("model_type", "\"mistral\""), "\"helium\""));  // says what is known
+  CHECK(has(with("hidden_act", "\"gelu\""), "\"gelu\""));
+  CHECK(has(with("use_sliding_window", "true"), "use_sliding_window"));
+  CHECK(has(with("sliding_window", "4096"), "4096"));
+  CHECK(
+      has(with("layer_types", R"(["full_attention", "sliding_attention"])"), "sliding_attention"));
   for (const char* type : {"longrope", "su", "proportional", "mrope", "NTK"})
-    CHECK(
-        contains(with("rope_scaling", casa::text(R"({"rope_type": ")", type, R"(", "factor": 4})")),
-                 casa::text("\"yarn\", \"llama3\", got \"", type, "\"")));
-  CHECK(contains(with("rope_parameters", R"({"rope_theta": 1e4, "factor": 4.0})"), "factor"));
-  CHECK(contains(with("partial_rotary_factor", "0.5"), "partial_rotary_factor"));
-  CHECK(contains(with("quantization_config", R"({"bits": 4})"), "quantization_config"));
-  CHECK(contains(with("vision_config", "{}"), "vision_config"));
+    CHECK(has(with("rope_scaling", casa::text(R"({"rope_type": ")", type, R"(", "factor": 4})")),
+              casa::text("\"yarn\", \"llama3\", got \"", type, "\"")));
+  CHECK(has(with("rope_parameters", R"({"rope_theta": 1e4, "factor": 4.0})"), "factor"));
+  CHECK(has(with("partial_rotary_factor", "0.5"), "partial_rotary_factor"));
+  CHECK(has(with("quantization_config", R"({"bits": 4})"), "quantization_config"));
+  CHECK(has(with("vision_config", "{}"), "vision_config"));
   CHECK(with("sliding_window", "null") == "");
   CHECK(with("layer_types", R"(["full_attention", "full_attention"])") == "");
 }
@@ -213,20 +209,20 @@ TEST_CASE("what is not supported is refused by the value that asks for it") {
 TEST_CASE("sizes that do not fit each other are refused") {
   Fields f = llama();
   f["num_key_value_heads"] = "3";
-  CHECK(contains(refusal(f), "num_key_value_heads"));
+  CHECK(has(refusal(f), "num_key_value_heads"));
   f = llama();
   f["head_dim"] = "15";
-  CHECK(contains(refusal(f), "head_dim"));
+  CHECK(has(refusal(f), "head_dim"));
   f.erase("head_dim");
   f["hidden_size"] = "1000";
-  CHECK(contains(refusal(f), "num_attention_heads"));
+  CHECK(has(refusal(f), "num_attention_heads"));
   Fields v = qwen2_5_vl();
   v["rope_scaling"] = R"({"type": "mrope", "mrope_section": [2, 3, 4]})";
-  CHECK(contains(refusal(v), "mrope_section"));
+  CHECK(has(refusal(v), "mrope_section"));
   v["rope_scaling"] = R"({"type": "mrope", "mrope_section": [4, 4]})";
-  CHECK(contains(refusal(v), "mrope_section"));
+  CHECK(has(refusal(v), "mrope_section"));
   v.erase("rope_scaling");
-  CHECK(contains(refusal(v), "mrope_section"));
+  CHECK(has(refusal(v), "mrope_section"));
 }
 
 TEST_CASE("families differ in what their configs leave unsaid") {
@@ -304,11 +300,11 @@ TEST_CASE("both layouts of rotary embedding say the same, of every kind of scali
   }
   Fields f = llama();
   f["rope_scaling"] = R"({"rope_type": "llama3", "factor": 32.0})";
-  CHECK(contains(refusal(f), "low_freq_factor"));
+  CHECK(has(refusal(f), "low_freq_factor"));
   f["rope_scaling"] = R"({"rope_type": "dynamic"})";
-  CHECK(contains(refusal(f), "factor is missing"));
+  CHECK(has(refusal(f), "factor is missing"));
   f["rope_scaling"] = R"({"rope_type": "linear", "factor": Infinity})";
-  CHECK(contains(refusal(f), "factor"));
+  CHECK(has(refusal(f), "factor"));
 }
 
 TEST_CASE("rotary parameters: what transformers reads where configs say several things") {
@@ -339,8 +335,8 @@ TEST_CASE("rotary parameters: what transformers reads where configs say several 
   // Keys that no one reads are refused by the option that passes over them.
   f = llama();
   f["rope_scaling"] = R"({"type": "linear", "factor": 4, "finetuned": true})";
-  CHECK(contains(refusal(f), "finetuned"));
-  CHECK(contains(refusal(f), "LoadLimits::unknown_rope_keys"));
+  CHECK(has(refusal(f), "finetuned"));
+  CHECK(has(refusal(f), "LoadLimits::unknown_rope_keys"));
   LoadLimits lenient;
   lenient.unknown_rope_keys = true;
   CHECK(model_config(parse_json(object(f), "f"), lenient).decoder.rope.scaling ==
@@ -352,12 +348,12 @@ TEST_CASE("rotary parameters: what transformers reads where configs say several 
   f["max_window_layers"] = "1";
   const std::string one = R"({"rope_type": "linear", "factor": 2})";
   f["rope_parameters"] = object({{"full_attention", one}});
-  CHECK(contains(refusal(f), "sliding_attention is missing"));
+  CHECK(has(refusal(f), "sliding_attention is missing"));
   f["rope_parameters"] = object({{"full_attention", one}, {"sliding_attention", one}});
   CHECK(read(f).decoder.rope.scaling == RopeScaling(LinearScaling{2}));
   f["rope_parameters"] =
       object({{"full_attention", one}, {"sliding_attention", R"({"rope_type": "default"})"}});
-  CHECK(contains(refusal(f), "sliding_attention"));
+  CHECK(has(refusal(f), "sliding_attention"));
   f["use_sliding_window"] = "false";
   CHECK(read(f).decoder.rope.scaling == RopeScaling(LinearScaling{2}));
 }
@@ -388,11 +384,11 @@ TEST_CASE("sliding windows hold in the blocks that Qwen2's keys say") {
   CHECK(slides() == std::pair(Index{4096}, Layers{0, 2}));
   for (const char* value : {"null", "0", "-1", "1.5", "\"x\""}) {
     f["sliding_window"] = value;
-    CHECK(contains(refusal(f), value == std::string("null") ? "layer_types[0]" : "sliding_window"));
+    CHECK(has(refusal(f), value == std::string("null") ? "layer_types[0]" : "sliding_window"));
   }
   f["sliding_window"] = "7";
   f["use_sliding_window"] = "false";
-  CHECK(contains(refusal(f), "layer_types[0]"));
+  CHECK(has(refusal(f), "layer_types[0]"));
   Fields unused = f;  // what is switched off may say anything
   unused.erase("layer_types");
   unused["sliding_window"] = "-1";
@@ -400,9 +396,9 @@ TEST_CASE("sliding windows hold in the blocks that Qwen2's keys say") {
   CHECK(read(unused).decoder.sliding_layers.empty());
   f["use_sliding_window"] = "true";
   f["layer_types"] = R"(["sliding_attention"])";
-  CHECK(contains(refusal(f), "num_hidden_layers, 4"));
+  CHECK(has(refusal(f), "num_hidden_layers, 4"));
   f["layer_types"] = R"(["chunked_attention", "full_attention", "full_attention", "x"])";
-  CHECK(contains(refusal(f), "chunked_attention"));
+  CHECK(has(refusal(f), "chunked_attention"));
   // The vision family has the same keys; llama and helium have none.
   Fields v = qwen2_5_vl();
   v["use_sliding_window"] = "true";
@@ -415,7 +411,7 @@ TEST_CASE("what an option would take is refused with the option's name, and take
   const auto refused = [](const std::string& key, const std::string& value, const char* option) {
     Fields f = llama();
     f[key] = value;
-    CHECK(contains(refusal(f), option));
+    CHECK(has(refusal(f), option));
   };
   refused("num_hidden_layers", "1025", "LoadLimits::layers");
   refused("num_attention_heads", "2048", "LoadLimits::heads");
@@ -447,7 +443,7 @@ TEST_CASE("ids that no vocabulary has name no token") {
   CHECK(read(f).tokens.eos.empty());
   for (const char* bad : {"[null]", "[[1]]", "1.0", "true", "\"2\""}) {
     f["eos_token_id"] = bad;
-    CHECK(contains(refusal(f), "eos_token_id"));
+    CHECK(has(refusal(f), "eos_token_id"));
   }
 }
 
@@ -482,5 +478,5 @@ TEST_CASE("text settings may be nested in text_config") {
   CHECK(read(outer).tokens.eos == std::vector<int>{7});
   text["model_type"] = "\"qwen2\"";
   outer["text_config"] = object(text);
-  CHECK(contains(refusal(outer), "text_config.model_type"));
+  CHECK(has(refusal(outer), "text_config.model_type"));
 }

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "generate/small_captioner.hpp"
+#include "support/messages.hpp"
 #include "support/scratch.hpp"
 
 using namespace casa;
@@ -19,10 +20,6 @@ std::string refusal(F&& f) {
     return e.what();
   }
   return "accepted";
-}
-
-bool contains(const std::string& s, std::string_view part) {
-  return s.find(part) != std::string::npos;
 }
 
 template <class T>
@@ -123,8 +120,8 @@ TEST_CASE("notes come back with the session, and the checksum holds them") {
   REQUIRE(at != std::string::npos);
   changed[at] = 8;
   scratch.write("s", changed);
-  CHECK(contains(refusal([&] { io::load_session(scratch.file("s"), resumed, "m"); }),
-                 "checksum differs"));
+  CHECK(
+      has(refusal([&] { io::load_session(scratch.file("s"), resumed, "m"); }), "checksum differs"));
 }
 
 TEST_CASE("a wrong, changed or cut session is refused by name, and nothing changes") {
@@ -143,12 +140,12 @@ TEST_CASE("a wrong, changed or cut session is refused by name, and nothing chang
   const CaptionerState before = other.state();
   const auto refused = [&](const std::string& model = "model A") {
     const std::string why = refusal([&] { io::load_session(path, other, model); });
-    CHECK(contains(why, path));
+    CHECK(has(why, path));
     CHECK(other.state() == before);
     return why;
   };
 
-  CHECK(contains(refused("model B"), "another model"));
+  CHECK(has(refused("model B"), "another model"));
   for (std::size_t cut = 0; cut < good.size(); cut += 1 + good.size() / 97) {
     CAPTURE(cut);
     scratch.write("session", good.substr(0, cut));
@@ -167,13 +164,13 @@ TEST_CASE("a wrong, changed or cut session is refused by name, and nothing chang
   CaptionerOptions wide = small_options();
   wide.state.text_window = 25;
   Captioner<float> wider(stage.model, context, wide);
-  CHECK(contains(refusal([&] { io::load_session(path, wider, "model A"); }), "state options"));
+  CHECK(has(refusal([&] { io::load_session(path, wider, "model A"); }), "state options"));
   Stage<double> in_double;
   Captioner<double> doubles(in_double.model, context, small_options());
-  CHECK(contains(refusal([&] { io::load_session(path, doubles, "model A"); }), "F64"));
+  CHECK(has(refusal([&] { io::load_session(path, doubles, "model A"); }), "F64"));
 
   io::write_safetensors(path, {}, {});
-  CHECK(contains(refused(), "not a session"));
+  CHECK(has(refused(), "not a session"));
 }
 
 TEST_CASE("numbers that do not fit each other are refused, also with a right checksum") {
@@ -203,7 +200,7 @@ TEST_CASE("numbers that do not fit each other are refused, also with a right che
       const std::string bad = scratch.file("bad");
       io::write_safetensors(bad, tensors, metadata);
       Captioner<float> other(stage.model, context, small_options());
-      CHECK(contains(refusal([&] { io::load_session(bad, other, "m"); }), bad));
+      CHECK(has(refusal([&] { io::load_session(bad, other, "m"); }), bad));
     }
   }
 }

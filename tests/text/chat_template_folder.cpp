@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "casa/text/chat_template_text.hpp"
+#include "support/messages.hpp"
 #include "support/scratch.hpp"
 #include "text/small_tokenizer.hpp"
 
@@ -37,10 +38,6 @@ std::string fault(const std::string& folder, std::string_view name = {}) {
     return e.what();
   }
   return "";
-}
-
-bool contains(const std::string& s, const std::string& part) {
-  return s.find(part) != std::string::npos;
 }
 
 std::string config(const std::string& chat_template) {
@@ -81,11 +78,11 @@ TEST_CASE("a template that says another thing is another") {
 
 TEST_CASE("a folder's own template is found where transformers looks") {
   const Scratch scratch;
-  CHECK(contains(fault(scratch.path()), "no chat template"));
-  CHECK(contains(fault(scratch.path()), "--chat-template NAME (chatml, smollm2, qwen2,"));
+  CHECK(has(fault(scratch.path()), "no chat template"));
+  CHECK(has(fault(scratch.path()), "--chat-template NAME (chatml, smollm2, qwen2,"));
   CHECK(folder_chat_template(scratch.path(), "qwen2").chat.name == "qwen2");
   CHECK(folder_chat_template(scratch.path(), "llama3").bos == "<|begin_of_text|>");
-  CHECK(contains(fault(scratch.path(), "qwen9"), "no chat template is called \"qwen9\""));
+  CHECK(has(fault(scratch.path(), "qwen9"), "no chat template is called \"qwen9\""));
 
   scratch.write("tokenizer_config.json", config(small::quoted_json(chatml[0])));
   CHECK(folder_chat_template(scratch.path()).chat.name == "chatml");
@@ -93,7 +90,7 @@ TEST_CASE("a folder's own template is found where transformers looks") {
   CHECK(folder_chat_template(scratch.path(), "llama3").bos == "<b>");
 
   scratch.write("tokenizer_config.json", config("null"));
-  CHECK(contains(fault(scratch.path()), "no chat template"));
+  CHECK(has(fault(scratch.path()), "no chat template"));
   const std::string known = small::quoted_json(chatml[1]);
   scratch.write("tokenizer_config.json",
                 config(R"([{"name":"tool_use","template":"x"},{"name":"default","template":)" +
@@ -101,7 +98,7 @@ TEST_CASE("a folder's own template is found where transformers looks") {
   CHECK(folder_chat_template(scratch.path()).chat.name == "chatml");
   scratch.write("tokenizer_config.json",
                 config(R"([{"name":"tool_use","template":)" + known + "}]"));
-  CHECK(contains(fault(scratch.path()), "no template is called \"default\", only \"tool_use\""));
+  CHECK(has(fault(scratch.path()), "no template is called \"default\", only \"tool_use\""));
 
   // Python writes numbers that JSON has not.
   std::string infinite = config(known);
@@ -109,16 +106,16 @@ TEST_CASE("a folder's own template is found where transformers looks") {
   scratch.write("tokenizer_config.json", infinite);
   CHECK(folder_chat_template(scratch.path()).chat.name == "chatml");
   scratch.write("tokenizer_config.json", config("[]"));
-  CHECK(contains(fault(scratch.path()), "no template is called \"default\", the list is empty"));
+  CHECK(has(fault(scratch.path()), "no template is called \"default\", the list is empty"));
 
   // the file of its own wins
   scratch.write("chat_template.jinja", "{% for m in messages %}{{ m.content");
-  CHECK(contains(fault(scratch.path()), "chat_template.jinja: "));
-  CHECK(contains(fault(scratch.path()), "--no-system"));
+  CHECK(has(fault(scratch.path()), "chat_template.jinja: "));
+  CHECK(has(fault(scratch.path()), "--no-system"));
   scratch.write("tokenizer_config.json", config(known));
   scratch.write("chat_template.jinja", "{{ messages }}");
-  CHECK(contains(fault(scratch.path()), "chat_template.jinja: this chat template is not a known"));
-  CHECK(contains(fault(scratch.path()), "--no-system"));
+  CHECK(has(fault(scratch.path()), "chat_template.jinja: this chat template is not a known"));
+  CHECK(has(fault(scratch.path()), "--no-system"));
   CHECK(folder_chat_template(scratch.path(), "qwen2.5").chat.name == "qwen2.5");
   scratch.write("tokenizer_config.json", config("\"{{ messages }}\""));
   scratch.write("chat_template.jinja", chatml[0]);
@@ -135,9 +132,9 @@ TEST_CASE("a processor's template stands before that of the tokenizer") {
 TEST_CASE("files that are broken are refused by name") {
   const Scratch scratch;
   scratch.write("tokenizer_config.json", config("7"));
-  CHECK(contains(fault(scratch.path()), "chat_template: expected an array"));
+  CHECK(has(fault(scratch.path()), "chat_template: expected an array"));
   scratch.write("tokenizer_config.json", config("[{\"name\":\"default\"}]"));
-  CHECK(contains(fault(scratch.path()), "template"));
+  CHECK(has(fault(scratch.path()), "template"));
   scratch.write("tokenizer_config.json", config("\"{% if\""));
-  CHECK(contains(fault(scratch.path()), "does not end"));
+  CHECK(has(fault(scratch.path()), "does not end"));
 }
