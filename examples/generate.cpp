@@ -136,6 +136,14 @@ void report(std::size_t prompt_tokens, double prefill, const Answer& answer) {
       rate(answer.ids.size(), answer.seconds), static_cast<double>(peak_bytes()) / 1048576);
 }
 
+// What a chat begins with: the system message, if there is one, and the first thing said.
+std::vector<casa::io::ChatMessage> opening(const Arguments& a, casa::io::ChatMessage user) {
+  std::vector<casa::io::ChatMessage> messages;
+  if (!a.system.empty()) messages.push_back({"system", a.system});
+  messages.push_back(std::move(user));
+  return messages;
+}
+
 casa::io::EncodedPrompt encoded_prompt(Session& session, const Arguments& a) {
   using namespace casa::io;
   if (!a.prompt_ids.empty())  // pictures stand before the ids
@@ -147,10 +155,8 @@ casa::io::EncodedPrompt encoded_prompt(Session& session, const Arguments& a) {
   if (a.chat) {
     const ChatTemplate& chat = session.chat();
     const MarkedText marked = split_marks(text);
-    std::vector<ChatMessage> messages;
-    if (!a.system.empty()) messages.push_back({"system", a.system});
-    messages.push_back({"user", marked.text, marked.image_at});
-    prompt = chat_prompt(chat, messages, session.chat_options());
+    prompt = chat_prompt(chat, opening(a, {"user", marked.text, marked.image_at}),
+                         session.chat_options());
   } else {
     prompt = plain_prompt(text, session.vision_delimiters());
   }
@@ -203,12 +209,14 @@ int run_chat(Session& session, const Arguments& a, const casa::Context& context)
   const auto complain = [](const std::exception& e, const char* what) {
     std::fprintf(stderr, "generate: %s (%s)\n", e.what(), what);
   };
-  // What the command line alone makes impossible is an error at once, not one of every turn.
-  std::vector<ChatMessage> opening;
-  if (!a.system.empty()) opening.push_back({"system", a.system});
-  opening.push_back({"user", "?"});
-  (void)encode(session.tokenizer(), chat_prompt(chat, opening, session.chat_options()));
   bool first = true;
+  const auto encoded_turn = [&](const ChatMessage& user) {
+    return encode(session.tokenizer(),
+                  first ? chat_prompt(chat, opening(a, user), session.chat_options())
+                        : next_turn(chat, std::vector{user}, session.chat_options()));
+  };
+  // What the command line alone makes impossible is an error at once, not one of every turn.
+  (void)encoded_turn({"user", "?"});
   for (std::string line; !interrupted;) {
     if (isatty(STDIN_FILENO)) std::fputs("> ", stderr);
     if (!std::getline(std::cin, line) || line == "/quit") break;
@@ -225,15 +233,10 @@ int run_chat(Session& session, const Arguments& a, const casa::Context& context)
       }
       continue;
     }
-    // A picture stands before what is said; <image> in a line is text.
-    std::vector<ChatMessage> messages;
-    if (first && !a.system.empty()) messages.push_back({"system", a.system});
-    messages.push_back({"user", line, std::vector<std::size_t>(images.size(), 0)});
     EncodedPrompt prompt;
     try {
-      prompt =
-          encode(session.tokenizer(), first ? chat_prompt(chat, messages, session.chat_options())
-                                            : next_turn(chat, messages, session.chat_options()));
+      // A picture stands before what is said; <image> in a line is text.
+      prompt = encoded_turn({"user", line, std::vector<std::size_t>(images.size(), 0)});
     } catch (const std::exception& e) {
       complain(e, "the turn was not taken");
       continue;
