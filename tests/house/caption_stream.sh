@@ -121,9 +121,9 @@ refuse "cues behind the session's time" "all.srt: its cues end at 00:01:52,000, 
 refuse "records behind the session's time" "all.jsonl: its records end at 00:01:52,000" resumed --jsonl all.jsonl
 refuse "subtitles are looked at before records are changed" "old.txt" resumed --srt old.srt --jsonl old.txt
 cp old.txt over.srt; frames 0 2 | read_frames --raw 32x32x1 --overwrite --srt over.srt > /dev/null 2> err; rc=$?
+check "--overwrite overwrites" '[ $rc -eq 0 ] && [ "$(cues over.srt)" -eq 2 ] && ! grep -q notes over.srt'
 cp old.txt none.srt; read_frames --raw 32x32x1 --overwrite --srt none.srt < /dev/null > /dev/null 2> err
 check "a stream without a frame overwrites nothing" 'cmp -s old.txt none.srt'
-check "--overwrite overwrites" '[ $rc -eq 0 ] && [ "$(cues over.srt)" -eq 2 ] && ! grep -q notes over.srt'
 : > empty.srt; frames 0 2 | read_frames --raw 32x32x1 --srt empty.srt > /dev/null 2> err; rc=$?
 check "an empty file is no loss" '[ $rc -eq 0 ] && [ "$(cues empty.srt)" -eq 2 ]'
 tr -d '\r' < go100.srt | sed 's/$/\r/' > crlf.srt; cp s100 s
