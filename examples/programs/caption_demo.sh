@@ -3,9 +3,9 @@
 # by the trained CASA model. The subtitles show what was read and the truth. The model was trained on
 # streams of three or four images: bounded text whose positions restart is what lets it read on.
 #
-#   examples/caption_demo.sh [BUILD_FOLDER [OUT_FOLDER]]
+#   examples/programs/caption_demo.sh [BUILD_FOLDER [OUT_FOLDER]]
 set -euo pipefail
-top=$(cd "$(dirname "$0")/.." && pwd)
+top=$(cd "$(dirname "$0")/../.." && pwd)
 build=${1:-$top/build} out=${2:-$(mktemp -d)}
 mkdir -p "$out"
 "$build/examples/digit_frames" --scale 16 --truth "$out/truth.txt" |

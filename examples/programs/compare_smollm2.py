@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Holds examples/generate against the transformers package: greedy ids on the same folder, in float32.
+"""Compares build/examples/generate with the transformers package: greedy ids on the same folder, in float32.
 
     pip install torch transformers
-    python examples/compare_smollm2.py DIR --generate build/examples/generate
+    python examples/programs/compare_smollm2.py DIR --generate build/examples/generate
 
 Prints one line a prompt and ends with status 1 where ids differ. Where they do, the margin between the best two
 logits of transformers at that token tells a tie from an error.
