@@ -8,32 +8,12 @@
 #pragma once
 
 #include "casa/core/context.hpp"
+#include "casa/linear/blocking.hpp"
 #include "casa/linear/tile.hpp"
 
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
-
-/// Rows [0, rows) cut into tiles of at most kTileRows whose sizes differ by one at most.
-struct TileSplit {
-  Index rows = 0;
-  Index tiles = 0;
-
-  explicit TileSplit(Index n) : rows(n), tiles((n + kTileRows - 1) / kTileRows) {}
-  Index begin(Index t) const { return t * (rows / tiles) + (std::min)(t, rows % tiles); }
-  Index size(Index t) const { return begin(t + 1) - begin(t); }
-};
-
-/// Rows of x packed at a time: bounds the scratch memory.
-inline constexpr Index kPackRows = 960;
-/// Tiles that share a block of weights, at most: more reuse of each block against more packed rows
-/// that must stay in the second-level cache.
-inline constexpr Index kBlockTiles = 24;
-/// Panels of a job, at most: more reuse of the packed rows against jobs that threads can share out.
-inline constexpr Index kJobPanels = 16;
-/// Packed rows of up to so many bytes count as staying in a core's second-level cache beside the
-/// weights that pass through it. (Machines with 512-bit vectors have 1 MiB and more.)
-inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
 
 /// Whether weights of type S are widened into scratch before many rows use them, not in registers:
 /// where widening takes more than an instruction or two. Without 256-bit vectors, widening bfloat16
@@ -41,15 +21,6 @@ inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : In
 template <Scalar T, class S>
 inline constexpr bool kWidensBefore =
     !std::same_as<S, T> && !simd::kWidensFast<S> && (simd::kBytes < 32 || std::same_as<S, half>);
-
-/// The k of a block: 64 for each tile that shares it, between 128 and 512, rounded so that blocks
-/// are even and hold whole groups. Deeper blocks store and load the sums less often; shallower ones
-/// leave more of the cache to the packed rows.
-inline Index block_depth_for(Index depth, Index tiles) {
-  const Index aim = std::clamp<Index>(64 * tiles, 128, 512);
-  const Index blocks = std::max<Index>(1, (depth + aim / 2) / aim);
-  return ((depth + blocks - 1) / blocks + kQuantGroup - 1) / kQuantGroup * kQuantGroup;
-}
 
 /// x W^T for a sequence of panels. Calls store(panel, row, rows, tile, worker) once for each panel
 /// and each tile of rows: tile (rows x kWidth) holds the outputs of rows [row, row + rows). The
@@ -79,11 +50,6 @@ class Product {
   }
 
  private:
-  Index job_panels(Index shares, Index multiple) const {
-    const Index share = (panels_.count + shares - 1) / shares;
-    return (share + multiple - 1) / multiple * multiple;
-  }
-
   // One tile of rows. Each panel is read once, and its reads stay simd::kReadAhead bytes behind the
   // prefetches.
   template <class S, class Store>
@@ -103,8 +69,8 @@ class Product {
     const Index step = Format::kScaled ? kQuantGroup : rows > 1 ? kPackedBlock : 1;
     const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
     const Index workers = context_.executor.num_workers();
-    const Index share = workers == 1 ? panels_.count : job_panels(workers * 8, 2);
-    context_.executor.for_each((panels_.count + share - 1) / share, [&](Index job, Index worker) {
+    const Index share = workers == 1 ? panels_.count : even_share(panels_.count, workers * 8);
+    context_.executor.for_each(ceil_div(panels_.count, share), [&](Index job, Index worker) {
       alignas(64) T tile[std::size_t{kWholePanelRows * kWidth}];
       const Index end = (std::min)(panels_.count, (job + 1) * share);
       for (Index i = job * share; i < end; ++i) {
@@ -119,84 +85,72 @@ class Product {
     });
   }
 
-  // A: the type as which rows of x are multiplied, T or pairs of bfloat16.
+  // The rows of x, tile by tile, as the micro-kernel reads them. A: what rows are multiplied as, T
+  // or pairs of bfloat16.
+  template <class A>
+  const A* pack_rows(MatrixView<const T> x, const TileSplit& split, Index packed_size) const {
+    A* packed = context_.workspace.take<A>(x.rows() * packed_size);
+    context_.executor.for_each(split.tiles, [&](Index t, Index) {
+      const Index row = split.begin(t);
+      pack_tile<A>(x.middle_rows(row, split.size(t)), packed + row * packed_size);
+    });
+    return packed;
+  }
+
   template <class S, class A, class Store>
   void run_many(MatrixView<const T> x, Index first_row, Store& store) const {
     using Format = PanelFormat<T, S>;
-    using Wide = typename Format::Wide;
     constexpr bool widens = kWidensBefore<T, S>;
+    using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
     constexpr Index unit = simd::kUnit<A>;
     static_assert(kQuantGroup % (unit * kPackedBlock) == 0);  // blocks of k are whole packed blocks
-    using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
     const Workspace::Frame frame(context_.workspace);
-    const Index depth = weight_.depth(), workers = context_.executor.num_workers();
-    const TileSplit split(x.rows());
-    const Index a_depth = packed_depth(depth / unit);
-    A* packed = context_.workspace.take<A>(x.rows() * a_depth);
-    context_.executor.for_each(split.tiles, [&](Index t, Index) {
-      pack_tile<A>(x.middle_rows(split.begin(t), split.size(t)), packed + split.begin(t) * a_depth);
-    });
-
-    const Index row_blocks = (split.tiles + kBlockTiles - 1) / kBlockTiles;
-    const Index block_tiles = (split.tiles + row_blocks - 1) / row_blocks;
-    const Index block_rows = block_tiles * split.size(0);
-    const Index shares = workers == 1 ? 1 : (workers * 4 + row_blocks - 1) / row_blocks;
-    const Index share = (std::min)(kJobPanels, job_panels(shares, 2));
-    const Index jobs_per_block = (panels_.count + share - 1) / share;
-    // Where a block's rows stay in cache, each panel is read to its end before the next. Else all
-    // panels of the job use one block of k before the next block, so that the rows' part of it
-    // stays.
-    const bool panels_outer = block_rows * a_depth * Index{sizeof(A)} <= kRowBlockBytes;
-    const Index block_depth = block_depth_for(depth, block_tiles);
-    const Index depth_blocks = (depth + block_depth - 1) / block_depth;
-    const Index parts = Format::kVectors / tile_vectors<T>(split.size(0));  // of a panel
-    const Index sum_panels = panels_outer || depth_blocks == 1 ? 1 : share;
-    const Index sum_size = sum_panels * block_rows * kWidth;
-    const Index wide_size = widens ? Wide::bytes(block_depth) / Index{sizeof(T)} : 0;
+    const Index packed_size = packed_depth(weight_.depth() / unit);
+    const Index workers = context_.executor.num_workers();
+    const ProductBlocking cut(x.rows(), panels_.count, weight_.depth(),
+                              packed_size * Index{sizeof(A)}, workers);
+    const A* packed = pack_rows<A>(x, cut.rows, packed_size);
+    const Index calls_per_tile = Format::kVectors / tile_vectors<T>(cut.rows.size(0));
+    // Each worker has the sums of its open panels, and a widened block of weights.
+    const Index sum_size = cut.open_panels() * cut.job_rows() * kWidth;
+    const Index wide_size =
+        widens ? Format::Wide::bytes(cut.block_depth) / Index{sizeof(T)} : Index{0};
     T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
 
-    context_.executor.for_each(jobs_per_block * row_blocks, [&](Index job, Index worker) {
+    context_.executor.for_each(cut.num_jobs(), [&](Index j, Index worker) {
       T* sums = scratch + worker * (sum_size + wide_size);
-      const Index first_tile = job / jobs_per_block * block_tiles;
-      const Index tiles = (std::min)(block_tiles, split.tiles - first_tile);
-      const Index begin = job % jobs_per_block * share;
-      const Index panels = (std::min)(panels_.count - begin, share);
-      struct Step {
-        Index panel, k;
+      const auto job = cut.job(j);
+      const Index job_row = cut.rows.begin(job.first_tile), steps = cut.num_steps(job);
+      const auto weights_of = [&](const ProductBlocking::Step& step) {
+        return weight_.data(panels_(job.first_panel + step.panel)) + Format::group(step.k);
       };
-      const auto step_at = [&](Index s) {
-        return panels_outer ? Step{s / depth_blocks, s % depth_blocks * block_depth}
-                            : Step{s % panels, s / panels * block_depth};
-      };
-      const auto weights_of = [&](Step s) {
-        return weight_.data(panels_(begin + s.panel)) + Format::group(s.k);
-      };
-      const Index steps = panels * depth_blocks;
       for (Index s = 0; s < steps; ++s) {
-        const Step step = step_at(s);
-        const Index count = (std::min)(block_depth, depth - step.k);
+        const auto step = cut.step(job, s);
         const std::byte* w = weights_of(step);
-        const std::byte* next = weights_of(step_at((std::min)(s + 1, steps - 1)));
+        const std::byte* next = weights_of(cut.step(job, (std::min)(s + 1, steps - 1)));
         if constexpr (widens) {
           auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
-          Format::widen_rows(w, count, wide);
+          Format::widen_rows(w, step.depth, wide);
           w = wide;
         }
-        const Index next_step = Format::bytes(count) / (count * tiles * parts) + 1;
-        const std::byte* ahead = next;
-        for (Index t = 0; t < tiles; ++t) {
-          const Index row = split.begin(first_tile + t), rows = split.size(first_tile + t);
-          T* tile = sums +
-                    (step.panel % sum_panels * block_rows + row - split.begin(first_tile)) * kWidth;
+        // While a block is multiplied, the next is prefetched, equally much in each call of the
+        // micro-kernel.
+        const Index calls = job.tiles * calls_per_tile;
+        Prefetch ahead{next, Format::bytes(step.depth) / (step.depth * calls) + 1};
+        T* step_sums = sums + step.panel % cut.open_panels() * cut.job_rows() * kWidth;
+        for (Index t = 0; t < job.tiles; ++t) {
+          const Index row = cut.rows.begin(job.first_tile + t);
+          const Index rows = cut.rows.size(job.first_tile + t);
+          T* tile = step_sums + (row - job_row) * kWidth;
+          const A* a = packed + row * packed_size + step.k / unit * rows;
           const auto multiply = tile_function<T, TileWeights, A>(rows);
-          const Index part_width = tile_vectors<T>(rows) * simd::kLanes<T>;
-          for (Index lane = 0; lane < kWidth; lane += part_width) {
-            multiply(packed + row * a_depth + step.k / unit * rows, w, lane, count, tile,
-                     step.k > 0, {ahead, next_step});
-            ahead += count * next_step;
+          const Index width = tile_vectors<T>(rows) * simd::kLanes<T>;
+          for (Index lane = 0; lane < kWidth; lane += width) {
+            multiply(a, w, lane, step.depth, tile, step.k > 0, ahead);
+            ahead.at += step.depth * ahead.step;
           }
-          if (step.k + count == depth)
-            store(panels_(begin + step.panel), first_row + row, rows, tile, worker);
+          if (step.k + step.depth == cut.depth)
+            store(panels_(job.first_panel + step.panel), first_row + row, rows, tile, worker);
         }
       }
     });
