@@ -28,10 +28,10 @@ CASA_NAMESPACE_BEGIN
 /// contexts, which may share a thread pool. Keep a context from call to call: its workspace has
 /// then grown to the size needed, and a step allocates nothing.
 struct Context {
-  Executor executor = {};  ///< serial by default
-  Path path = Path::fast;
-  Precision precision = Precision::full;
-  mutable Workspace workspace = {};  ///< scratch; a const Context is still one caller's
+  Executor executor = {};                 ///< serial by default
+  Path path = Path::fast;                 ///< naive: slow, for tests
+  Precision precision = Precision::full;  ///< what products with bfloat16 may round
+  mutable Workspace workspace = {};       ///< scratch; a const Context is still one caller's
 };
 
 CASA_NAMESPACE_END

@@ -22,7 +22,9 @@ CASA_COMMON_NAMESPACE_BEGIN
 /// different -m flags or hide their symbols.
 class CASA_VISIBLE error : public std::runtime_error {
  public:
+  /// `message` is what what() gives.
   CASA_COMMON_INLINE explicit error(const std::string& message) : std::runtime_error(message) {}
+  /// The same from a literal; null is not allowed.
   CASA_COMMON_INLINE explicit error(const char* message) : std::runtime_error(message) {}
 };
 

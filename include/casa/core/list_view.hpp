@@ -15,16 +15,21 @@ CASA_NAMESPACE_BEGIN
 template <class T>
 class ListView {
  public:
+  /// An empty list.
   ListView() = default;
+  /// Values in braces, which live until the end of the full expression.
   ListView(std::initializer_list<T> values) : values_(values.begin(), values.size()) {}
+  /// `count` values at `data`.
   template <class P>
   requires std::is_same_v<P, T*> || std::is_same_v<P, const T*> ListView(P data, std::size_t count)
       : values_(data, count) {}
+  /// Whatever converts to std::span<const T>.
   template <class R>
   requires(!std::is_same_v<std::remove_cvref_t<R>, ListView> &&
            std::is_convertible_v<R&&, std::span<const T>>) ListView(R&& range)
       : values_(std::forward<R>(range)) {}
 
+  /// The values; not owned.
   std::span<const T> span() const { return values_; }
 
  private:

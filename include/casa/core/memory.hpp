@@ -51,7 +51,8 @@ inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std:
 }  // namespace detail
 
 /// `size` values of a trivially copyable T, 64-byte aligned. Fresh values are not initialised
-/// (NaN bits where CASA_POISON is defined).
+/// (NaN bits where CASA_POISON is defined). A copy has memory of its own; what was moved from is
+/// empty.
 template <class T>
 class Buffer {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -68,11 +69,14 @@ class Buffer {
     std::memset(static_cast<void*>(data_), 0xff, bytes());
 #endif
   }
+  /// A copy of all values, in memory of its own. Throws std::bad_alloc without memory.
   Buffer(const Buffer& other) : Buffer(other.size_) {
     if (size_ > 0) std::memcpy(static_cast<void*>(data_), other.data_, bytes());
   }
+  /// Takes over the memory; `other` is empty afterwards.
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  /// Copies or moves, as `other` was made.
   Buffer& operator=(Buffer other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
@@ -82,12 +86,14 @@ class Buffer {
     if (data_) ::operator delete (data_, std::align_val_t{kAlignment});
   }
 
-  Index size() const { return size_; }
-  T* data() { return data_; }
-  const T* data() const { return data_; }
-  T& operator[](Index i) { return data_[i]; }
-  const T& operator[](Index i) const { return data_[i]; }
+  Index size() const { return size_; }                     ///< values held
+  T* data() { return data_; }                              ///< null when size() is 0
+  const T* data() const { return data_; }                  ///< the same, to read
+  T& operator[](Index i) { return data_[i]; }              ///< value i, not checked
+  const T& operator[](Index i) const { return data_[i]; }  ///< the same, to read
+  /// All values; valid until the buffer is assigned to, moved from or destroyed.
   std::span<T> span() { return {data_, static_cast<std::size_t>(size_)}; }
+  /// The same, to read.
   std::span<const T> span() const { return {data_, static_cast<std::size_t>(size_)}; }
 
  private:
@@ -112,30 +118,37 @@ using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMaj
 template <class T>
 class MatrixView {
  public:
-  using Value = std::remove_const_t<T>;
+  using Value = std::remove_const_t<T>;  ///< T without const
 
+  /// No rows, no columns, no memory.
   MatrixView() = default;
+  /// rows x cols values, row r from data + r * stride on. Nothing is checked here: functions that
+  /// take views do (require_memory).
   MatrixView(T* data, Index rows, Index cols, Index stride)
       : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
+  /// Rows without gaps: the stride is cols.
   MatrixView(T* data, Index rows, Index cols) : MatrixView(data, rows, cols, cols) {}
   /// A writable view reads, too. (A template, since a plain constructor would be the copy
   /// constructor of MatrixView<Value>.)
   template <class U>
   requires(std::is_const_v<T>&& std::is_same_v<U, Value>) MatrixView(const MatrixView<U>& v)
       : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
+  /// The memory of a row-major Eigen object of T (matrix, block, map), which must outlive the view.
+  /// Throws casa::error if neighbours in a row do not lie side by side.
   template <detail::RowsOf<T> E>
   MatrixView(E&& e) : MatrixView(e.data(), e.rows(), e.cols(), e.outerStride()) {
     require(e.innerStride() == 1 || e.cols() <= 1, "MatrixView: rows are not contiguous");
   }
+  /// Refuses every other Eigen object while compiling, with a sentence that says why.
   template <detail::EigenObject E>
   requires(!detail::RowsOf<E, T>) MatrixView(E&&) {
     static_cast<void>(detail::can_be_viewed<E, T>());  // never: says why not
   }
 
-  T* data() const { return data_; }
-  Index rows() const { return rows_; }
-  Index cols() const { return cols_; }
-  Index stride() const { return stride_; }
+  T* data() const { return data_; }         ///< the first value of row 0
+  Index rows() const { return rows_; }      ///< as given
+  Index cols() const { return cols_; }      ///< as given; at most stride() when rows() > 1
+  Index stride() const { return stride_; }  ///< values from one row's begin to the next one's
   /// The first value of row r. Not checked.
   T* row(Index r) const { return data_ + r * stride_; }
   /// Row r, column c. Not checked.
@@ -174,29 +187,40 @@ void require_memory(std::string_view what, const MatrixView<T>& m) {
        m.cols(), " or more, got a stride of ", m.stride(), m.data() ? "" : " and no memory");
 }
 
-/// A row-major matrix that owns its memory. Fresh values are not initialised.
+/// A row-major matrix that owns its memory, rows without gaps. Fresh values are not initialised.
 template <class T>
 class Matrix {
  public:
+  /// No rows, no columns.
   Matrix() = default;
+  /// Throws casa::error for a size that is negative or too large, std::bad_alloc without memory.
   Matrix(Index rows, Index cols)
       : rows_(rows), cols_(cols), buffer_(checked_mul(rows, cols, "Matrix")) {}
 
-  Index rows() const { return rows_; }
-  Index cols() const { return cols_; }
-  Index size() const { return rows_ * cols_; }
-  T* data() { return buffer_.data(); }
-  const T* data() const { return buffer_.data(); }
-  T* row(Index r) { return data() + r * cols_; }
-  const T* row(Index r) const { return data() + r * cols_; }
+  Index rows() const { return rows_; }                        ///< as given
+  Index cols() const { return cols_; }                        ///< as given: values of a row
+  Index size() const { return rows_ * cols_; }                ///< rows() * cols()
+  T* data() { return buffer_.data(); }                        ///< size() values, row after row
+  const T* data() const { return buffer_.data(); }            ///< the same, to read
+  T* row(Index r) { return data() + r * cols_; }              ///< row r: cols() values. Not checked
+  const T* row(Index r) const { return data() + r * cols_; }  ///< the same, to read
+  /// Row r, column c. Not checked.
   T& operator()(Index r, Index c) { return data()[r * cols_ + c]; }
+  /// The same, to read.
   const T& operator()(Index r, Index c) const { return data()[r * cols_ + c]; }
+  /// Sets every value.
   void fill(T value) { std::fill_n(data(), size(), value); }
+  /// The same memory as a view, valid until the matrix is assigned to, moved from or destroyed.
   MatrixView<T> view() { return {data(), rows_, cols_, cols_}; }
+  /// The same, to read.
   MatrixView<const T> view() const { return {data(), rows_, cols_, cols_}; }
+  /// A matrix can be given where a function asks for a view.
   operator MatrixView<T>() { return view(); }
+  /// The same, to read.
   operator MatrixView<const T>() const { return view(); }
+  /// The same memory as an Eigen::Map.
   auto eigen() { return view().eigen(); }
+  /// The same, to read.
   auto eigen() const { return view().eigen(); }
 
  private:

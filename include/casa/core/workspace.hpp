@@ -16,6 +16,7 @@ class Workspace {
   /// Everything taken while a Frame lives is given back when it ends. Frames nest.
   class Frame {
    public:
+    /// Notes how much of `w` is taken. Frames of one workspace end in reverse order.
     explicit Frame(Workspace& w) : w_(w), block_(w.block_), used_(w.used_) { ++w_.depth_; }
     Frame(const Frame&) = delete;
     Frame& operator=(const Frame&) = delete;
