@@ -43,8 +43,8 @@ AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& co
 /// What attend(q, k, v, ...) and varlen() may be told; everything has a usual value.
 template <Scalar T>
 struct AttendOptions {
-  Index num_heads = 1;
-  Index num_kv_heads = 1;            ///< divides num_heads
+  Index num_heads = 1;               ///< query heads, side by side in a row of q and out
+  Index num_kv_heads = 1;            ///< divides num_heads; heads side by side in rows of k and v
   std::optional<double> scale = {};  ///< 1 / sqrt(head_dim) unless given
   T* lse = nullptr;                  ///< (rows, num_heads), written unless null
   const Context* context = nullptr;  ///< threads and scratch memory; one thread unless given

@@ -13,9 +13,9 @@ CASA_COMMON_NAMESPACE_BEGIN
 
 /// Query head h reads key/value head h / (num_heads / num_kv_heads).
 struct AttentionShape {
-  Index num_heads = 1;
-  Index num_kv_heads = 1;
-  Index head_dim = 1;
+  Index num_heads = 1;     ///< query heads; a multiple of num_kv_heads
+  Index num_kv_heads = 1;  ///< heads of keys and values (fewer: grouped-query attention)
+  Index head_dim = 1;      ///< values of one head of q, k and v
 
   /// Query heads per key/value head.
   CASA_COMMON_INLINE Index group() const { return num_heads / num_kv_heads; }
@@ -31,23 +31,25 @@ CASA_NAMESPACE_BEGIN
 /// fastest.
 template <Storage S>
 struct KeyPiece {
-  const S* k = nullptr;
-  const S* v = nullptr;
-  Index count = 0;
-  Index token_stride = 0;
-  Index head_stride = 0;
+  const S* k = nullptr;    ///< value 0 of head 0 of the first key
+  const S* v = nullptr;    ///< the same of the values, which have the strides of the keys
+  Index count = 0;         ///< tokens; with 0 the pointers may be null
+  Index token_stride = 0;  ///< values from a token to the next of the same head
+  Index head_stride = 0;   ///< values from a head to the next of the same token
 };
 
 /// out[r, h] = sum_j softmax_j(scale q[r, h] . k[j]) v[j] over the keys j that row r sees.
 template <Scalar T, StorageFor<T> S = T>
 struct AttentionInput {
-  AttentionShape shape;
-  double scale = 1;
-  MatrixView<const T> q;                ///< (rows, num_heads * head_dim), heads side by side
+  AttentionShape shape;   ///< heads of q and of the keys
+  double scale = 1;       ///< factor of q . k before the softmax; usually default_scale(head_dim)
+  MatrixView<const T> q;  ///< (rows, num_heads * head_dim), heads side by side
   std::span<const KeyPiece<S>> keys;    ///< laid end to end; their places are 0, 1, 2, ...
   std::span<const Interval> intervals;  ///< one per row: the places that the row sees
 
+  /// Query rows; out has as many.
   Index num_rows() const { return q.rows(); }
+  /// Keys of all pieces together: the intervals lie in [0, num_keys()].
   Index num_keys() const {
     Index n = 0;
     for (const auto& piece : keys) n += piece.count;

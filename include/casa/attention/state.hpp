@@ -22,6 +22,7 @@ struct AttentionState {
   Matrix<T> sum;  ///< (rows, num_heads)
   Matrix<T> out;  ///< (rows, num_heads * head_dim), not divided by sum
 
+  /// Query rows that the state is of.
   Index num_rows() const { return max.rows(); }
 };
 
