@@ -12,16 +12,16 @@ CASA_COMMON_NAMESPACE_BEGIN
 
 /// `num_tokens` image tokens stand right before text token `position` (0 <= position <= text_len).
 struct Insertion {
-  Index position = 0;
-  Index num_tokens = 0;
+  Index position = 0;    ///< text tokens before it
+  Index num_tokens = 0;  ///< image tokens; 0 also begins a window
   CASA_COMMON_INLINE friend bool operator==(const Insertion&, const Insertion&) = default;
 };
 
 /// The images that stand at one point and the text up to the next insertion point: ranges of text
 /// token numbers and of image token numbers. Either may be empty.
 struct Window {
-  Interval text;
-  Interval image;
+  Interval text;   ///< numbers of text tokens
+  Interval image;  ///< numbers of image tokens
   CASA_COMMON_INLINE friend bool operator==(const Window&, const Window&) = default;
 };
 

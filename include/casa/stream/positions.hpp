@@ -12,12 +12,15 @@ CASA_COMMON_NAMESPACE_BEGIN
 /// The position of a token for the rotary embedding, on three axes: time, row and column. Ordinary
 /// embeddings read `t` alone; text has the same number on all three.
 struct Position {
-  std::int64_t t = 0;
-  std::int64_t h = 0;
-  std::int64_t w = 0;
+  std::int64_t t = 0;  ///< time, or the position on the only axis
+  std::int64_t h = 0;  ///< row
+  std::int64_t w = 0;  ///< column
 
+  /// 0 on every axis.
   CASA_COMMON_INLINE constexpr Position() = default;
+  /// The same number on every axis, as text has.
   CASA_COMMON_INLINE constexpr Position(std::int64_t p) : t(p), h(p), w(p) {}
+  /// A token of an image or a video.
   CASA_COMMON_INLINE constexpr Position(std::int64_t time, std::int64_t row, std::int64_t col)
       : t(time), h(row), w(col) {}
   CASA_COMMON_INLINE friend bool operator==(const Position&, const Position&) = default;
@@ -41,8 +44,8 @@ constexpr bool reads_grids(ImageRope rope) {
 /// Rows x columns of an image's tokens, for embeddings with row and column axes (M-RoPE). {0, 0}: a
 /// plain sequence.
 struct ImageGrid {
-  Index rows = 0;
-  Index cols = 0;
+  Index rows = 0;  ///< tokens from top to bottom
+  Index cols = 0;  ///< tokens from left to right: neighbours in raster order
   CASA_COMMON_INLINE friend bool operator==(const ImageGrid&, const ImageGrid&) = default;
 };
 
