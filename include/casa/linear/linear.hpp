@@ -18,8 +18,8 @@ CASA_NAMESPACE_BEGIN
 /// Each is made of MatrixView, Matrix, span, or a row-major Eigen object: LinearPiece{w},
 /// LinearPiece{w, b}.
 struct LinearPiece {
-  StoredView weight = {};
-  StoredView bias = {};
+  StoredView weight = {};  ///< (out_features x in_features)
+  StoredView bias = {};    ///< (1 x out_features), or empty: none
 };
 
 /// One linear map, or several with the same input stacked along their outputs (q, k and v in one
@@ -34,6 +34,7 @@ struct LinearPiece {
 template <Scalar T>
 class Linear {
  public:
+  /// No weight: no inputs, no outputs.
   Linear() = default;
   /// Throws casa::error when pieces disagree in in_features, a bias has not `out` values, a type
   /// other than native is asked for with T = double, alternating pieces differ in size, or a value
@@ -64,18 +65,23 @@ class Linear {
     for (std::size_t i = 0; i < pieces.size(); ++i)
       if (!pieces[i].bias.empty()) pieces[i].bias.copy_row(0, bias_.data() + begin_[i]);
   }
+  /// A single piece. Throws as above.
   explicit Linear(const LinearPiece& piece, WeightType type = WeightType::native,
                   Arena* arena = nullptr)
       : Linear(std::span<const LinearPiece>(&piece, 1), type, arena) {}
 
+  /// Columns of the weight, and of x in forward().
   Index in_features() const { return weight_.depth(); }
+  /// Rows of the weight, of all pieces together, and columns of y in forward().
   Index out_features() const { return begin_.empty() ? 0 : begin_.back(); }
+  /// How many pieces it was made from.
   Index num_pieces() const { return begin_.empty() ? 0 : static_cast<Index>(begin_.size()) - 1; }
   /// The first output of piece p; of p = num_pieces(), the end. Throws casa::error for another p.
   Index piece_begin(Index p) const {
     if (p < 0 || p >= std::ssize(begin_)) fail("Linear: piece ", p, " of ", num_pieces());
     return begin_[static_cast<std::size_t>(p)];
   }
+  /// How the weight is held; biases are T.
   WeightType type() const { return weight_.type(); }
   /// Bytes held by weights, scales and biases.
   Index bytes() const { return weight_.bytes() + bias_.size() * Index{sizeof(T)}; }

@@ -36,13 +36,15 @@ struct PanelSequence {
 template <Scalar T>
 class PackedWeight {
  public:
+  /// Outputs of a panel; a piece's last panel may hold fewer.
   static constexpr Index kWidth = detail::PanelFormat<T, T>::kWidth;
   /// Which outputs of the weight a panel holds.
   struct PanelOutputs {
-    Index begin = 0;
-    Index width = 0;
+    Index begin = 0;  ///< the first output, a row of the stacked weight
+    Index width = 0;  ///< how many follow from there, at most kWidth
   };
 
+  /// No panels.
   PackedWeight() = default;
   /// `pieces`: matrices (out x depth), whose outputs follow one another; as many of each where they
   /// alternate. They are packed into `arena`, or into memory of their own. Throws casa::error for
@@ -75,15 +77,22 @@ class PackedWeight {
     detail::with_stored_type<T>(type, [&]<class S>() { pack<S>(pieces, arena ? *arena : own); });
   }
 
+  /// Columns of the weight: in_features.
   Index depth() const { return depth_; }
+  /// Panels of all pieces together.
   Index num_panels() const { return static_cast<Index>(panels_.size()); }
   /// The panels of piece i, in the order of its outputs. This function and those below do not check
   /// their arguments.
   const detail::PanelSequence& piece(Index i) const { return pieces_[static_cast<std::size_t>(i)]; }
+  /// Which outputs panel p holds, in [0, num_panels()).
   const PanelOutputs& panel(Index p) const { return panels_[static_cast<std::size_t>(p)]; }
+  /// How the values are held.
   WeightType type() const { return type_; }
+  /// Bytes of all panels.
   Index bytes() const { return num_panels() * panel_bytes_; }
+  /// Bytes from one panel's begin to the next one's: a multiple of 64.
   Index panel_bytes() const { return panel_bytes_; }
+  /// The begin of panel p, 64-byte aligned.
   const std::byte* data(Index p) const { return data_.get() + p * panel_bytes_; }
 
   /// Output `lane` of panel p, depth() values.

@@ -16,8 +16,10 @@ CASA_NAMESPACE_BEGIN
 /// objects the compiler says why not. What it was made from must outlive it.
 class StoredView {
  public:
+  /// The types that a value may have.
   enum class Type { float32, float64, bfloat16, half };
 
+  /// No values.
   StoredView() = default;
   /// Throws casa::error for a view without memory.
   template <Storage S>
@@ -29,22 +31,28 @@ class StoredView {
         type_(type_of<S>()) {
     require_memory("StoredView", m);
   }
+  /// A writable view is read. Throws casa::error for a view without memory.
   template <Storage S>
   StoredView(MatrixView<S> m) : StoredView(MatrixView<const S>(m)) {}
+  /// All of a matrix.
   template <Storage S>
   StoredView(const Matrix<S>& m) : StoredView(m.view()) {}
+  /// One row.
   template <Storage S>
   StoredView(std::span<const S> v)
       : StoredView(MatrixView<const S>(v.data(), 1, static_cast<Index>(v.size()))) {}
+  /// One row.
   template <Storage S>
   StoredView(std::span<S> v) : StoredView(std::span<const S>(v)) {}
+  /// A row-major Eigen matrix, or an Eigen vector as one row. Throws casa::error if values of a row
+  /// do not lie side by side.
   template <detail::EigenObject E>
   StoredView(const E& e) : StoredView(view_of(e)) {}
 
-  Index rows() const { return rows_; }
-  Index cols() const { return cols_; }
-  bool empty() const { return rows_ == 0 || cols_ == 0; }
-  Type type() const { return type_; }
+  Index rows() const { return rows_; }                     ///< 1 if made from a span or a vector
+  Index cols() const { return cols_; }                     ///< values of a row
+  bool empty() const { return rows_ == 0 || cols_ == 0; }  ///< whether it has no values
+  Type type() const { return type_; }                      ///< of every value
 
   /// Values [begin, begin + count) of row r as T. Widening is exact; float64 to float rounds to
   /// nearest. Throws casa::error unless the row has them.

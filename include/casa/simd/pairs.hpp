@@ -10,7 +10,8 @@ namespace simd {
 
 /// Two bfloat16 side by side.
 struct bfloat16_pair {
-  bfloat16 first, second;
+  bfloat16 first;   ///< at the lower address: the lower half of a lane
+  bfloat16 second;  ///< the upper half
 };
 
 /// The number of values that one element of type E holds and one lane multiplies at once: 2 for
