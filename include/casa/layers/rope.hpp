@@ -29,6 +29,7 @@ CASA_NAMESPACE_BEGIN
 
 /// How a model rotates its heads: the first rotary_dim() values of a head, not the rest.
 struct Rope {
+  /// Which values of a head are rotated together.
   RopeStyle style = RopeStyle::half;
   /// Radians per unit of position, one per pair.
   std::vector<double> inv_freq;
@@ -153,8 +154,9 @@ class RopeTable {
   Index rotary_dim() const { return 2 * pairs_; }
   /// Which values form a pair.
   RopeStyle style() const { return style_; }
-  /// Cosine and sine of a pair's angle, times Rope::magnitude. Not checked.
+  /// Cosine of a pair's angle, times Rope::magnitude. Not checked.
   T cos(Index row, Index pair) const { return (this->row(row))[pair * step()]; }
+  /// Sine of a pair's angle, times Rope::magnitude. Not checked.
   T sin(Index row, Index pair) const {
     return (this->row(row) + width())[pair * step() + step() - 1];
   }

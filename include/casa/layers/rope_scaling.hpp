@@ -58,18 +58,20 @@ double dynamic_theta(double theta, Index dim, const DynamicScaling& s, std::int6
 /// length are kept, those that make few are divided by the factor, those between are blended, and
 /// rotated heads are multiplied by an attention factor.
 struct YarnScaling {
-  double factor = 1;
+  double factor = 1;  ///< how many times the trained length is to be reached; above 0
   double original_max_position_embeddings = 0;  ///< the trained length
   double beta_fast = 32;                        ///< turns from which on a frequency is kept
   double beta_slow = 1;                         ///< turns up to which it is divided
   bool truncate = true;                         ///< round the pairs where blending begins and ends
   std::optional<double> attention_factor = {};  ///< by default the paper's, from factor and mscale
-  double mscale = 0;  ///< if both are set, the factor is the ratio of theirs
-  double mscale_all_dim = 0;
+  double mscale = 0;          ///< with mscale_all_dim: see attention_factor(); 0: not set
+  double mscale_all_dim = 0;  ///< as mscale; if only one is set, neither is read
   friend bool operator==(const YarnScaling&, const YarnScaling&) = default;
 };
 
-/// The attention factor: what rotated heads are multiplied by (arXiv 2309.00071, section 3.4).
+/// The attention factor: what rotated heads are multiplied by. As given, or else, with
+/// m(w) = 0.1 w log(factor) + 1 for a factor above 1 and 1 for others, m(mscale) /
+/// m(mscale_all_dim) if both are set, and m(1) if not (arXiv 2309.00071, section 3.4).
 inline double attention_factor(const YarnScaling& s) {
   if (s.attention_factor) return *s.attention_factor;
   const auto mscale = [&](double weight) {
@@ -119,16 +121,15 @@ std::vector<double> yarn_inv_freq(Index dim, double theta, const YarnScaling& s)
 /// Wavelengths are compared with original_max_position_embeddings / low_freq_factor (longer ones
 /// are divided by the factor) and / high_freq_factor (shorter ones are kept).
 struct Llama3Scaling {
-  double factor = 8;
-  double low_freq_factor = 1;
-  double high_freq_factor = 4;
+  double factor = 8;            ///< above 0; see scale_llama3()
+  double low_freq_factor = 1;   ///< above 0: turns over the trained length, see above
+  double high_freq_factor = 4;  ///< above low_freq_factor: likewise
   double original_max_position_embeddings = 8192;  ///< the trained length
   friend bool operator==(const Llama3Scaling&, const Llama3Scaling&) = default;
 };
 
 /// Divides the frequencies of long wavelength by the factor, keeps the short ones, and blends those
-/// between. Throws
-/// casa::error for a scaling out of range.
+/// between. Throws casa::error for a scaling out of range.
 template <Scalar T>
 void scale_llama3(std::vector<double>& inv_freq, const Llama3Scaling& s) {
   require(s.factor > 0 && s.low_freq_factor > 0 && s.high_freq_factor > s.low_freq_factor &&
