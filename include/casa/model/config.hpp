@@ -39,15 +39,15 @@ CASA_NAMESPACE_BEGIN
 /// How text looks at images: a point of the design space that holds CASA, cross-attention and token
 /// insertion. Data only; equal configs behave equally.
 struct FusionConfig {
-  Keys keys = Keys::image_text;  ///< which tokens text sees: image or image_text (D2)
-  Placement placement = Placement::parallel;
-  Sharing parameters = Sharing::own;
-  Sharing norm = Sharing::shared;
-  ImageUpdate update = ImageUpdate::none;
-  History history = History::window;               ///< whether earlier windows are seen (D5)
+  Keys keys = Keys::image_text;               ///< which tokens text sees: image or image_text (D2)
+  Placement placement = Placement::parallel;  ///< where in a block (D3)
+  Sharing parameters = Sharing::own;          ///< of its projections q, k, v, o (D1)
+  Sharing norm = Sharing::shared;             ///< of its RMSNorm (D1)
+  ImageUpdate update = ImageUpdate::none;     ///< how image tokens change in its blocks (D4)
+  History history = History::window;          ///< whether earlier windows are seen (D5)
   ImageRope image_rope = ImageRope::window_start;  ///< rotary positions of image keys
-  Gate gate = Gate::none;
-  std::vector<int> layers;  ///< blocks that have it, ascending
+  Gate gate = Gate::none;                          ///< factor of the update
+  std::vector<int> layers;                         ///< blocks that have it, ascending
 
   /// Whether block `layer` has fusion.
   bool has_layer(Index layer) const {
@@ -109,9 +109,9 @@ inline FusionConfig token_insertion(std::vector<int> layers) {
 
 /// The rotary embedding of a model.
 struct RopeConfig {
-  RopeStyle style = RopeStyle::half;
-  double theta = 10000;  ///< base of the frequencies, theta^(-2i / head_dim)
-  RopeScaling scaling = {};
+  RopeStyle style = RopeStyle::half;       ///< which values of a head are rotated together
+  double theta = 10000;                    ///< base of the frequencies, theta^(-2i / head_dim)
+  RopeScaling scaling = {};                ///< for streams longer than the trained length
   std::vector<Index> mrope_sections = {};  ///< pairs that read t, h and w; empty: all read t
 
   /// Whether frequencies depend on how long a stream has become.
@@ -152,24 +152,24 @@ Rope make_rope(const RopeConfig& config, Index head_dim) {
 
 /// The decoder, in the names of published configs.
 struct DecoderConfig {
-  Index hidden_size = 0;
-  Index num_hidden_layers = 0;
-  Index num_attention_heads = 0;
-  Index num_key_value_heads = 0;
-  Index head_dim = 0;
-  Index intermediate_size = 0;
-  Index vocab_size = 0;
-  double rms_norm_eps = 1e-6;
-  RopeConfig rope = {};
-  bool attention_bias = false;      ///< bias on q, k, v
-  bool attention_out_bias = false;  ///< bias on o
-  bool mlp_bias = false;
-  bool tie_word_embeddings = false;
+  Index hidden_size = 0;          ///< values of a token between blocks, image tokens' too
+  Index num_hidden_layers = 0;    ///< blocks
+  Index num_attention_heads = 0;  ///< query heads; a multiple of num_key_value_heads
+  Index num_key_value_heads = 0;  ///< heads of keys and values
+  Index head_dim = 0;             ///< values of a head; need not be hidden_size / heads
+  Index intermediate_size = 0;    ///< values of a token inside the MLP
+  Index vocab_size = 0;           ///< token ids are in [0, vocab_size); columns of the logits
+  double rms_norm_eps = 1e-6;     ///< added to the mean square of every RMSNorm, in (0, 1]
+  RopeConfig rope = {};           ///< of self-attention and, as fusion->image_rope says, of fusion
+  bool attention_bias = false;    ///< bias on q, k, v
+  bool attention_out_bias = false;   ///< bias on o
+  bool mlp_bias = false;             ///< bias on gate, up and down
+  bool tie_word_embeddings = false;  ///< logits are products with embed_tokens: no lm_head
   /// In the blocks of sliding_layers (ascending) a row sees itself and the sliding_window - 1
   /// tokens before it.
   Index sliding_window = 0;
-  std::vector<int> sliding_layers = {};
-  std::optional<FusionConfig> fusion;  ///< how text looks at images; none: it takes no images
+  std::vector<int> sliding_layers = {};  ///< blocks with a sliding window, ascending
+  std::optional<FusionConfig> fusion;    ///< how text looks at images; none: it takes no images
 
   /// The heads of self-attention and of fusion.
   AttentionShape attention_shape() const {

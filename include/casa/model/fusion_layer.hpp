@@ -15,11 +15,11 @@ CASA_NAMESPACE_BEGIN
 /// What a fusion layer computes: keys, history, image_rope and gate are read from `fusion`; norm
 /// and parameters are the layer's own.
 struct FusionLayerConfig {
-  Index hidden_size = 0;      ///< columns of x, y and out
-  AttentionShape shape = {};  ///< num_heads, num_kv_heads, head_dim
-  double rms_norm_eps = 1e-6;
-  RopeConfig rope = {};
-  FusionConfig fusion = {};
+  Index hidden_size = 0;       ///< columns of x, y and out
+  AttentionShape shape = {};   ///< num_heads, num_kv_heads, head_dim
+  double rms_norm_eps = 1e-6;  ///< added to the mean square of the RMSNorm
+  RopeConfig rope = {};        ///< of q and, as fusion.image_rope says, of the keys
+  FusionConfig fusion = {};    ///< the variant
 };
 
 /// The weights of a fusion layer.

@@ -130,10 +130,12 @@ class KvCache {
   /// split depends only on how many are pinned, not on where they lie in memory, so that attention
   /// over a restored cache sums in the same order and gives the same bits.
   struct Pieces {
-    std::array<KeyPiece<S>, 2> piece;
-    std::size_t count;
+    std::array<KeyPiece<S>, 2> piece;  ///< head-major: (head, token, head_dim)
+    std::size_t count;                 ///< how many of `piece` are in use: 1 or 2
+    /// As AttentionInput::keys takes them; valid as long as this object and the cache's memory are.
     operator std::span<const KeyPiece<S>>() const { return {piece.data(), count}; }
   };
+  /// The tokens held, valid until the cache is changed.
   Pieces pieces() const {
     if (begin_ == end_) return {{range(0, pinned_), {}}, 1};
     if (pinned_ == 0) return {{range(begin_, end_), {}}, 1};
@@ -189,8 +191,9 @@ class KvCache {
     end_ = count;
   }
 
-  /// Key (or value) of token t, head h: head_dim values. Not checked.
+  /// Key of token t, head h: head_dim values. Not checked.
   const S* key(Index h, Index t) const { return k_.data() + offset(h, place(t)); }
+  /// Value of token t, head h: head_dim values. Not checked.
   const S* value(Index h, Index t) const { return v_.data() + offset(h, place(t)); }
 
  private:

@@ -18,7 +18,7 @@ struct StateOptions {
   /// (arXiv 2309.17453); 0: all text is kept. The bound is applied when a chunk has passed: a token
   /// sees its own chunk up to itself, and what was kept before the chunk.
   Index text_window = 0;
-  Index sinks = 4;
+  Index sinks = 4;  ///< text tokens at the stream's begin that stay; read where text_window > 0
   /// For models that know no position beyond some length. 0: kept text stays at its position, so
   /// that its distance from the sinks grows for ever. Else positions stay below this number: before
   /// a chunk that would pass it, the sinks move to positions 0, 1, ..., the window to those right
@@ -50,8 +50,9 @@ class DecoderState {
   std::int64_t text_len() const { return windows_.text_len(); }
   /// Image tokens since the stream began.
   std::int64_t image_len() const { return windows_.image_len(); }
-  /// Tokens whose keys a self-attention layer holds, and those whose keys a fusion layer holds.
+  /// Tokens whose keys a self-attention layer holds.
   Index self_tokens() const { return self_tokens_; }
+  /// Tokens, of images and text, whose keys a fusion layer holds.
   Index fusion_tokens() const { return windows_.num_keys(); }
   /// Blocks of the decoder that made it.
   Index num_layers() const { return static_cast<Index>(blocks_.size()); }
@@ -59,12 +60,15 @@ class DecoderState {
   Index num_kv_heads() const {
     return of_keys([](const auto& c) { return c.num_kv_heads(); });
   }
+  /// Values of a head in every layer; 0 without layers.
   Index head_dim() const {
     return of_keys([](const auto& c) { return c.head_dim(); });
   }
-  /// Bytes of keys and values held: of text in self-attention layers, and in fusion layers.
+  /// Bytes of the keys and values that all self-attention layers hold.
   Index self_bytes() const { return bytes(&BlockCache<T>::self); }
+  /// Bytes of the keys and values that all fusion layers hold.
   Index fusion_bytes() const { return bytes(&BlockCache<T>::fusion); }
+  /// self_bytes() + fusion_bytes().
   Index cache_bytes() const { return self_bytes() + fusion_bytes(); }
   /// As given to new_state.
   const StateOptions& options() const { return options_; }

@@ -11,17 +11,19 @@ CASA_NAMESPACE_BEGIN
 
 /// All of a stream but its keys and values, as DecoderState says it.
 struct StreamNumbers {
-  PositionCounter::State counter = {};
-  std::int64_t started_at = 0;  ///< number of the first text token
-  std::int64_t image_len = 0;   ///< image tokens since the stream began
-  std::int64_t origin = 0;      ///< number of the text token at position 0
-  Index self_tokens = 0;        ///< in every self-attention cache
-  Index fusion_tokens = 0;      ///< in every fusion cache
-  /// The windows that fusion still sees: their image and text tokens. The first has no image.
+  PositionCounter::State counter = {};  ///< of rotary positions
+  std::int64_t started_at = 0;          ///< number of the first text token
+  std::int64_t image_len = 0;           ///< image tokens since the stream began
+  std::int64_t origin = 0;              ///< number of the text token at position 0
+  Index self_tokens = 0;                ///< in every self-attention cache
+  Index fusion_tokens = 0;              ///< in every fusion cache
+  /// The tokens of one window.
   struct WindowSize {
-    Index image = 0, text = 0;
+    Index image = 0;  ///< image tokens
+    Index text = 0;   ///< text tokens
     friend bool operator==(const WindowSize&, const WindowSize&) = default;
   };
+  /// The windows that fusion still sees, in order. The first has no image.
   std::vector<WindowSize> windows = {};
 
   friend bool operator==(const StreamNumbers&, const StreamNumbers&) = default;
@@ -46,6 +48,7 @@ class StateArchive {
   }
   /// The caches of all blocks, in order.
   static std::span<const BlockCache<T>> caches(const DecoderState<T>& s) { return s.blocks_; }
+  /// The same, to fill before restore().
   static std::span<BlockCache<T>> caches(DecoderState<T>& s) { return s.blocks_; }
 
   /// Gives `s` (made by new_state, its caches already filled) its numbers. Throws casa::error where

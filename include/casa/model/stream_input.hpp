@@ -27,7 +27,7 @@ struct StreamInput {
   /// One per insertion, rows * cols = num_tokens, {0, 0} a plain sequence; or none at all (plain
   /// sequences), unless the model's rotary embedding has mrope_sections that read them.
   std::span<const ImageGrid> grids = {};
-  LogitRows logits = LogitRows::last;
+  LogitRows logits = LogitRows::last;  ///< which of its text rows give a row of logits
 
   /// How many rows of logits this input asks for.
   Index logit_rows() const {

@@ -25,6 +25,7 @@ struct WeightSource {
 template <Scalar T>
 class WeightReader {
  public:
+  /// Reads from `source`; projections are held as `type`.
   WeightReader(const WeightSource& source, WeightType type) : source_(source), type_(type) {}
 
   /// A vector of spec.rows values.

@@ -13,51 +13,56 @@ CASA_NAMESPACE_BEGIN
 
 /// A tensor's name and shape: a matrix (rows, cols), or a vector (rows) where cols is 0.
 struct TensorSpec {
-  std::string name;
-  Index rows = 0;
-  Index cols = 0;
+  std::string name;  ///< as in files
+  Index rows = 0;    ///< values of a vector; out_features of a projection's weight
+  Index cols = 0;    ///< in_features of a projection's weight; 0: a vector
   /// The shape in files where it has more axes than two (rows is the first, cols the others).
   std::vector<Index> stored_shape = {};
 
+  /// The shape in files: stored_shape, or else {rows} or {rows, cols}.
   std::vector<Index> shape() const {
     if (!stored_shape.empty()) return stored_shape;
     return cols == 0 ? std::vector<Index>{rows} : std::vector<Index>{rows, cols};
   }
 };
 
-/// y = x W^T + b: weight (out, in), bias (out).
+/// A projection y = x W^T + b.
 struct LinearSpec {
-  TensorSpec weight;
-  std::optional<TensorSpec> bias;
+  TensorSpec weight;               ///< (out_features, in_features)
+  std::optional<TensorSpec> bias;  ///< (out_features)
 };
 
-/// Projections of an attention layer; shapes as in AttentionWeights.
+/// Projections of an attention layer; shapes of weights, (out_features, in_features).
 struct AttentionSpec {
-  LinearSpec q, k, v, o;
+  LinearSpec q;  ///< (num_heads * head_dim, hidden_size)
+  LinearSpec k;  ///< (num_kv_heads * head_dim, hidden_size)
+  LinearSpec v;  ///< as k
+  LinearSpec o;  ///< (hidden_size, num_heads * head_dim)
 };
 
-/// A gated MLP: gate and up (intermediate_size x hidden_size), down (hidden_size x
-/// intermediate_size).
+/// A gated MLP, down(silu(gate(x)) * up(x)); shapes of weights, (out_features, in_features).
 struct MlpSpec {
-  LinearSpec gate, up, down;
+  LinearSpec gate;  ///< (intermediate_size, hidden_size)
+  LinearSpec up;    ///< as gate
+  LinearSpec down;  ///< (hidden_size, intermediate_size)
 };
 
 /// The tensors of a block; shapes as in BlockWeights. What a block does not have is empty.
 struct BlockSpec {
-  std::optional<TensorSpec> input_norm;
-  std::optional<AttentionSpec> self_attention;
-  std::optional<TensorSpec> fusion_norm;
-  std::optional<AttentionSpec> fusion_attention;
-  std::optional<TensorSpec> fusion_gate;
-  TensorSpec post_attention_norm;
-  MlpSpec mlp;
+  std::optional<TensorSpec> input_norm;           ///< (hidden_size), before self-attention
+  std::optional<AttentionSpec> self_attention;    ///< fusion's too, where parameters are shared
+  std::optional<TensorSpec> fusion_norm;          ///< (hidden_size), where fusion's norm is its own
+  std::optional<AttentionSpec> fusion_attention;  ///< where fusion's parameters are its own
+  std::optional<TensorSpec> fusion_gate;          ///< (1), with Gate::tanh
+  TensorSpec post_attention_norm;                 ///< (hidden_size), before the MLP
+  MlpSpec mlp;                                    ///< hidden_size in and out
 };
 
 /// The tensors of a decoder.
 struct DecoderSpec {
-  TensorSpec embed_tokens;  ///< (vocab_size, hidden_size)
-  std::vector<BlockSpec> blocks;
-  TensorSpec norm;                    ///< (hidden_size)
+  TensorSpec embed_tokens;            ///< (vocab_size, hidden_size)
+  std::vector<BlockSpec> blocks;      ///< num_hidden_layers of them
+  TensorSpec norm;                    ///< (hidden_size), behind the last block
   std::optional<TensorSpec> lm_head;  ///< (vocab_size, hidden_size); none: tied to embed_tokens
 };
 
