@@ -9,14 +9,14 @@ CASA_NAMESPACE_BEGIN
 /// Square grey images, cut into square patches; blocks of the decoder's form, without rotary
 /// embedding, in which every patch sees all patches of its image.
 struct PatchEncoderConfig {
-  Index image_size = 0;  ///< pixels a side
-  Index patch_size = 0;  ///< pixels a side; divides image_size
-  Index hidden_size = 0;
-  Index num_hidden_layers = 0;
-  Index num_attention_heads = 0;
-  Index intermediate_size = 0;
-  Index out_hidden_size = 0;  ///< the decoder's hidden_size
-  double rms_norm_eps = 1e-5;
+  Index image_size = 0;           ///< pixels a side
+  Index patch_size = 0;           ///< pixels a side; divides image_size
+  Index hidden_size = 0;          ///< values of a patch between blocks
+  Index num_hidden_layers = 0;    ///< blocks
+  Index num_attention_heads = 0;  ///< divides hidden_size; as many heads of keys and values
+  Index intermediate_size = 0;    ///< values of a patch inside the MLP
+  Index out_hidden_size = 0;      ///< the decoder's hidden_size
+  double rms_norm_eps = 1e-5;     ///< added to the mean square of every RMSNorm, in (0, 1]
 
   /// Patches of an image: its tokens.
   Index num_patches() const { return (image_size / patch_size) * (image_size / patch_size); }
@@ -59,11 +59,11 @@ inline void check(const PatchEncoderConfig& c) {
 
 /// The tensors of a patch encoder.
 struct PatchEncoderSpec {
-  LinearSpec patch_embed;  ///< weight (hidden_size, patch_size^2)
-  TensorSpec pos_embed;    ///< (num_patches, hidden_size)
-  std::vector<BlockSpec> blocks;
-  TensorSpec norm;  ///< (hidden_size)
-  LinearSpec proj;  ///< weight (out_hidden_size, hidden_size)
+  LinearSpec patch_embed;         ///< weight (hidden_size, patch_size^2)
+  TensorSpec pos_embed;           ///< (num_patches, hidden_size)
+  std::vector<BlockSpec> blocks;  ///< num_hidden_layers of them
+  TensorSpec norm;                ///< (hidden_size)
+  LinearSpec proj;                ///< weight (out_hidden_size, hidden_size)
 };
 
 /// The tensors of an encoder; their names begin with `prefix`.
@@ -98,8 +98,8 @@ class PatchEncoder {
  public:
   /// Memory of one caller. Kept from call to call, so that a warm call allocates nothing.
   struct Scratch {
-    BlockCache<T> cache;
-    std::vector<Interval> intervals;
+    BlockCache<T> cache;              ///< keys and values of the block that is being computed
+    std::vector<Interval> intervals;  ///< one per patch: the patches of its image
   };
 
   /// An encoder without weights, to be assigned to.

@@ -11,9 +11,9 @@ CASA_COMMON_NAMESPACE_BEGIN
 
 /// An image or a video in patches: frames (in steps of temporal_patch_size), rows, columns.
 struct VisionGrid {
-  Index t = 1;
-  Index h = 0;
-  Index w = 0;
+  Index t = 1;  ///< frames / temporal_patch_size; 1 for an image
+  Index h = 0;  ///< rows of patches
+  Index w = 0;  ///< columns of patches
   CASA_COMMON_INLINE friend bool operator==(const VisionGrid&, const VisionGrid&) = default;
 };
 
@@ -23,24 +23,26 @@ CASA_NAMESPACE_BEGIN
 
 /// The tower, in the names of published configs.
 struct VisionTowerConfig {
-  Index depth = 32;
-  Index hidden_size = 1280;
-  Index num_heads = 16;
-  Index intermediate_size = 3420;
-  Index out_hidden_size = 0;  ///< the decoder's hidden_size
-  Index in_channels = 3;
-  Index patch_size = 14;          ///< pixels a side
-  Index temporal_patch_size = 2;  ///< frames a patch
-  Index spatial_merge_size = 2;   ///< patches a side that become one token
-  Index window_size = 112;        ///< pixels a side of an attention window
+  Index depth = 32;                ///< blocks
+  Index hidden_size = 1280;        ///< values of a patch between blocks
+  Index num_heads = 16;            ///< divides hidden_size; as many heads of keys and values
+  Index intermediate_size = 3420;  ///< values of a patch inside the MLP
+  Index out_hidden_size = 0;       ///< the decoder's hidden_size
+  Index in_channels = 3;           ///< values of a pixel
+  Index patch_size = 14;           ///< pixels a side
+  Index temporal_patch_size = 2;   ///< frames a patch
+  Index spatial_merge_size = 2;    ///< patches a side that become one token
+  Index window_size = 112;         ///< pixels a side of an attention window
+  /// Blocks that attend over the whole frame; the others attend in windows.
   std::vector<Index> fullatt_block_indexes = {7, 15, 23, 31};
-  double rms_norm_eps = 1e-6;
-  double rope_theta = 10000;
+  double rms_norm_eps = 1e-6;  ///< added to the mean square of every RMSNorm, in (0, 1]
+  double rope_theta = 10000;   ///< base of the frequencies of rows and columns
 
   /// Values of a head.
   Index head_dim() const { return hidden_size / num_heads; }
-  /// Values of a patch: of one frame (a still image) and of all temporal_patch_size frames.
+  /// Values of one frame of a patch: all there is to a still image.
   Index frame_width() const { return in_channels * patch_size * patch_size; }
+  /// Values of a patch, in all of its temporal_patch_size frames.
   Index patch_width() const { return frame_width() * temporal_patch_size; }
   /// Patches that become one token.
   Index merge_unit() const { return spatial_merge_size * spatial_merge_size; }
@@ -88,21 +90,23 @@ inline void check(const VisionTowerConfig& c) {
           "vision_config: rms_norm_eps must be in (0, 1], got ", c.rms_norm_eps);
 }
 
-/// The tensors of a block of the tower: qkv is one weight (3 * hidden_size, hidden_size).
+/// The tensors of a block of the tower; of projections, the weights' shapes.
 struct VisionBlockSpec {
-  TensorSpec norm1;
-  LinearSpec qkv, proj;
-  TensorSpec norm2;
-  MlpSpec mlp;
+  TensorSpec norm1;  ///< (hidden_size), before attention
+  LinearSpec qkv;    ///< (3 * hidden_size, hidden_size): q, k and v in one tensor
+  LinearSpec proj;   ///< (hidden_size, hidden_size): attention's output
+  TensorSpec norm2;  ///< (hidden_size), before the MLP
+  MlpSpec mlp;       ///< hidden_size in and out
 };
 
-/// The tensors of a tower. The merger maps the spatial_merge_size^2 patches of a token, end to end,
-/// to as many values (merger_in) and those to out_hidden_size (merger_out).
+/// The tensors of a tower. The merger maps the merge_unit() patches of a token, end to end, to as
+/// many values and those to the decoder's width.
 struct VisionTowerSpec {
-  LinearSpec patch_embed;
-  std::vector<VisionBlockSpec> blocks;
-  TensorSpec merger_norm;
-  LinearSpec merger_in, merger_out;
+  LinearSpec patch_embed;               ///< (hidden_size, patch_width)
+  std::vector<VisionBlockSpec> blocks;  ///< depth of them
+  TensorSpec merger_norm;               ///< (hidden_size), of each patch
+  LinearSpec merger_in;                 ///< (merge_unit * hidden_size, merge_unit * hidden_size)
+  LinearSpec merger_out;                ///< (out_hidden_size, merge_unit * hidden_size)
 };
 
 /// The tensors of a tower; `prefix` is what stands before "blocks.0" and so on.

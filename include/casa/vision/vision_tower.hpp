@@ -37,9 +37,9 @@ class VisionTower {
  public:
   /// Memory of one caller. Kept from call to call, so that a warm call allocates nothing.
   struct Scratch {
-    VisionOrder order;
-    RopeTable<T> rope;
-    BlockCache<T> cache;
+    VisionOrder order;    ///< of the images' patches
+    RopeTable<T> rope;    ///< one row per patch
+    BlockCache<T> cache;  ///< keys and values of the block that is being computed
   };
 
   /// A tower without weights, to be assigned to.
@@ -48,6 +48,7 @@ class VisionTower {
   VisionTower(const VisionTowerConfig& config, const WeightSource& source,
               WeightType type = WeightType::native)
       : VisionTower(config, vision_tower_spec(config), source, type) {}
+  /// The same for tensors that have other names than vision_tower_spec(config) gives them.
   VisionTower(const VisionTowerConfig& config, const VisionTowerSpec& spec,
               const WeightSource& source, WeightType type = WeightType::native)
       : config_(config) {
