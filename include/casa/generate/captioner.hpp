@@ -19,6 +19,7 @@ CASA_NAMESPACE_BEGIN
 /// How a stream is captioned. The defaults are those of the CASA authors' live captioner.
 struct CaptionerOptions {
   Index max_new_tokens = 20;  ///< of one frame, including its stop token
+  /// How a token is drawn; its stop_ids are not read.
   SamplingOptions sampling = {.temperature = 0.4, .top_k = 256, .eos_bias = 0.95};
   EmaRepetitionOptions repetition = {};  ///< penalty 1: none
   NgramBlockOptions ngrams = {};         ///< size 0: none
@@ -30,6 +31,7 @@ struct CaptionerOptions {
   /// The token appended to a caption that was cut. None: the caption ends in the word it was cut
   /// at.
   std::optional<int> cut_id = std::nullopt;
+  /// What the stream keeps: a text_window bounds the memory of a stream without end.
   StateOptions state = {.text_window = 4096};
 
   friend bool operator==(const CaptionerOptions&, const CaptionerOptions&) = default;
@@ -49,15 +51,15 @@ CASA_NAMESPACE_BEGIN
 
 /// All that a captioner keeps besides its stream: what saving and restoring one needs.
 struct CaptionerState {
-  SamplerState sampler = {};
-  EmaRepetitionState repetition = {};
-  std::vector<Index> ngrams = {};  ///< NgramBlock::state
-  std::vector<int> pending = {};   ///< text that the model has not seen yet
-  std::vector<int> ids = {};       ///< the frame's caption so far
-  std::int64_t frames = 0;         ///< pushed so far
-  std::int64_t newest = -1;        ///< the last token of the text, -1: none
-  Caption caption = Caption::stopped;
-  bool has_logits = false;
+  SamplerState sampler = {};           ///< Sampler::state
+  EmaRepetitionState repetition = {};  ///< EmaRepetitionPenalty::state
+  std::vector<Index> ngrams = {};      ///< NgramBlock::state
+  std::vector<int> pending = {};       ///< text that the model has not seen yet
+  std::vector<int> ids = {};           ///< the frame's caption so far
+  std::int64_t frames = 0;             ///< pushed so far
+  std::int64_t newest = -1;            ///< the last token of the text, -1: none
+  Caption caption = Caption::stopped;  ///< of the newest frame
+  bool has_logits = false;  ///< the next token's logits are known: they are saved with the stream
 
   friend bool operator==(const CaptionerState&, const CaptionerState&) = default;
 };

@@ -15,7 +15,7 @@ CASA_NAMESPACE_BEGIN
 /// A prompt as the model takes it: token ids, with images at insertion points between them.
 template <Scalar T>
 struct PromptInput {
-  std::span<const int> ids = {};
+  std::span<const int> ids = {};               ///< text tokens, each in [0, vocab_size)
   std::span<const Insertion> insertions = {};  ///< positions relative to ids
   MatrixView<const T> image_tokens = {};       ///< (sum of num_tokens, hidden_size), in order
   std::span<const ImageGrid> grids = {};       ///< one per insertion, or none
@@ -23,8 +23,8 @@ struct PromptInput {
 
 /// How streams are continued.
 struct GenerateOptions {
-  SamplingOptions sampling = {};
-  StateOptions state = {};
+  SamplingOptions sampling = {};  ///< how tokens are drawn
+  StateOptions state = {};        ///< what the stream keeps of its past
   /// Text tokens of a prompt that go through the model at once. Bounds memory, not results.
   Index prefill_chunk = 512;
   /// Most text tokens of a stream; 0: no bound. A prompt beyond it is a casa::error, and so is

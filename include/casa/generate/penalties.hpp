@@ -31,8 +31,8 @@ struct EmaRepetitionOptions {
 /// All that an EmaRepetitionPenalty keeps: token ids and the count of each. Of equal length, ids
 /// distinct.
 struct EmaRepetitionState {
-  std::vector<Index> ids = {};
-  std::vector<double> counts = {};
+  std::vector<Index> ids = {};      ///< tokens that have a count, each once
+  std::vector<double> counts = {};  ///< count(ids[i]), at least EmaRepetitionPenalty::kDropped
 
   friend bool operator==(const EmaRepetitionState&, const EmaRepetitionState&) = default;
 };

@@ -129,9 +129,9 @@ class Sampler {
  public:
   /// A token that the last draw could have taken. Its probability is weight / sum of all weights.
   struct Candidate {
-    double weight;  ///< exp((logit - largest logit) / temperature)
-    T logit;        ///< after the penalties
-    std::int32_t id;
+    double weight;    ///< exp((logit - largest logit) / temperature)
+    T logit;          ///< after the penalties
+    std::int32_t id;  ///< the token: its column of the logits
   };
 
   /// vocab_size: the width of the logits, 1 .. 2^31 - 1. Throws as check() does.
