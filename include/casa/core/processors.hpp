@@ -3,14 +3,11 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
-#include <charconv>
 #include <cstdio>
 #include <limits>
 #include <string>
 #include <string_view>
 #include <thread>
-#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -26,58 +23,56 @@ namespace detail {
 inline Index affinity_processors() {
 #if defined(__linux__)
   // The kernel refuses a mask that is shorter than its own.
-  for (std::size_t words = 16; words <= std::size_t{1} << 14; words *= 2) {
-    std::vector<unsigned long> mask(words, 0ul);
-    void* const bits = mask.data();
-    if (sched_getaffinity(0, words * sizeof(unsigned long), static_cast<cpu_set_t*>(bits)) != 0)
-      continue;
-    Index count = 0;
-    for (const unsigned long word : mask) count += std::popcount(word);
+  for (std::size_t size = 1 << 10; size <= std::size_t{1} << 20; size *= 2) {
+    cpu_set_t* const mask = CPU_ALLOC(size);
+    if (mask == nullptr) break;
+    const std::size_t bytes = CPU_ALLOC_SIZE(size);
+    const bool filled = sched_getaffinity(0, bytes, mask) == 0;
+    const Index count = filled ? CPU_COUNT_S(bytes, mask) : 0;
+    CPU_FREE(mask);
     if (count > 0) return count;
   }
 #endif
   return (std::max)(Index{1}, static_cast<Index>(std::thread::hardware_concurrency()));
 }
 
-/// The lines of a small file; none if it cannot be read. (Files of /proc have no size to ask for.)
-inline std::vector<std::string> lines_of(const std::string& path) {
-  std::vector<std::string> lines;
+/// What a small file holds; nothing if it cannot be read. (Files of /proc have no size to ask for.)
+inline std::string contents_of(const std::string& path) {
+  std::string contents;
   std::FILE* const file = std::fopen(path.c_str(), "re");
-  if (file == nullptr) return lines;
-  constexpr int most = 1 << 20;
-  bool in_line = false;
-  for (int count = 0, c; count < most && (c = std::fgetc(file)) != EOF; ++count) {
-    if (!in_line) lines.emplace_back();
-    in_line = c != '\n';
-    if (in_line) lines.back() += static_cast<char>(c);
-  }
+  if (file == nullptr) return contents;
+  constexpr std::size_t most = 1 << 20;
+  for (int c; contents.size() < most && (c = std::fgetc(file)) != EOF;)
+    contents += static_cast<char>(c);
   std::fclose(file);
-  return lines;
+  return contents;
 }
 
-/// The parts of a text between separators.
-inline std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = (std::min)(text.find(separator, begin), text.size());
-    parts.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
+/// Takes the first part, which ends at `separator` or with the text, off the front of `rest`.
+inline std::string_view take_part(std::string_view& rest, char separator) {
+  const std::size_t length = (std::min)(rest.find(separator), rest.size());
+  const std::string_view part = rest.substr(0, length);
+  rest.remove_prefix((std::min)(length + 1, rest.size()));
+  return part;
 }
 
+/// Whether a list with commas between its words holds `word`, which is not empty.
 inline bool lists(std::string_view list, std::string_view word) {
-  const auto words = split(list, ',');
-  return std::find(words.begin(), words.end(), word) != words.end();
+  while (!list.empty())
+    if (take_part(list, ',') == word) return true;
+  return false;
 }
 
-/// A whole number that is positive, or 0 where the text is none.
+/// A whole number that is positive, or 0 where the text is none, or one that does not fit.
 inline Index positive_number(std::string_view text) {
   while (!text.empty() && (text.back() == ' ' || text.back() == '\r')) text.remove_suffix(1);
   Index value = 0;
-  const char* const end = text.data() + text.size();
-  const auto [stop, failure] = std::from_chars(text.data(), end, value);
-  return failure == std::errc{} && stop == end && value > 0 ? value : 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9' || __builtin_mul_overflow(value, 10, &value) ||
+        __builtin_add_overflow(value, c - '0', &value))
+      return 0;
+  }
+  return value;
 }
 
 inline constexpr Index kNoProcessorLimit = (std::numeric_limits<Index>::max)();
@@ -86,19 +81,21 @@ inline constexpr Index kNoProcessorLimit = (std::numeric_limits<Index>::max)();
 /// fraction of a processor would be stopped whenever its share is used up, and the others wait for
 /// it.
 inline Index quota_of_folder(const std::string& folder, bool version_2) {
-  const auto first_line = [&](const char* name) {
-    const auto lines = lines_of(folder + name);
-    return lines.empty() ? std::string() : lines.front();
-  };
+  const auto read = [&](const char* name) { return contents_of(folder + name); };
   Index quota = 0, period = 0;
   if (version_2) {  // "max 100000", "150000 100000"
-    const std::string line = first_line("/cpu.max");
-    const auto words = split(line, ' ');
-    quota = positive_number(words[0]);
-    period = words.size() > 1 ? positive_number(words[1]) : 100'000;
+    const std::string file = read("/cpu.max");
+    std::string_view rest = file, line = take_part(rest, '\n');
+    quota = positive_number(take_part(line, ' '));
+    period = line.empty() ? 100'000 : positive_number(take_part(line, ' '));
   } else {  // "-1" without a quota
-    quota = positive_number(first_line("/cpu.cfs_quota_us"));
-    period = positive_number(first_line("/cpu.cfs_period_us"));
+    const auto number = [&](const char* name) {
+      const std::string file = read(name);
+      std::string_view rest = file;
+      return positive_number(take_part(rest, '\n'));
+    };
+    quota = number("/cpu.cfs_quota_us");
+    period = number("/cpu.cfs_period_us");
   }
   return quota > 0 && period > 0 ? (std::max)(Index{1}, quota / period) : kNoProcessorLimit;
 }
@@ -133,33 +130,35 @@ inline Index quota_of_path(const std::string& mount, std::string path, bool vers
 /// the hierarchy), or kNoProcessorLimit. `root` stands before every path that is read.
 inline Index cgroup_processors(const std::string& root = {}) {
   Index least = kNoProcessorLimit;
-  const auto mounts = lines_of(root + "/proc/self/mountinfo");
-  for (const std::string& group : lines_of(root + "/proc/self/cgroup")) {
+  const std::string mounts = contents_of(root + "/proc/self/mountinfo");
+  const std::string groups = contents_of(root + "/proc/self/cgroup");
+  for (std::string_view rest_of_groups = groups; !rest_of_groups.empty();) {
     // "0::/path" (version 2), "4:cpu,cpuacct:/path" (version 1); a path may hold colons.
-    const std::size_t first = group.find(':');
-    const std::size_t second = first == std::string::npos ? first : group.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string_view controllers =
-        std::string_view(group).substr(first + 1, second - first - 1);
+    std::string_view group = take_part(rest_of_groups, '\n');
+    take_part(group, ':');
+    const std::string_view controllers = take_part(group, ':');
+    if (group.empty()) continue;
     const bool version_2 = controllers.empty();
     if (!version_2 && !lists(controllers, "cpu")) continue;
-    std::string path = group.substr(second + 1);
-    if (path == "/") path.clear();
+    const std::string path(group == "/" ? std::string_view() : group);
 
     // A mount shows the hierarchy from its own root on. Where no mount shows this process's path
     // (a container that sees the host's names), the mount points themselves are asked.
     Index inside = kNoProcessorLimit, elsewhere = kNoProcessorLimit;
     bool found = false;
-    for (const std::string& line : mounts) {
-      const auto words =
-          split(line, ' ');  // id parent device root point options... - type source super
-      const auto dash = std::find(words.begin(), words.end(), "-");
-      if (words.size() < 6 || words.end() - dash < 4) continue;
-      if (dash[1] != (version_2 ? "cgroup2" : "cgroup")) continue;
-      if (!version_2 && !lists(dash[3], "cpu")) continue;
-      std::string shown = unescaped_mount(words[3]);
+    for (std::string_view rest_of_mounts = mounts; !rest_of_mounts.empty();) {
+      // id parent device root point options... - type source super-options
+      std::string_view line = take_part(rest_of_mounts, '\n');
+      for (int field = 0; field < 3; ++field) take_part(line, ' ');
+      const std::string_view mounted = take_part(line, ' '), mount_point = take_part(line, ' ');
+      while (!line.empty() && take_part(line, ' ') != "-") continue;
+      const std::string_view type = take_part(line, ' ');
+      take_part(line, ' ');
+      if (line.empty() || type != (version_2 ? "cgroup2" : "cgroup")) continue;
+      if (!version_2 && !lists(line, "cpu")) continue;
+      std::string shown = unescaped_mount(mounted);
       if (shown == "/") shown.clear();
-      const std::string point = root + unescaped_mount(words[4]);
+      const std::string point = root + unescaped_mount(mount_point);
       const bool holds = path.starts_with(shown) &&
                          (path.size() == shown.size() || path[shown.size()] == '/') &&
                          path.find("/..") == std::string::npos;
