@@ -249,7 +249,8 @@ class Captioner {
 
   Index vocab_size() const { return model_->config().vocab_size; }
   bool is_stop(int id) const {
-    return std::ranges::find(options_.stop_ids, id) != options_.stop_ids.end();
+    const auto& stops = options_.stop_ids;
+    return std::find(stops.begin(), stops.end(), id) != stops.end();
   }
 
   // Appends a token that has not gone through the model yet.

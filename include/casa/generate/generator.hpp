@@ -221,8 +221,8 @@ std::vector<Generation> generate(const Decoder<T>& model, std::span<const Prompt
     std::erase_if(running, [&](std::size_t s) {
       Generation& g = results[s];
       const int id = generators[s]->sample();
-      if (std::ranges::find(options[s].sampling.stop_ids, id) !=
-          options[s].sampling.stop_ids.end()) {
+      const auto& stops = options[s].sampling.stop_ids;
+      if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
         g.stop = Stop::stop_id;
         g.stop_id = id;
         return true;

@@ -60,7 +60,7 @@ class EmaRepetitionPenalty {
     expect(std::isfinite(options_.max_count) && options_.max_count >= 0, "max_count",
            "finite and >= 0", options_.max_count);
     for (const Index id : options_.stop_ids) check_id(id);
-    std::ranges::sort(options_.stop_ids);
+    std::sort(options_.stop_ids.begin(), options_.stop_ids.end());
     const auto entries = static_cast<std::size_t>((std::min)(max_entries(), Index{1} << 16));
     state_.ids.reserve(entries);
     state_.counts.reserve(entries);
@@ -116,8 +116,8 @@ class EmaRepetitionPenalty {
       require(count >= kDropped && count <= 1 / (1 - options_.decay) + 1,
               "EmaRepetitionPenalty::restore: count out of range: ", count);
     std::vector<Index> sorted = state.ids;
-    std::ranges::sort(sorted);
-    const auto twice = std::ranges::adjacent_find(sorted);
+    std::sort(sorted.begin(), sorted.end());
+    const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
     if (twice != sorted.end()) fail("EmaRepetitionPenalty::restore: two counts for id ", *twice);
     state_ = state;
   }
@@ -138,7 +138,9 @@ class EmaRepetitionPenalty {
   const EmaRepetitionOptions& options() const { return options_; }
 
  private:
-  bool spared(Index id) const { return std::ranges::binary_search(options_.stop_ids, id); }
+  bool spared(Index id) const {
+    return std::binary_search(options_.stop_ids.begin(), options_.stop_ids.end(), id);
+  }
   void check_id(Index id) const {
     require(id >= 0 && id < vocab_size_, "EmaRepetitionPenalty: id: expected [0, ", vocab_size_,
             "), got ", id);
@@ -172,7 +174,7 @@ class NgramBlock {
     require(options_.size >= 0 && options_.size <= options_.window,
             "NgramBlock: size: expected 0 to window ", options_.window, ", got ", options_.size);
     for (const Index id : options_.stop_ids) check_id(id);
-    std::ranges::sort(options_.stop_ids);
+    std::sort(options_.stop_ids.begin(), options_.stop_ids.end());
     history_.reserve(static_cast<std::size_t>(options_.window) + 1);
     forbidden_.reserve(static_cast<std::size_t>(options_.window));
   }
@@ -194,9 +196,10 @@ class NgramBlock {
     for (Index i = 0; i + prefix < std::ssize(history_); ++i) {
       const Index id = begin[i + prefix];
       if (!std::equal(end - prefix, end, begin + i)) continue;
-      if (!std::ranges::binary_search(options_.stop_ids, id)) forbidden_.push_back(id);
+      if (!std::binary_search(options_.stop_ids.begin(), options_.stop_ids.end(), id))
+        forbidden_.push_back(id);
     }
-    std::ranges::sort(forbidden_);
+    std::sort(forbidden_.begin(), forbidden_.end());
     forbidden_.erase(std::unique(forbidden_.begin(), forbidden_.end()), forbidden_.end());
     return forbidden_;
   }
@@ -210,7 +213,7 @@ class NgramBlock {
     const std::span<const Index> ids = forbidden();
     Index left = 0;
     while (left < vocab_size_ && (logits[static_cast<std::size_t>(left)] == lowest ||
-                                  std::ranges::binary_search(ids, left)))
+                                  std::binary_search(ids.begin(), ids.end(), left)))
       ++left;
     if (left == vocab_size_) return 0;
     for (const Index id : ids) logits[static_cast<std::size_t>(id)] = lowest;

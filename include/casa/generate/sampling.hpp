@@ -140,9 +140,9 @@ class Sampler {
     require(vocab_size > 0 && vocab_size <= (std::numeric_limits<std::int32_t>::max)(),
             "Sampler: vocab_size: expected 1 to 2147483647, got ", vocab_size);
     check(options_, vocab_size);
-    std::ranges::sort(options_.stop_ids);  // a stop id given twice is weighed once
-    options_.stop_ids.erase(std::unique(options_.stop_ids.begin(), options_.stop_ids.end()),
-                            options_.stop_ids.end());
+    auto& stops = options_.stop_ids;  // a stop id given twice is weighed once
+    std::sort(stops.begin(), stops.end());
+    stops.erase(std::unique(stops.begin(), stops.end()), stops.end());
     reset();
     const auto vocab = static_cast<std::size_t>(vocab_size);
     if (weighs()) row_.resize(vocab);

@@ -70,8 +70,8 @@ void fill_table(RopeTable<T>& table, std::span<const StreamPass> streams, bool i
                 std::span<const Position> positions, const Context& context) {
   const Rope& first = *streams[0].rope;
   table.resize(first, static_cast<Index>(positions.size()));
-  const bool shared =
-      std::ranges::all_of(streams, [&](const StreamPass& s) { return s.rope == &first; });
+  const bool shared = std::all_of(streams.begin(), streams.end(),
+                                  [&](const StreamPass& s) { return s.rope == &first; });
   if (shared) return table.fill(first, 0, positions, context);
   for (const StreamPass& s : streams) {
     const Interval rows = image ? s.image : s.text;

@@ -50,7 +50,8 @@ struct VisionTowerConfig {
   Index window_tokens() const { return window_size / spatial_merge_size / patch_size; }
   /// Whether block `block` attends over the whole frame instead of windows.
   bool is_full_attention(Index block) const {
-    return std::ranges::find(fullatt_block_indexes, block) != fullatt_block_indexes.end();
+    const auto& full = fullatt_block_indexes;
+    return std::find(full.begin(), full.end(), block) != full.end();
   }
   /// As many key/value heads as query heads.
   AttentionShape attention_shape() const { return {num_heads, num_heads, head_dim()}; }
