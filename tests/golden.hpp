@@ -50,8 +50,8 @@ inline std::filesystem::path root() {
 }
 
 /// Folders that hold one *.safetensors per case.
-inline constexpr std::array<std::string_view, 4> kinds_of_files = {"core", "layer", "decoder",
-                                                                   "ladder"};
+inline constexpr std::array<std::string_view, 5> kinds_of_files = {"core", "variants", "layer",
+                                                                   "decoder", "ladder"};
 /// Beginnings of the names of folders that are one case each.
 inline constexpr std::array<std::string_view, 5> kinds_of_folders = {"digits", "hf_", "casa_",
                                                                      "tokenizer_", "preprocess"};
@@ -144,8 +144,9 @@ class Case {
   }
 };
 
-/// Paths of the case files of a kind (core, layer, decoder, ladder), sorted. casa::error if there
-/// are none in the repository's copy; a CASA_GOLDEN_DIR may lack a kind, but not all of them.
+/// Paths of the case files of a kind (core, variants, layer, decoder, ladder), sorted. casa::error
+/// if there are none in the repository's copy; a CASA_GOLDEN_DIR may lack a kind, but not all of
+/// them.
 inline std::vector<std::filesystem::path> case_files(std::string_view kind) {
   auto files = detail::list_files(root() / kind);
   detail::require_cases(files.empty(), kind);

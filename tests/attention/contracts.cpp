@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "casa/attention/scores.hpp"
 #include "casa/attention/simple.hpp"
 #include "support/messages.hpp"
 
@@ -96,6 +97,74 @@ TEST_CASE("varlen: lists that are none are refused, with what is wrong") {
   CHECK(message_of([&] {
           (void)varlen_intervals(Lengths{0, 3, 2}, Lengths{0, 3, 4}, true);
         }) == "varlen: cu_seqlens must not decrease, sequence 1 has -1 queries and 1 keys");
+}
+
+TEST_CASE("lists of intervals that are none are refused, with row and values") {
+  const Matrix<float> q = random(3, 8, 1), k = random(10, 8, 2);
+  const auto said = [&](const Mask& mask) {
+    return message_of([&] { (void)attend(q, k, k, mask); });
+  };
+  const Mask good{{{0, 2}, {2, 5}, {9, 10}}, {0, 2, 2, 3}};
+  CHECK(said(good).empty());
+  Mask built;
+  built.add_row({{0, 2}, {2, 5}});
+  built.add_row({});
+  built.add_row({{9, 10}});
+  CHECK(built == good);
+  CHECK(said({{{0, 2}}, {0, 1}}) ==
+        "attention: interval_offsets (one per row of q, and the end): expected 4, got 2");
+  CHECK(said({{{0, 2}}, {1, 1, 1, 1}}) == "attention: interval_offsets[0]: expected 0, got 1");
+  CHECK(said({{{0, 2}}, {0, 1, 0, 1}}) ==
+        "attention: interval_offsets must not decrease nor exceed the 1 intervals, got 1 and 0 for "
+        "row 1");
+  CHECK(has(said({{{0, 2}}, {0, 1, 2, 1}}), "the 1 intervals, got 1 and 2 for row 1"));
+  CHECK(said({{{0, 2}, {3, 4}}, {0, 1, 1, 1}}) ==
+        "attention: the last of interval_offsets: expected 2, got 1");
+  CHECK(said({{{0, 2}, {4, 4}}, {0, 1, 2, 2}}) == "attention: row 1 has an empty interval: [4, 4)");
+  CHECK(said({{{0, 2}, {8, 11}}, {0, 1, 2, 2}}) ==
+        "attention: intervals of row 1 must lie within [0, 10), got [8, 11)");
+  CHECK(has(said({{{0, 2}, {-1, 1}}, {0, 1, 2, 2}}), "row 1 must lie within [0, 10), got [-1, 1)"));
+  CHECK(said({{{0, 5}, {4, 6}}, {0, 0, 2, 2}}) ==
+        "attention: intervals of row 1 must ascend without overlap, got [4, 6) after one that ends "
+        "at 5");
+}
+
+TEST_CASE("sinks, widths of values and parameters of scores that do not fit are refused") {
+  const Matrix<float> q = random(3, 8, 1), k = random(10, 8, 2), wide = random(10, 12, 3);
+  const std::vector<Interval> all(3, Interval{0, 10});
+  const AttendOptions<float> two{.num_heads = 2, .num_kv_heads = 2};
+  const auto with = [&](auto change) {
+    AttendOptions<float> options = two;
+    change(options);
+    return message_of([&] { (void)attend(q, k, k, all, options); });
+  };
+  const float sinks[] = {1, std::numeric_limits<float>::infinity(), 3};
+  CHECK(with([&](auto& o) { o.sinks = sinks; }) ==
+        "attention: sinks (one per head): expected 2, got 3");
+  CHECK(has(with([&](auto& o) {
+              o.sinks = {sinks, 2};
+            }),
+            "sinks[1] must be a number below infinity"));
+  CHECK(with([&](auto& o) { o.value_dim = 6; }) == "attend: columns of v: expected 12, got 8");
+  CHECK(has(with([&](auto& o) { o.value_dim = -1; }), "value_dim must not be negative, got -1"));
+  CHECK(attend(q, k, wide, all, {.num_heads = 2, .num_kv_heads = 2, .value_dim = 6}).cols() == 12);
+
+  const auto scored = [&](const auto& score) {
+    return message_of([&] { (void)attend(q, k, k, all, two, score); });
+  };
+  const std::vector<float> one{1}, ones{1, 1};
+  const std::vector<Index> places(4, 0), far{0, 0, Index{1} << 40};
+  CHECK(scored(Scores{SoftCap{5}, Alibi<float>{ones}}).empty());
+  CHECK(has(scored(SoftCap{0}), "SoftCap: cap must be positive, got 0"));
+  CHECK(scored(Alibi<float>{one}) == "Alibi: slopes (one per head): expected 2, got 1");
+  CHECK(scored(Alibi<float>{ones, places}) == "Alibi: query_places: expected 3, got 4");
+  CHECK(has(scored(Alibi<float>{ones, far}), "Alibi: query_places[2] must lie within +-2^30"));
+  CHECK(scored(Scores{SoftCap{5}, HeadScale<float>{one}}) ==
+        "HeadScale: factors (one per head): expected 2, got 1");
+  CHECK(scored(Bias<float>{k}) == "Bias: rows of matrix (heads * rows of q): expected 3, got 10");
+  CHECK(scored(Bias<float>{q}) == "Bias: columns of matrix (keys): expected 10, got 8");
+  CHECK(scored(RelativeBias<float>{q}) ==
+        "RelativeBias: rows of table (one per head): expected 2, got 3");
 }
 
 TEST_CASE("states of other sizes are not merged or finished, and stay as they were") {

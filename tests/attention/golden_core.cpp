@@ -93,7 +93,8 @@ Problem<T> problem(const golden::Case& c, const std::string& mode) {
 template <class T>
 void check(const Problem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
   const auto eps = static_cast<double>(std::numeric_limits<T>::epsilon());
-  const auto [heads, kv_heads, head_dim] = p.shape;
+  const Index heads = p.shape.num_heads, kv_heads = p.shape.num_kv_heads,
+              head_dim = p.shape.head_dim;
   double worst = 0;
   for (Index r = 0; r < p.q.rows(); ++r) {
     const Interval seen = p.intervals[static_cast<std::size_t>(r)];
@@ -143,7 +144,8 @@ void check_case(const golden::Case& c, Path path) {
     CAPTURE(mode);
     const Problem<T> p = problem<T>(c, mode);
     // The keys as the caches hold them, head by head.
-    const auto [heads, kv_heads, head_dim] = p.shape;
+    const Index heads = p.shape.num_heads, kv_heads = p.shape.num_kv_heads,
+                head_dim = p.shape.head_dim;
     const Index n = p.k.rows();
     Buffer<T> k(n * kv_heads * head_dim), v(n * kv_heads * head_dim);
     for (Index t = 0; t < n; ++t) {

@@ -135,6 +135,45 @@ TEST_CASE("log-sum-exp from a state is rounded once") {
   }
 }
 
+// Fault: a sink is added to every part.
+TEST_CASE_TEMPLATE("a sink counts once: in one part, or after the merge", T, float, double) {
+  const Small<T> p(40);
+  const std::vector<T> sinks = {T(-0.5), T(2), T(60), -std::numeric_limits<T>::infinity()};
+  const auto state = [&](Index begin, Index end, bool with_sinks) {
+    const std::vector<Interval> intervals(3, Interval{begin, end});
+    AttentionInput<T> in{p.shape, 0.25, {p.q.data(), 3, 64}, {&p.piece, 1}, intervals};
+    if (with_sinks) in.sinks = sinks;
+    return attend_state(in);
+  };
+  const auto check_same = [&](const AttentionState<T>& got) {
+    Matrix<T> out(3, 64), lse(3, 4), expected(3, 64), expected_lse(3, 4);
+    finish(got, out.view(), lse.data());
+    finish(state(0, 40, true), expected.view(), expected_lse.data());
+    const T eps = std::numeric_limits<T>::epsilon();
+    CHECK((out.eigen() - expected.eigen()).cwiseAbs().maxCoeff() <= 40 * eps);
+    CHECK((lse.eigen() - expected_lse.eigen()).cwiseAbs().maxCoeff() <= 64 * eps);
+  };
+  auto in_first = state(0, 13, true);
+  merge(in_first, state(13, 40, false));
+  check_same(in_first);
+  auto in_last = state(0, 13, false);
+  merge(in_last, state(13, 40, true));
+  check_same(in_last);
+  auto after = state(0, 13, false);
+  merge(after, state(13, 40, false));
+  add_sinks(after, std::span<const T>(sinks));
+  check_same(after);
+
+  // Rows without keys: zeros, and the sink as log-sum-exp.
+  Matrix<T> out(3, 64), lse(3, 4);
+  finish(state(7, 7, true), out.view(), lse.data());
+  CHECK((out.eigen().array() == 0).all());
+  for (Index h = 0; h < 4; ++h)
+    CHECK((lse(2, h) == sinks[static_cast<std::size_t>(h)] ||
+           std::abs(lse(2, h) - sinks[static_cast<std::size_t>(h)]) <=
+               60 * std::numeric_limits<T>::epsilon()));
+}
+
 TEST_CASE("states that do not fit are refused") {
   auto a = empty_state<float>(2, {4, 2, 8});
   CHECK_THROWS_AS(merge(a, empty_state<float>(3, {4, 2, 8})), error);
@@ -142,4 +181,6 @@ TEST_CASE("states that do not fit are refused") {
   CHECK_THROWS_AS(merge(a, empty_state<float>(2, {4, 2, 4})), error);
   Matrix<float> out(2, 31);
   CHECK_THROWS_AS(finish(a, out.view()), error);
+  const std::vector<float> sinks(3);
+  CHECK_THROWS_AS(add_sinks(a, sinks), error);
 }

@@ -1,5 +1,5 @@
-// The door to attention: any mask that is intervals, grouped heads, keys in pieces, log-sum-exp,
-// states; of an AttentionInput, or of matrices and options.
+// The door to attention: any mask that is intervals, any function of scores, grouped heads, keys in
+// pieces, log-sum-exp, states; of an AttentionInput, or of matrices and options.
 #pragma once
 
 #include <optional>
@@ -13,31 +13,70 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// out (rows, num_heads * head_dim) = softmax(scale q k^T) v over the keys that each row sees; lse,
-/// unless null, (rows, num_heads) row-major = ln sum exp(scale q.k). A row that sees no key gives
-/// zeros and -inf. What lies outside a row's interval never matters to that row, not even NaN. A
-/// score that overflows to -inf weighs nothing; one that overflows to +inf gives NaN in its row and
-/// head. `out` may be q itself; any other overlap of out with what is read is not allowed. Throws
-/// casa::error, before anything is written, if sizes do not fit or an interval leaves the keys.
+namespace detail {
+
+/// Whether the fast kernel computes this; the rest goes by the definition.
+template <class Score, class T, class S>
+bool is_fast(const AttentionInput<T, S>& in) {
+  return std::is_same_v<Score, PlainScore> && in.interval_offsets.empty() && in.sinks.empty() &&
+         in.shape.output_dim() == in.shape.head_dim;
+}
+
+}  // namespace detail
+
+/// out (rows, num_heads * value_dim) = softmax(score(scale q k^T)) v over the keys that each row
+/// sees; lse, unless null, (rows, num_heads) row-major = ln sum exp(score(scale q.k)). A row that
+/// sees no key gives zeros and -inf (with a sink: zeros and the sink). What lies outside a row's
+/// intervals never matters to that row, not even NaN. A score that overflows to -inf weighs
+/// nothing; one that overflows to +inf gives NaN in its row and head. `out` may be q itself where
+/// it has its size; any other overlap of out with what is read is not allowed. Throws casa::error,
+/// before anything is written, if sizes do not fit, an interval leaves the keys or a list of them
+/// is not in order.
+///
+/// `score` changes scores before the softmax: scores.hpp has some by name, score_place.hpp says how
+/// to write another.
+template <Scalar T, class S, class Score>
+void attend(const AttentionInput<T, S>& in, MatrixView<std::type_identity_t<T>> out,
+            std::type_identity_t<T>* lse, const Context& context, const Score& score) {
+  if constexpr (detail::is_score<Score>()) {
+    if (context.path == Path::naive || !detail::is_fast<Score>(in))
+      return naive::attend(in, out, lse, context, score);
+    detail::check(in);
+    detail::check_output<T, S>(in, out);
+    detail::attend_fast(in, {out, lse}, context);
+  }
+}
+/// The same without a score function.
 template <Scalar T, class S>
 void attend(const AttentionInput<T, S>& in, MatrixView<std::type_identity_t<T>> out,
             std::type_identity_t<T>* lse = nullptr, const Context& context = {}) {
-  if (context.path == Path::naive) return naive::attend(in, out, lse, context);
-  detail::check(in);
-  detail::check_output<T, S>(in, out);
-  detail::attend_fast(in, {out, lse}, context);
+  attend(in, out, lse, context, PlainScore{});
 }
 
-/// As attend(), but gives the state, which can be merged with the state over other keys.
+/// As attend(), but gives the state, which can be merged with the state over other keys. It
+/// includes the sinks, if there are any: of several states to be merged, one may be given them.
+template <Scalar T, class S, class Score>
+AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& context,
+                               const Score& score) {
+  if constexpr (detail::is_score<Score>()) {
+    if (context.path == Path::naive || !detail::is_fast<Score>(in))
+      return naive::attend_state(in, context, score);
+    detail::check(in);
+    const Index heads = in.shape.num_heads;
+    AttentionState<T> state{{in.num_rows(), heads},
+                            {in.num_rows(), heads},
+                            {in.num_rows(), heads * in.shape.output_dim()}};
+    detail::attend_fast(in, {state.out.view(), nullptr, state.max.data(), state.sum.data()},
+                        context);
+    return state;
+  } else {
+    return {};
+  }
+}
+/// The same without a score function.
 template <Scalar T, class S>
 AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& context = {}) {
-  if (context.path == Path::naive) return naive::attend_state(in, context);
-  detail::check(in);
-  const Index heads = in.shape.num_heads;
-  AttentionState<T> state{
-      {in.num_rows(), heads}, {in.num_rows(), heads}, {in.num_rows(), in.q.cols()}};
-  detail::attend_fast(in, {state.out.view(), nullptr, state.max.data(), state.sum.data()}, context);
-  return state;
+  return attend_state(in, context, PlainScore{});
 }
 
 /// What attend(q, k, v, ...) and varlen() may be told; everything has a usual value.
@@ -48,6 +87,8 @@ struct AttendOptions {
   std::optional<double> scale = {};  ///< 1 / sqrt(head_dim) unless given
   T* lse = nullptr;                  ///< (rows, num_heads), written unless null
   const Context* context = nullptr;  ///< threads and scratch memory; one thread unless given
+  Index value_dim = 0;               ///< of a head of v and of the result; 0: head_dim
+  std::span<const T> sinks = {};     ///< (num_heads): a logit in each head's denominator; or none
 };
 
 namespace detail {
@@ -112,26 +153,45 @@ constexpr bool are_attention_matrices() {
   return false;
 }
 
-template <class T, class S>
+template <class T, class S, class Score>
 RowMatrix<T> attend_matrices(MatrixView<const T> q, MatrixView<const S> k, MatrixView<const S> v,
-                             std::span<const Interval> intervals, const AttendOptions<T>& options) {
+                             const MaskView& mask, const AttendOptions<T>& options,
+                             const Score& score) {
   require(options.num_heads >= 1 && q.cols() % options.num_heads == 0,
           "attend: columns of q must be a multiple of num_heads = ", options.num_heads, ", got ",
           q.cols());
-  const AttentionShape shape{options.num_heads, options.num_kv_heads, q.cols() / options.num_heads};
+  const AttentionShape shape{options.num_heads, options.num_kv_heads, q.cols() / options.num_heads,
+                             options.value_dim};
   check_shape(shape);
   require_equal("attend: columns of k", k.cols(), shape.num_kv_heads * shape.head_dim);
-  require_equal("attend: columns of v", v.cols(), k.cols());
+  require_equal("attend: columns of v", v.cols(),
+                checked_mul(shape.num_kv_heads, shape.output_dim(), "attend: v"));
   require_equal("attend: rows of v", v.rows(), k.rows());
-  require_equal("attend: stride of v", v.stride(), k.stride());
-  const KeyPiece<S> piece{k.data(), v.data(), k.rows(), k.stride(), shape.head_dim};
-  const AttentionInput<T, S> in{
-      shape, options.scale.value_or(default_scale(shape.head_dim)), q, {&piece, 1}, intervals};
-  RowMatrix<T> out(q.rows(), q.cols());
+  const KeyPiece<S> piece{.k = k.data(),
+                          .v = v.data(),
+                          .count = k.rows(),
+                          .token_stride = k.stride(),
+                          .head_stride = shape.head_dim,
+                          .value_token_stride = v.stride(),
+                          .value_head_stride = shape.output_dim()};
+  const AttentionInput<T, S> in{.shape = shape,
+                                .scale = options.scale.value_or(default_scale(shape.head_dim)),
+                                .q = q,
+                                .keys = {&piece, 1},
+                                .intervals = mask.intervals,
+                                .interval_offsets = mask.offsets,
+                                .sinks = options.sinks};
+  RowMatrix<T> out(q.rows(), checked_mul(shape.num_heads, shape.output_dim(), "attend: out"));
+  const auto attend_in = [&](const Context& context) {
+    if constexpr (std::is_same_v<Score, PlainScore>)
+      attend(in, out, options.lse, context);
+    else
+      attend(in, out, options.lse, context, score);
+  };
   if (options.context)
-    attend(in, out, options.lse, *options.context);
+    attend_in(*options.context);
   else
-    attend(in, out, options.lse);
+    attend_in({});
   return out;
 }
 
@@ -141,14 +201,28 @@ RowMatrix<T> attend_matrices(MatrixView<const T> q, MatrixView<const S> k, Matri
 /// side by side: row-major Eigen objects, Matrix, or MatrixView<const T>(data, rows, cols, stride).
 /// Row r sees the keys of intervals[r]: a vector, a span, or braces, `{{0, 14}}` for one row that
 /// sees 14 keys. Returns RowMatrix (rows, num_heads * head_dim). k and v hold q's float or double,
-/// or casa::bfloat16 or casa::half beside float. Throws casa::error if sizes do not fit.
-template <class Q, class K, class V>
+/// or casa::bfloat16 or casa::half beside float. v and what is returned have options.value_dim
+/// columns a head instead, if that is given. `score` is a score function (scores.hpp). Throws
+/// casa::error if sizes do not fit.
+template <class Q, class K, class V, class Score = PlainScore>
 auto attend(const Q& q, const K& k, const V& v, ListView<Interval> intervals,
-            const detail::OptionsFor<Q>& options = {}) {
+            const detail::OptionsFor<Q>& options = {}, const Score& score = {}) {
   using T = detail::ComputeType<Q>;
   if constexpr (detail::are_attention_matrices<Q, K, V>()) {
     using S = detail::ValueOf<K>;
-    return detail::attend_matrices<T, S>(q, k, v, intervals.span(), options);
+    return detail::attend_matrices<T, S>(q, k, v, MaskView{intervals.span(), {}}, options, score);
+  } else {
+    return RowMatrix<T>();
+  }
+}
+/// The same with lists of intervals: a Mask or a MaskView.
+template <class Q, class K, class V, std::convertible_to<MaskView> M, class Score = PlainScore>
+auto attend(const Q& q, const K& k, const V& v, const M& mask,
+            const detail::OptionsFor<Q>& options = {}, const Score& score = {}) {
+  using T = detail::ComputeType<Q>;
+  if constexpr (detail::are_attention_matrices<Q, K, V>()) {
+    using S = detail::ValueOf<K>;
+    return detail::attend_matrices<T, S>(q, k, v, MaskView(mask), options, score);
   } else {
     return RowMatrix<T>();
   }

@@ -1,11 +1,12 @@
-// What attention reads: queries, keys in pieces, and the interval of keys that each row sees.
+// What attention reads: queries, keys in pieces, and the intervals of keys that each row sees.
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <span>
 
+#include "casa/attention/mask.hpp"
 #include "casa/core/error.hpp"
-#include "casa/core/interval.hpp"
 #include "casa/core/memory.hpp"
 #include "casa/core/scalar.hpp"
 
@@ -15,11 +16,17 @@ CASA_COMMON_NAMESPACE_BEGIN
 struct AttentionShape {
   Index num_heads = 1;     ///< query heads; a multiple of num_kv_heads
   Index num_kv_heads = 1;  ///< heads of keys and values (fewer: grouped-query attention)
-  Index head_dim = 1;      ///< values of one head of q, k and v
+  Index head_dim = 1;      ///< values of one head of q and k
+  Index value_dim = 0;     ///< values of one head of v and out; 0: head_dim
 
   /// Query heads per key/value head.
   CASA_COMMON_INLINE Index group() const { return num_heads / num_kv_heads; }
-  CASA_COMMON_INLINE friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
+  /// Values of a head of v and of the output.
+  CASA_COMMON_INLINE Index output_dim() const { return value_dim == 0 ? head_dim : value_dim; }
+  CASA_COMMON_INLINE friend bool operator==(const AttentionShape& a, const AttentionShape& b) {
+    return a.num_heads == b.num_heads && a.num_kv_heads == b.num_kv_heads &&
+           a.head_dim == b.head_dim && a.output_dim() == b.output_dim();
+  }
 };
 
 CASA_COMMON_NAMESPACE_END
@@ -31,21 +38,35 @@ CASA_NAMESPACE_BEGIN
 /// fastest.
 template <Storage S>
 struct KeyPiece {
-  const S* k = nullptr;    ///< value 0 of head 0 of the first key
-  const S* v = nullptr;    ///< the same of the values, which have the strides of the keys
-  Index count = 0;         ///< tokens; with 0 the pointers may be null
-  Index token_stride = 0;  ///< values from a token to the next of the same head
-  Index head_stride = 0;   ///< values from a head to the next of the same token
+  const S* k = nullptr;          ///< value 0 of head 0 of the first key
+  const S* v = nullptr;          ///< the same of the values
+  Index count = 0;               ///< tokens; with 0 the pointers may be null
+  Index token_stride = 0;        ///< values from a token to the next of the same head
+  Index head_stride = 0;         ///< values from a head to the next of the same token
+  Index value_token_stride = 0;  ///< the same for v where it differs from that of k; 0: as k
+  Index value_head_stride = 0;   ///< the same for v where it differs from that of k; 0: as k
+
+  /// Where key t of head h lies. Not checked.
+  const S* key(Index h, Index t) const { return k + h * head_stride + t * token_stride; }
+  /// Where its value lies. Not checked.
+  const S* value(Index h, Index t) const {
+    return v + h * (value_head_stride == 0 ? head_stride : value_head_stride) +
+           t * (value_token_stride == 0 ? token_stride : value_token_stride);
+  }
 };
 
-/// out[r, h] = sum_j softmax_j(scale q[r, h] . k[j]) v[j] over the keys j that row r sees.
+/// out[r, h] = sum_j softmax_j(scale q[r, h] . k[j]) v[j] over the keys j that row r sees. With a
+/// sink the denominator of the softmax of head h has one more term, exp(sinks[h]), which has no
+/// value: it takes weight from the keys (gpt-oss; "attention is off by one").
 template <Scalar T, StorageFor<T> S = T>
 struct AttentionInput {
   AttentionShape shape;   ///< heads of q and of the keys
   double scale = 1;       ///< factor of q . k before the softmax; usually default_scale(head_dim)
   MatrixView<const T> q;  ///< (rows, num_heads * head_dim), heads side by side
   std::span<const KeyPiece<S>> keys;    ///< laid end to end; their places are 0, 1, 2, ...
-  std::span<const Interval> intervals;  ///< one per row: the places that the row sees
+  std::span<const Interval> intervals;  ///< the places that each row sees: one per row, or lists
+  std::span<const Index> interval_offsets = {};  ///< (rows + 1) of lists, as in MaskView; else none
+  std::span<const T> sinks = {};  ///< (num_heads): a logit in each head's denominator; or none
 
   /// Query rows; out has as many.
   Index num_rows() const { return q.rows(); }
@@ -55,6 +76,8 @@ struct AttentionInput {
     for (const auto& piece : keys) n += piece.count;
     return n;
   }
+  /// The intervals of every row.
+  MaskView mask() const { return {intervals, interval_offsets}; }
 };
 
 /// The usual scale: 1 / sqrt(head_dim).
@@ -70,10 +93,11 @@ inline void check_shape(const AttentionShape& s) {
           ", ", s.num_kv_heads, ", ", s.head_dim);
   require(s.num_heads % s.num_kv_heads == 0, "attention: num_kv_heads must divide num_heads, got ",
           s.num_heads, " heads and ", s.num_kv_heads, " key/value heads");
+  require(s.value_dim >= 0, "attention: value_dim must not be negative, got ", s.value_dim);
 }
 
-/// Throws casa::error unless every size fits and every interval that is not empty lies within the
-/// keys.
+/// Throws casa::error unless every size fits, every interval that is not empty lies within the
+/// keys, and lists are in order.
 template <Scalar T, class S>
 void check(const AttentionInput<T, S>& in) {
   check_shape(in.shape);
@@ -87,8 +111,6 @@ void check(const AttentionInput<T, S>& in) {
     require(in.q.stride() >= in.q.cols() || rows == 1, "attention: stride of q must be at least ",
             in.q.cols(), ", got ", in.q.stride());
   }
-  require_equal("attention: intervals (one per row of q)", static_cast<Index>(in.intervals.size()),
-                rows);
   Index num_keys = 0;
   for (std::size_t p = 0; p < in.keys.size(); ++p) {
     const auto& piece = in.keys[p];
@@ -97,19 +119,21 @@ void check(const AttentionInput<T, S>& in) {
             "] has ", piece.count, " keys but a null k or v");
     num_keys = checked_add(num_keys, piece.count, "attention: keys");
   }
-  for (std::size_t r = 0; r < in.intervals.size(); ++r) {
-    const Interval i = in.intervals[r];
-    if (i.size() > 0 && (i.begin < 0 || i.end > num_keys))
-      fail("attention: intervals[", r, "] must lie within [0, ", num_keys, "), got [", i.begin,
-           ", ", i.end, ")");
-  }
+  check_mask(in.mask(), rows, num_keys);
+  if (in.sinks.empty()) return;
+  require_equal("attention: sinks (one per head)", static_cast<Index>(in.sinks.size()),
+                in.shape.num_heads);
+  for (std::size_t h = 0; h < in.sinks.size(); ++h)
+    require(in.sinks[h] < std::numeric_limits<T>::infinity(), "attention: sinks[", h,
+            "] must be a number below infinity, got ", in.sinks[h]);
 }
 
 template <Scalar T, class S>
 void check_output(const AttentionInput<T, S>& in, MatrixView<T> out) {
   require_equal("attention: rows of out", out.rows(), in.num_rows());
   if (in.num_rows() == 0) return;
-  require_equal("attention: columns of out", out.cols(), in.q.cols());
+  require_equal("attention: columns of out", out.cols(),
+                checked_mul(in.shape.num_heads, in.shape.output_dim(), "attention: out"));
   require(out.data() != nullptr, "attention: out is null, expected ", out.rows(), " rows");
   require(out.stride() >= out.cols() || out.rows() == 1,
           "attention: stride of out must be at least ", out.cols(), ", got ", out.stride());

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "casa/attention/input.hpp"
 
@@ -20,7 +21,7 @@ template <Scalar T>
 struct AttentionState {
   Matrix<T> max;  ///< (rows, num_heads)
   Matrix<T> sum;  ///< (rows, num_heads)
-  Matrix<T> out;  ///< (rows, num_heads * head_dim), not divided by sum
+  Matrix<T> out;  ///< (rows, num_heads * value_dim), not divided by sum
 
   /// Query rows that the state is of.
   Index num_rows() const { return max.rows(); }
@@ -34,7 +35,7 @@ AttentionState<T> empty_state(Index rows, const AttentionShape& shape) {
   require(rows >= 0, "attention state: rows must not be negative, got ", rows);
   AttentionState<T> s{{rows, shape.num_heads},
                       {rows, shape.num_heads},
-                      {rows, checked_mul(shape.num_heads, shape.head_dim, "attention state")}};
+                      {rows, checked_mul(shape.num_heads, shape.output_dim(), "attention state")}};
   s.max.fill(-std::numeric_limits<T>::infinity());
   s.sum.fill(T(0));
   s.out.fill(T(0));
@@ -60,6 +61,19 @@ void merge_row(T& to_max, T& to_sum, T* to_out, T from_max, T from_sum, const T*
   to_max = m;
   to_sum = to_sum * a + from_sum * b;
   for (Index i = 0; i < head_dim; ++i) to_out[i] = to_out[i] * a + from_out[i] * b;
+}
+
+/// A sink's logit (in base 2) joins the maximum and the sum of one row and head. Returns the factor
+/// that the row's weighted values get: a sink is the state (sink, 1, 0).
+template <Scalar T>
+T add_sink(T& max, T& sum, T sink) {
+  const T none = -std::numeric_limits<T>::infinity();
+  if (sink == none) return T(1);
+  const T m = sink > max ? sink : max;  // NaN stays in max
+  const T factor = max == none ? T(0) : std::exp2(max - m);
+  sum = (max == none ? T(0) : sum * factor) + std::exp2(sink - m);
+  max = m;
+  return factor;
 }
 
 /// Natural log of the sum of exp(score) from a base-2 maximum and its sum.
@@ -97,7 +111,25 @@ void merge(AttentionState<T>& to, const AttentionState<T>& from) {
                         (from.max)(r, h), from.sum(r, h), from.out.row(r) + h * head_dim, head_dim);
 }
 
-/// The attention output (rows, num_heads * head_dim) and, unless null, lse (rows, num_heads), the
+/// Each row of the state gets its head's sink (num_heads logits, as in AttentionInput), which must
+/// count once: give sinks either to one attend_state() of those that are merged, or to the merged
+/// state by this function. Throws casa::error if sizes do not fit.
+template <Scalar T>
+void add_sinks(AttentionState<T>& state, std::span<const std::type_identity_t<T>> sinks) {
+  constexpr double log2e = 1.44269504088896340736;
+  const Index dim = detail::checked_head_dim(state);
+  require_equal("add_sinks: sinks (one per head)", static_cast<Index>(sinks.size()),
+                state.max.cols());
+  for (Index r = 0; r < state.max.rows(); ++r)
+    for (Index h = 0; h < state.max.cols(); ++h) {
+      const auto sink =
+          static_cast<T>(log2e * static_cast<double>(sinks[static_cast<std::size_t>(h)]));
+      const T factor = detail::add_sink((state.max)(r, h), state.sum(r, h), sink);
+      for (Index i = 0; i < dim; ++i) state.out(r, h * dim + i) *= factor;
+    }
+}
+
+/// The attention output (rows, num_heads * value_dim) and, unless null, lse (rows, num_heads), the
 /// natural log of the sum of exp(scale q.k). Rows that have seen no key give zeros and -inf. Throws
 /// casa::error if sizes do not fit.
 template <Scalar T>

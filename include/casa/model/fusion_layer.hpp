@@ -103,9 +103,12 @@ class FusionLayer {
  public:
   /// Throws casa::error where weights and config do not fit each other.
   FusionLayer(const FusionLayerConfig& config, FusionLayerWeights<T> weights) : config_(config) {
-    const auto& [heads, kv_heads, head_dim] = config_.shape;
+    const Index heads = config_.shape.num_heads, kv_heads = config_.shape.num_kv_heads;
+    const Index head_dim = config_.shape.head_dim;
     require(heads >= 1 && kv_heads >= 1 && head_dim >= 1 && heads % kv_heads == 0,
             "FusionLayer: num_kv_heads must divide num_heads, got ", heads, " and ", kv_heads);
+    require_equal("FusionLayer: value_dim (as wide as keys, or 0)", config_.shape.output_dim(),
+                  head_dim);
     require_equal("FusionLayer: values of norm", weights.norm.size(), config_.hidden_size);
     require_equal("FusionLayer: inputs of q, k, v", weights.attention.qkv.in_features(),
                   config_.hidden_size);
