@@ -78,8 +78,10 @@ struct Prefetch {
 template <Index Rows, Index Vectors, class V, class F>
 CASA_INLINE void for_each_two(V (&sum)[std::size_t{Rows}][std::size_t{Vectors}], F f) {
   CASA_UNROLL
-  for (Index r = 0; r < Rows; ++r) CASA_UNROLL
-  for (Index v = 0; v < Vectors; v += 2) f(sum[r][v], sum[r][v + 1]);
+  for (Index r = 0; r < Rows; ++r) {
+    CASA_UNROLL
+    for (Index v = 0; v < Vectors; v += 2) f(sum[r][v], sum[r][v + 1]);
+  }
 }
 
 /// c = a w, or c += a w with `accumulate`, for tile_vectors(Rows) vectors of a panel from output
@@ -104,9 +106,11 @@ void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth
   for (Index begin = 0; begin < depth; begin += step) {
     V sum[std::size_t{Rows}][std::size_t{vectors}];
     CASA_UNROLL
-    for (Index r = 0; r < rows; ++r) CASA_UNROLL
-    for (Index v = 0; v < vectors; ++v)
-      sum[r][v] = scaled || !accumulate ? V{} : simd::load(at(r, v));
+    for (Index r = 0; r < rows; ++r) {
+      CASA_UNROLL
+      for (Index v = 0; v < vectors; ++v)
+        sum[r][v] = scaled || !accumulate ? V{} : simd::load(at(r, v));
+    }
     if constexpr (unit == 2)
       for_each_two<rows, vectors>(sum, [](V& first, V& second) {
         simd::merge_pair(first, second);
@@ -176,10 +180,10 @@ using TileFunction = void (*)(const A*, const std::byte*, Index, Index, T*, bool
 /// multiply_tile for `rows` <= kTileRows rows.
 template <Scalar T, class S, class A = T>
 TileFunction<T, A> tile_function(Index rows) {
-  constexpr auto table = []<std::size_t... I>(std::index_sequence<I...>) {
+  constexpr auto make_table = []<std::size_t... I>(std::index_sequence<I...>) {
     return std::array<TileFunction<T, A>, sizeof...(I)>{&multiply_tile<T, S, Index{I} + 1, A>...};
-  }
-  (std::make_index_sequence<static_cast<std::size_t>(kTileRows)>{});
+  };
+  constexpr auto table = make_table(std::make_index_sequence<std::size_t{kTileRows}>{});
   return table[static_cast<std::size_t>(rows - 1)];
 }
 
