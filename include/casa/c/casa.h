@@ -17,7 +17,7 @@
 #ifndef CASA_C_CASA_H
 #define CASA_C_CASA_H
 
-#include <stdint.h>
+#include <stdint.h>  // NOLINT(modernize-deprecated-headers): C includes this file, too
 
 #if defined(__GNUC__)
 /// Makes a function visible in a shared library that hides its other symbols.

@@ -156,7 +156,7 @@ class ModelFolder {
   }
 
   static Checkpoint read_files(const std::string& folder, const ModelOptions& options) {
-    const Checkpoint base = read_checkpoint(folder, options.files);
+    Checkpoint base = read_checkpoint(folder, options.files);
     if (options.fusion_folder.empty()) return base;
     const Checkpoint added = read_checkpoint(options.fusion_folder, options.files);
     std::vector<SafeTensors> all(base.files().begin(), base.files().end());

@@ -184,7 +184,7 @@ class RopeReader {
 /// rope_scaling alone.
 inline std::optional<Json> rope_object(const Json& text) {
   for (const std::string_view key : {"rope_scaling", "rope_parameters"})
-    if (const auto object = text.find_set(key))
+    if (auto object = text.find_set(key))
       if (!object->is_object() || object->size() > 0) return object;
   return std::nullopt;
 }

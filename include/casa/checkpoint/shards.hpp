@@ -57,7 +57,7 @@ class Checkpoint {
     contents_ = std::move(contents);
   }
   /// One file, called by its own name.
-  explicit Checkpoint(SafeTensors file) : Checkpoint(std::vector{file}, file.name()) {}
+  explicit Checkpoint(const SafeTensors& file) : Checkpoint(std::vector{file}, file.name()) {}
 
   /// What errors call the set.
   const std::string& name() const { return contents_->name; }

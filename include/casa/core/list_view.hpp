@@ -24,10 +24,12 @@ class ListView {
   requires std::is_same_v<P, T*> || std::is_same_v<P, const T*> ListView(P data, std::size_t count)
       : values_(data, count) {}
   /// Whatever converts to std::span<const T>.
+  // NOLINTBEGIN(bugprone-forwarding-reference-overload): the constraint leaves copies out
   template <class R>
   requires(!std::is_same_v<std::remove_cvref_t<R>, ListView> &&
            std::is_convertible_v<R&&, std::span<const T>>) ListView(R&& range)
       : values_(std::forward<R>(range)) {}
+  // NOLINTEND(bugprone-forwarding-reference-overload)
 
   /// The values; not owned.
   std::span<const T> span() const { return values_; }

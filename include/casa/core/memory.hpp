@@ -133,6 +133,7 @@ class MatrixView {
   template <class U>
   requires(std::is_const_v<T>&& std::is_same_v<U, Value>) MatrixView(const MatrixView<U>& v)
       : MatrixView(v.data(), v.rows(), v.cols(), v.stride()) {}
+  // NOLINTBEGIN(bugprone-forwarding-reference-overload): a view is no Eigen object
   /// The memory of a row-major Eigen object of T (matrix, block, map), which must outlive the view.
   /// Throws casa::error if neighbours in a row do not lie side by side.
   template <detail::RowsOf<T> E>
@@ -144,6 +145,7 @@ class MatrixView {
   requires(!detail::RowsOf<E, T>) MatrixView(E&&) {
     static_cast<void>(detail::can_be_viewed<E, T>());  // never: says why not
   }
+  // NOLINTEND(bugprone-forwarding-reference-overload)
 
   T* data() const { return data_; }         ///< the first value of row 0
   Index rows() const { return rows_; }      ///< as given

@@ -27,8 +27,10 @@ class TiffReader {
     const std::string_view mark(reinterpret_cast<const char*>(bytes_.data()), 4);
     const auto is = [&](const char(&other)[5]) { return mark == std::string_view(other, 4); };
     // Some writers swap the two bytes of the version; Pillow takes them, and 43 in big endian too.
+    // NOLINTBEGIN(bugprone-string-literal-with-embedded-nul): is() takes all four bytes
     little_ = is("II\x2a\0") || is("II\0\x2a");
     return little_ || is("MM\0\x2a") || is("MM\x2a\0") || is("MM\0\x2b");
+    // NOLINTEND(bugprone-string-literal-with-embedded-nul)
   }
   /// The unsigned number of `size` bytes at `at`; nothing if it does not lie inside.
   std::optional<std::uint64_t> number(std::uint64_t at, std::uint64_t size) const {

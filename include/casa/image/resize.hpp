@@ -42,8 +42,10 @@ inline ResampleTaps bicubic_taps(Index n, Index m) {
   std::vector<std::int32_t> fixed;
   for (Index i = 0; i < m; ++i) {
     const double centre = (static_cast<double>(i) + 0.5) * scale;
+    // NOLINTBEGIN(bugprone-incorrect-roundings): Pillow's rounding, which cuts towards zero
     const Index first = (std::max)(static_cast<Index>(centre - support + 0.5), Index{0});
     const Index last = (std::min)(static_cast<Index>(centre + support + 0.5), n);
+    // NOLINTEND(bugprone-incorrect-roundings)
     double sum = 0.0;
     weights.clear();
     for (Index t = first; t < last; ++t) {

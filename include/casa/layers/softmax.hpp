@@ -31,7 +31,7 @@ T softmax(std::span<const T> x, std::span<T> out) {
   for (; c < size; ++c) largest = (std::max)(largest, from[c]);
   if (largest == -infinity) {
     bool has_nan = false;
-    for (const T v : x) has_nan |= v != v;
+    for (const T v : x) has_nan |= std::isnan(v);
     if (!has_nan) {
       std::fill(out.begin(), out.end(), T{0});
       return largest;

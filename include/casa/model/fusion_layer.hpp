@@ -205,7 +205,7 @@ class FusionLayer {
         left -= count;
       };
       if (grids.empty() || left == 0) add(left, {});
-      while (left > 0) {
+      while (left > 0) {  // NOLINT(bugprone-infinite-loop): add() lowers left
         require(next < grids.size(), "FusionLayer: ", grids.size(), " grids leave ", left,
                 " image tokens of the layout without one");
         const ImageGrid grid = grids[next++];

@@ -71,7 +71,7 @@ inline std::string model_fingerprint(const std::string& folder,
   f.add(text("weights ", static_cast<int>(type)));
   for (const std::string& name : names) {
     f.add(name);
-    f.add(read_file(folder + "/" + name).span());
+    f.add(read_file(text(folder, "/", name)).span());
   }
   return f.hex();
 }

@@ -64,9 +64,9 @@ inline FrameRate parse_frame_rate(std::string_view rate) {
   if (rate[mark] == '/') return make_frame_rate(number(rate.substr(0, mark)), number(tail));
 
   const std::int64_t whole = number(rate.substr(0, mark));
-  std::int64_t fraction = number(tail);  // checks the digits
+  number(tail);  // checks all digits, before zeros are cut off
   while (tail.size() > 1 && tail.back() == '0') tail.remove_suffix(1);
-  fraction = number(tail);
+  const std::int64_t fraction = number(tail);
   std::int64_t scale = 1;
   for (std::size_t i = 0; i < tail.size(); ++i) scale = checked_mul(scale, 10, "frame rate");
   return make_frame_rate(

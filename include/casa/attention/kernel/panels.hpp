@@ -98,7 +98,7 @@ void pack_narrow(const QueryPanel<T>& panel, const T* const* rows, Index head_di
       i += n;
       return scaling(n == lanes ? simd::load(at) : simd::load_partial(at, n));
     };
-    while (i < head_dim) {
+    while (i < head_dim) {  // NOLINT(bugprone-infinite-loop): next() moves i on
       if constexpr (kUnit<Q> == 2) {
         const auto a = next();
         simd::store(to, simd::to_pairs<1>(a, next()));

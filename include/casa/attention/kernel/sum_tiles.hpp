@@ -221,14 +221,14 @@ template <int M, int N, class T, class W, class Values>
 template <int N, class T, class W, class Values>
 void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape, Index column,
               Prefetcher& prefetcher) {
-  [&]<int... M>(std::integer_sequence<int, M...>) {
+  const auto run_one_of = [&]<int... M>(std::integer_sequence<int, M...>) {
     const auto run = [&]<int Rows>() {
       if constexpr (N <= sum_vectors_of<Values>(Rows))
         sum_tile<Rows, N>(rows, shape, column, prefetcher);
     };
     static_cast<void>(((rows.rows == M + 1 && (run.template operator()<M + 1>(), true)) || ...));
-  }
-  (std::make_integer_sequence<int, kSumRows>{});
+  };
+  run_one_of(std::make_integer_sequence<int, kSumRows>{});
 }
 
 /// The weighted sums of a panel over a block. All rows of some columns precede the next columns, so
