@@ -53,8 +53,8 @@ inline std::filesystem::path root() {
 inline constexpr std::array<std::string_view, 5> kinds_of_files = {"core", "variants", "layer",
                                                                    "decoder", "ladder"};
 /// Beginnings of the names of folders that are one case each.
-inline constexpr std::array<std::string_view, 5> kinds_of_folders = {"digits", "hf_", "casa_",
-                                                                     "tokenizer_", "preprocess"};
+inline constexpr std::array<std::string_view, 6> kinds_of_folders = {
+    "digits", "reader", "hf_", "casa_", "tokenizer_", "preprocess"};
 
 namespace detail {
 
@@ -161,7 +161,7 @@ inline std::vector<Case> cases(std::string_view kind) {
 }
 
 /// Folders that are a case each and whose names begin so ("hf_", "casa_", "tokenizer_",
-/// "preprocess", "digits"), sorted; as case_files.
+/// "preprocess", "digits", "reader"), sorted; as case_files.
 inline std::vector<std::filesystem::path> folders(std::string_view prefix) {
   auto found = detail::list_folders(prefix);
   detail::require_cases(found.empty(), prefix);

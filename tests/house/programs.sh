@@ -38,6 +38,36 @@ if [ -x "$CASA_EXAMPLES/read_digits" ]; then
   holds "224 lines are read aloud" [ "$(wc -l < "$work/out")" -eq 224 ]
   holds "the first line of stderr says how it was built" sh -c "head -n 1 '$work/err' | grep -q '^casa [0-9]'"
 fi
+if [ -x "$CASA_EXAMPLES/read_text" ]; then
+  asked=$((asked + 1))
+  reader=$golden/reader
+  printf 'P5\n200 60\n255\n' > "$work/white.pgm"; head -c 12000 /dev/zero | tr '\0' '\377' >> "$work/white.pgm"
+  echo no image > "$work/text.pgm"
+  expect 2 "read_text: an unknown flag" "$CASA_EXAMPLES/read_text" --no-such-flag
+  expect 2 "read_text: a model without streams" "$CASA_EXAMPLES/read_text" --model "$reader/casa"
+  expect 2 "read_text: images and streams" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --streams "$reader/streams.safetensors"
+  expect 1 "read_text: no such folder" "$CASA_EXAMPLES/read_text" --model "$work/none" --streams "$reader/streams.safetensors"
+  holds "the folder is named" grep -q "$work/none" "$work/err"
+  expect 1 "read_text: no such image" "$CASA_EXAMPLES/read_text" --images "$work/none.pgm"
+  holds "the image is named" grep -q "$work/none.pgm" "$work/err"
+  expect 1 "read_text: no image at all" "$CASA_EXAMPLES/read_text" --images "$work/text.pgm"
+  holds "the file is named" grep -q "$work/text.pgm" "$work/err"
+  expect 1 "read_text: pictures of another size" "$CASA_EXAMPLES/read_text" --model "$reader/casa" --streams "$golden/digits/streams.safetensors"
+  holds "the sizes are named" grep -q "128 x 128 pixels, got 32 x 32" "$work/err"
+  expect 1 "read_text: a model of other letters" "$CASA_EXAMPLES/read_text" --model "$golden/digits/casa" --streams "$reader/streams.safetensors"
+  holds "the letter is named" grep -q "config.json: vocab has no <start>" "$work/err"
+  expect 0 "read_text on one model" "$CASA_EXAMPLES/read_text" --model "$reader/casa" \
+    --streams "$reader/streams.safetensors" --json "$work/captions.json"
+  holds "every text begins with 96 and ends with 97" \
+    grep -qE '^\{"captions":\[\[96(,[0-9]+)*,97\](,\[96(,[0-9]+)*,97\])*\]\}$' "$work/captions.json"
+  holds "84 pictures are read, a line each" [ "$(wc -l < "$work/out")" -eq 84 ]
+  expect 0 "read_text on its own" "$CASA_EXAMPLES/read_text"
+  # The shares are those of results.json, which the training framework computed in float64.
+  holds "CASA is as right as in training" grep -qE '^casa +99\.34 % +89\.76 % +87\.50 % +35\.71 %' "$work/out"
+  holds "cross-attention is" grep -qE '^cross_attention +99\.40 % +90\.97 % +87\.50 % +32\.14 %' "$work/out"
+  holds "token insertion is" grep -qE '^token_insertion +99\.40 % +89\.66 % +85\.71 % +25\.00 %' "$work/out"
+  expect 0 "read_text --images" "$CASA_EXAMPLES/read_text" --model "$reader/casa" --images "$work/white.pgm"
+fi
 if [ -x "$CASA_EXAMPLES/generate" ]; then
   asked=$((asked + 1))
   model=$golden/hf_llama
@@ -84,12 +114,14 @@ delivers() {  # delivers NAME COMMAND...
   holds "$name, no reader: status 141, got $rc" [ $rc -eq 141 ]
   holds "$name, no reader: quiet" sh -c "! grep -v '^casa [0-9]' '$work/err' | grep -q ."
 }
-for program in caption_stream compare_traces digit_frames generate inspect read_digits; do
+for program in caption_stream compare_traces digit_frames generate inspect read_digits read_text; do
   [ -x "$CASA_EXAMPLES/$program" ] && delivers "$program --help" "$CASA_EXAMPLES/$program" --help
 done
 [ -x "$CASA_EXAMPLES/inspect" ] && delivers "inspect" "$CASA_EXAMPLES/inspect" "$golden/hf_llama"
 [ -x "$CASA_EXAMPLES/read_digits" ] &&
   delivers "read_digits" "$CASA_EXAMPLES/read_digits" --model "$golden/digits/casa" --streams "$golden/digits/streams.safetensors"
+[ -x "$CASA_EXAMPLES/read_text" ] &&
+  delivers "read_text" "$CASA_EXAMPLES/read_text" --model "$golden/reader/casa" --streams "$golden/reader/streams.safetensors"
 [ -x "$CASA_EXAMPLES/digit_frames" ] && delivers "digit_frames" "$CASA_EXAMPLES/digit_frames"
 if [ -x "$CASA_EXAMPLES/compare_traces" ]; then
   delivers "compare_traces" "$CASA_EXAMPLES/compare_traces" "$golden/hf_llama/model.safetensors" "$golden/hf_llama/model.safetensors"
@@ -120,6 +152,8 @@ if [ -x "$CASA_EXAMPLES/read_digits" ]; then
   keeps "read_digits: an output in no folder" "none/captions.json: cannot write in .*none/: No such file" \
     "$CASA_EXAMPLES/read_digits" --model "$golden/digits/casa" --streams "$kept/frames" --json "$work/none/captions.json"
 fi
+[ -x "$CASA_EXAMPLES/read_text" ] &&
+  keeps "read_text: its input as output" "same file as --streams" "$CASA_EXAMPLES/read_text" --model "$golden/reader/casa" --streams "$kept/frames" --json "$kept/link"
 if [ -x "$CASA_EXAMPLES/generate" ]; then
   keeps "generate: its model as trace" "same file as -m" "$CASA_EXAMPLES/generate" -m "$kept" --prompt-ids 1,2 --trace "$kept/model.safetensors"
   keeps "generate: its prompt as trace" "same file as -f" "$CASA_EXAMPLES/generate" -m "$kept" -f "$kept/text" --trace "$kept/text"

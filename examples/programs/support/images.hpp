@@ -1,12 +1,17 @@
 // Image files as the programs read them: upright, damaged ones where Pillow reads them, and said
-// so.
+// so. Built without libjpeg and libpng (PROGRAM_WITHOUT_IMAGE_FILES) a program reads PGM and PPM.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 
+#ifdef PROGRAM_WITHOUT_IMAGE_FILES
+#include "casa/files/file.hpp"
+#include "casa/image/ppm.hpp"
+#else
 #include "casa/image/image.hpp"
+#endif
 
 namespace program {
 
@@ -25,7 +30,21 @@ class ImageReader {
     options.warn = [this](const std::string& what) {
       std::fprintf(stderr, "%s: %s\n", program_, what.c_str());
     };
+#ifdef PROGRAM_WITHOUT_IMAGE_FILES
+    const casa::io::Bytes bytes = casa::io::read_file(
+        file,
+        {.max_bytes = options.limits.image_bytes, .follow_links = options.limits.follow_links});
+    const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.span().data());
+    const std::string_view begin(reinterpret_cast<const char*>(data),
+                                 std::min(bytes.size(), std::size_t{2}));
+    casa::require(
+        begin == "P5" || begin == "P6", file,
+        ": neither PGM (P5) nor PPM (P6), which is all that this build reads: it was made "
+        "without libjpeg and libpng (Debian: libjpeg-dev, libpng-dev)");
+    return casa::io::decode_ppm({data, bytes.size()}, options, file);
+#else
     return casa::io::read_image(file, options);
+#endif
   }
 
  private:

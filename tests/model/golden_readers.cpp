@@ -1,4 +1,4 @@
-// The trained digit readers: their captions, and their logits on the true captions.
+// The trained readers of digits and of text: their captions, and their logits on the true captions.
 #include <doctest/doctest.h>
 
 #include <filesystem>
@@ -10,19 +10,26 @@ using namespace casa;
 
 namespace {
 
-constexpr int kEnd = 11, kBegin = 12, kMaxTokens = 20;
+struct Kind {
+  const char* folder;
+  int begin, end, most_tokens;
+  Index streams_in_double;  // read greedily; each costs the tests a tenth of a second and more
+};
+constexpr Kind kDigits{"digits", 12, 11, 20, 64}, kText{"reader", 96, 97, 72, 4};
 
-// A folder that holds outputs alone speaks of the repository's own models.
-std::string model_folder(const std::filesystem::path& variant) {
+// A folder that holds outputs alone speaks of the repository's own models. Empty where that has no
+// such model either.
+std::string model_folder(const Kind& kind, const std::filesystem::path& variant) {
   if (std::filesystem::exists(variant / "model.safetensors")) return variant.string();
-  return (golden::repository_root() / "digits" / variant.filename()).string();
+  const auto own = golden::repository_root() / kind.folder / variant.filename();
+  return std::filesystem::exists(own / "model.safetensors") ? own.string() : std::string();
 }
 
 template <class T>
 class Reader {
  public:
-  Reader(const std::string& folder, const golden::Case& streams)
-      : model_(io::load_model<T>(folder)), streams_(streams) {
+  Reader(const Kind& kind, const std::string& folder, const golden::Case& streams)
+      : kind_(kind), model_(io::load_model<T>(folder)) {
     images_ = Matrix<std::uint8_t>(streams.shape("images")[0],
                                    streams.shape("images")[1] * streams.shape("images")[2]);
     streams.file.at("images").read_into(
@@ -44,13 +51,13 @@ class Reader {
     for (Index i = first; i < last; ++i) {
       const Matrix<T> tokens = image_tokens(i, 1);
       const Insertion image{0, tokens.rows()};
-      std::vector<int> caption{kBegin};
+      std::vector<int> caption{kind_.begin};
       model_.decoder.forward({&state, caption, {&image, 1}, tokens}, logits, context_);
-      for (int n = 0; caption.back() != kEnd; ++n) {
+      for (int n = 0; caption.back() != kind_.end; ++n) {
         const T* row = logits.row(0);
-        caption.push_back(n < kMaxTokens
+        caption.push_back(n < kind_.most_tokens
                               ? static_cast<int>(std::max_element(row, row + logits.cols()) - row)
-                              : kEnd);
+                              : kind_.end);
         model_.decoder.forward({&state, std::span(caption).last(1)}, logits, context_);
       }
       captions.push_back(std::move(caption));
@@ -61,16 +68,17 @@ class Reader {
   const Decoder<T>& decoder() const { return model_.decoder; }
 
  private:
+  const Kind& kind_;
   io::Model<T> model_;
-  const golden::Case& streams_;
   Matrix<std::uint8_t> images_;
   typename PatchEncoder<T>::Scratch scratch_;
   Context context_;
 };
 
 template <class T>
-void check_variant(const std::filesystem::path& variant, const golden::Case& streams) {
-  Reader<T> reader(model_folder(variant), streams);
+void check_variant(const Kind& kind, const std::string& folder,
+                   const std::filesystem::path& variant, const golden::Case& streams) {
+  Reader<T> reader(kind, folder, streams);
   const golden::Case outputs(variant / "outputs.safetensors");
   const auto begin = streams.values<Index>("stream_begin");
   const auto ids = outputs.file.at("greedy.ids").to_matrix<int>();
@@ -81,6 +89,7 @@ void check_variant(const std::filesystem::path& variant, const golden::Case& str
   for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
     CAPTURE(s);
     if (std::is_same_v<T, float> && margin[s] < 1e-3) continue;  // a tie that float may turn
+    if (std::is_same_v<T, double> && static_cast<Index>(s) >= kind.streams_in_double) break;
     read.ran();
     const auto captions = reader.read(begin[s], begin[s + 1]);
     for (Index i = begin[s]; i < begin[s + 1]; ++i) {
@@ -89,7 +98,7 @@ void check_variant(const std::filesystem::path& variant, const golden::Case& str
     }
   }
 
-  std::is_same_v<T, double> ? read.check_all() : read.check_some();
+  read.check_some();
 
   int taught = 0;
   for (std::size_t s = 0; outputs.has(text("teacher.", s, ".ids")); ++s, ++taught) {
@@ -116,16 +125,25 @@ void check_variant(const std::filesystem::path& variant, const golden::Case& str
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the digit readers read as the reference does", T, float, double) {
-  for (const auto& folder : golden::folders("digits")) {
-    const golden::Case streams(folder / "streams.safetensors");
-    int variants = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-      if (!std::filesystem::exists(entry.path() / "outputs.safetensors")) continue;
-      ++variants;
-      CAPTURE(entry.path().string());
-      check_variant<T>(entry.path(), streams);
+TEST_CASE_TEMPLATE("the trained readers read as the reference does", T, float, double) {
+  for (const Kind& kind : {kDigits, kText}) {
+    for (const auto& folder : golden::folders(kind.folder)) {
+      const golden::Case streams(folder / "streams.safetensors");
+      int variants = 0;
+      for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+        const auto& variant = entry.path();
+        if (!std::filesystem::exists(variant / "outputs.safetensors")) continue;
+        const std::string model = model_folder(kind, variant);
+        if (model.empty()) {
+          MESSAGE("skipped: ", variant.string(),
+                  " has outputs but no model, and the tree has none");
+          continue;
+        }
+        ++variants;
+        CAPTURE(variant.string());
+        check_variant<T>(kind, model, variant, streams);
+      }
+      CHECK(variants > 0);
     }
-    CHECK(variants > 0);
   }
 }
