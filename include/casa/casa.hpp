@@ -19,6 +19,7 @@
 #include "casa/stream/visibility.hpp"
 
 #include "casa/attention/attend.hpp"
+#include "casa/attention/attention_weights.hpp"
 #include "casa/attention/mask.hpp"
 #include "casa/attention/scores.hpp"
 #include "casa/attention/simple.hpp"

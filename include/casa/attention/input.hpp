@@ -97,8 +97,8 @@ inline void check_shape(const AttentionShape& s) {
 }
 
 /// Throws casa::error unless every size fits, every interval that is not empty lies within the
-/// keys, and lists are in order.
-template <Scalar T, class S>
+/// keys, and lists are in order. Without kReadsValues the values of the keys may be null.
+template <bool kReadsValues = true, Scalar T, class S>
 void check(const AttentionInput<T, S>& in) {
   check_shape(in.shape);
   const Index rows = in.q.rows();
@@ -115,8 +115,9 @@ void check(const AttentionInput<T, S>& in) {
   for (std::size_t p = 0; p < in.keys.size(); ++p) {
     const auto& piece = in.keys[p];
     require(piece.count >= 0, "attention: keys[", p, "].count is negative: ", piece.count);
-    require(piece.count == 0 || (piece.k != nullptr && piece.v != nullptr), "attention: keys[", p,
-            "] has ", piece.count, " keys but a null k or v");
+    require(piece.count == 0 || (piece.k != nullptr && (!kReadsValues || piece.v != nullptr)),
+            "attention: keys[", p, "] has ", piece.count, " keys but a null k",
+            kReadsValues ? " or v" : "");
     num_keys = checked_add(num_keys, piece.count, "attention: keys");
   }
   check_mask(in.mask(), rows, num_keys);
