@@ -34,6 +34,7 @@
 #include "casa/layers/swiglu.hpp"
 
 #include "casa/model/add_fusion.hpp"
+#include "casa/model/attention_maps.hpp"
 #include "casa/model/config.hpp"
 #include "casa/model/decoder.hpp"
 #include "casa/model/fusion_layer.hpp"

@@ -144,6 +144,22 @@ TEST_CASE("a row that sees nothing weighs nothing, and what it does not see is n
     }
 }
 
+TEST_CASE("scores that overflow weigh what attend() makes of them: nothing, or NaN") {
+  Problem<float> p({1, 1, 8}, 2, {3}, 9);
+  std::fill_n(p.q.data(), 8, 1e30f);       // row 0: every score overflows to -inf
+  std::fill_n(p.q.data() + 8, 8, -1e30f);  // row 1: to +inf
+  for (const Index j : {0, 1, 2}) std::fill_n(p.key(j, 0), 8, -1e30f);
+  const auto attended = run(p);
+  REQUIRE(attended.out(0, 0) == 0);
+  REQUIRE(std::isnan(attended.out(1, 0)));
+  Matrix<float> weights(2, 3);
+  attention_weights(p.input(), {0}, attended.lse, weights.view());
+  for (const Index j : {0, 1, 2}) {
+    CHECK(weights(0, j) == 0);
+    CHECK(std::isnan(weights(1, j)));
+  }
+}
+
 TEST_CASE("values are not read") {
   Problem<float> p({2, 1, 8}, 2, {5, 4}, 6);
   const auto attended = run(p);

@@ -25,6 +25,8 @@ class NaiveTokenInsertion {
   using Source = std::function<Dense(const TensorSpec&)>;
   /// Which earlier places a place of the stream sees besides itself: everything, by default.
   using Mask = std::function<bool(Index row, Index key)>;
+  /// Called with the softmax weights (places x places) of each head.
+  using Show = std::function<void(Index layer, Index head, const Dense& weights)>;
 
   /// Throws casa::error for a config out of range and a tensor of another shape.
   NaiveTokenInsertion(const DecoderConfig& config, const Source& given) : config_(config) {
@@ -61,7 +63,7 @@ class NaiveTokenInsertion {
   /// (image_len, hidden_size) inserted. Throws casa::error for ids out of range and sizes that do
   /// not fit.
   Dense logits(std::span<const int> ids, std::span<const Insertion> insertions,
-               const Dense& image_tokens, const Mask& mask = {}) const {
+               const Dense& image_tokens, const Mask& mask = {}, const Show& show = {}) const {
     for (const int id : ids)
       require(id >= 0 && id < config_.vocab_size, "logits: token id must be in [0, ",
               config_.vocab_size, "), got ", id);
@@ -71,8 +73,11 @@ class NaiveTokenInsertion {
       require_equal("logits: columns of image_tokens", image_tokens.cols(), config_.hidden_size);
     std::vector<Index> text_rows;
     Dense h = merge(ids, insertions, image_tokens, text_rows);
-    for (const Block& b : blocks_) {
-      h += attention(b, rms_norm(h, b.input_norm), mask);
+    for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
+      const Block& b = blocks_[layer];
+      h += attention(b, rms_norm(h, b.input_norm), mask, [&](Index head, const Dense& weights) {
+        if (show) show(static_cast<Index>(layer), head, weights);
+      });
       const Dense n = rms_norm(h, b.post_norm);
       const Dense gate = b.gate(n);
       h += b.down((gate.array() / (1 + (-gate.array()).exp()) * b.up(n).array()).matrix());
@@ -144,7 +149,8 @@ class NaiveTokenInsertion {
     }
   }
 
-  Dense attention(const Block& b, const Dense& x, const Mask& mask) const {
+  Dense attention(const Block& b, const Dense& x, const Mask& mask,
+                  const std::function<void(Index, const Dense&)>& show) const {
     const Index d = config_.head_dim, n = x.rows(), heads = config_.num_attention_heads;
     const Index group = heads / config_.num_key_value_heads;
     Dense q = b.q(x), k = b.k(x);
@@ -164,6 +170,7 @@ class NaiveTokenInsertion {
         scores.row(i) = (scores.row(i).array() - scores.row(i).maxCoeff()).exp();
         scores.row(i) /= scores.row(i).sum();
       }
+      show(head, scores);
       out.middleCols(head * d, d) = scores * v.middleCols(kv * d, d);
     }
     return b.o(out);

@@ -43,8 +43,8 @@ double score_in_double(const Score& score, double s, Index row, Index head, Inde
   }
 }
 
-/// Throws casa::error unless `in` and `score` fit each other, the heads are there, and `weights` has
-/// room for theirs.
+/// Throws casa::error unless `in` and `score` fit each other, the heads are there, and `weights`
+/// has room for theirs.
 template <Scalar T, class S, class Score>
 void check_weights(const AttentionInput<T, S>& in, const Score& score, std::span<const Index> heads,
                    const MatrixView<T>& weights) {
@@ -149,9 +149,8 @@ void attention_weights(const AttentionInput<T, S>& in, ListView<Index> heads,
                   score, in.scale * detail::dot(q, k, in.shape.head_dim), r, head, place);
             }
         }
-        const double sink = in.sinks.empty()
-                                ? none
-                                : static_cast<double>(in.sinks[static_cast<std::size_t>(head)]);
+        const double sink =
+            in.sinks.empty() ? none : static_cast<double>(in.sinks[static_cast<std::size_t>(head)]);
         double max = sink;
         for (const double s : scores) max = s != s ? s : (std::max)(max, s);
         T* out = weights.row(row++);
@@ -164,8 +163,10 @@ void attention_weights(const AttentionInput<T, S>& in, ListView<Index> heads,
           for (; from < end; ++from) part += std::exp(scores[static_cast<std::size_t>(from)] - max);
           sum += part;
         }
-        for (Index j = 0; j < num_keys; ++j)
-          out[j] = static_cast<T>(std::exp(scores[static_cast<std::size_t>(j)] - max) / sum);
+        for (Index j = 0; j < num_keys; ++j) {
+          const double s = scores[static_cast<std::size_t>(j)];
+          if (s != none) out[j] = static_cast<T>(std::exp(s - max) / sum);
+        }
       }
   }
 }

@@ -185,6 +185,14 @@ class Captioner {
   const CaptionerOptions& options() const { return options_; }
   /// The stream's caches and counters.
   const DecoderState<T>& stream() const { return stream_; }
+  /// From now on every pass that gives logits shows its attention in `maps`: after step() which
+  /// tokens the row looked at that its token was drawn from. (Its windows count from the newest
+  /// frame, as long as text stands between frames.) Null: none does. It must outlive the steps;
+  /// copies share it. Throws casa::error for maps that the model does not have, and for chunk_rows.
+  void set_maps(AttentionMaps<T>* maps) {
+    if (maps) detail::check_maps_of_last_row(*maps, model_->config());
+    maps_ = maps;
+  }
   /// Uses another context from now on, for instance on another thread.
   void use(const Context& context) { context_ = &context; }
 
@@ -269,6 +277,7 @@ class Captioner {
                std::span<const ImageGrid> grids, bool wants_logits) {
     StreamInput<T> input{&stream_, pending_, insertions, image_tokens, grids};
     input.logits = wants_logits ? LogitRows::last : LogitRows::none;
+    if (wants_logits) input.maps = maps_;
     model_->forward(input, wants_logits ? logits_.view() : MatrixView<T>{}, *context_);
     pending_.clear();
     has_logits_ = wants_logits;
@@ -316,6 +325,7 @@ class Captioner {
   std::int64_t newest_ = -1;
   Caption caption_ = Caption::stopped;
   bool has_logits_ = false;
+  AttentionMaps<T>* maps_ = nullptr;
   Matrix<T> logits_;  // of the next token
   Matrix<T> row_;     // the same after the penalties
 };

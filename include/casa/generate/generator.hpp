@@ -83,6 +83,7 @@ class Generator {
                            insertions_, prompt.image_tokens.middle_rows(images, count)};
       if (!prompt.grids.empty()) input.grids = prompt.grids.subspan(first, next - first);
       input.logits = end == length ? LogitRows::last : LogitRows::none;
+      if (end == length) input.maps = maps_;
       model_->forward(input, end == length ? logits_.view() : MatrixView<T>{}, context, trace_);
       images += count;
     }
@@ -130,6 +131,7 @@ class Generator {
       require(g->pending_ >= 0, "advance: a stream has sampled no token");
       g->require_room(1);
       inputs.push_back({&g->state_, {&g->pending_, 1}});
+      inputs.back().maps = g->maps_;
     }
     const Workspace::Frame frame(context.workspace);
     const MatrixView<T> logits =
@@ -150,6 +152,15 @@ class Generator {
   /// the passes. When streams advance together, the first one's trace is called with all their
   /// rows.
   void set_trace(const Trace<T>* trace) { trace_ = trace; }
+
+  /// From now on every pass that gives logits shows its attention in `maps`: which tokens the row
+  /// looked at that logits(), and so the next sample(), come from. Null: none does. It must outlive
+  /// the passes; streams that advance together need maps of their own. Copies share it. Throws
+  /// casa::error for maps that the model does not have, and for chunk_rows.
+  void set_maps(AttentionMaps<T>* maps) {
+    if (maps) detail::check_maps_of_last_row(*maps, model_->config());
+    maps_ = maps;
+  }
 
   /// Logits (vocab_size) of the next token.
   std::span<const T> logits() const {
@@ -173,6 +184,7 @@ class Generator {
   Matrix<T> logits_;
   int pending_ = -1;
   const Trace<T>* trace_ = nullptr;
+  AttentionMaps<T>* maps_ = nullptr;
   std::vector<Insertion> insertions_;   // scratch of feed
   std::vector<StreamInput<T>> inputs_;  // scratch of advance
 };

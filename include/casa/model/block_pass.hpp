@@ -10,6 +10,7 @@
 #include <span>
 
 #include "casa/layers/rope.hpp"
+#include "casa/model/attention_maps.hpp"
 #include "casa/model/config.hpp"
 #include "casa/model/kv_cache.hpp"
 
@@ -69,8 +70,10 @@ struct BlockPass {
   const RopeTable<T>* image_rope = nullptr;  // image rows in fusion; null: not rotated
   std::span<const StreamPass> streams = {};
   const Trace<T>* trace = nullptr;
+  std::span<AttentionMaps<T>* const> maps = {};  // of each stream, null: none; empty: of no stream
 
   // Of the block that is next.
+  Index layer = 0;
   bool sliding = false;     // its attention slides: StreamPass::sliding holds
   bool text_ends = false;   // it is the last one: text rows that give no logits only give keys
   bool images_end = false;  // no later block has fusion: image rows only give keys

@@ -113,6 +113,8 @@ class Decoder {
       run(inputs, logits, context, trace);
     } catch (...) {
       chunk.roll_back();
+      for (const auto& in : inputs)
+        if (in.maps) in.maps->clear();
       throw;
     }
     chunk.commit();
@@ -188,6 +190,21 @@ class Decoder {
     return pass;
   }
 
+  // Names what the stream's maps will show.
+  void begin_maps(const StreamInput<T>& in) const {
+    const DecoderState<T>& s = *in.state;
+    const auto rows = static_cast<Index>(in.ids.size());
+    detail::begin_maps<T>(*in.maps, {.fusion = config_.fusion ? &*config_.fusion : nullptr,
+                                     .live = s.windows_.layout(),
+                                     .text_len = s.text_len() + rows,
+                                     .image_len = s.image_len() + in.image_tokens.rows(),
+                                     .started_at = s.started_at_,
+                                     .self_tokens = s.self_tokens_ + rows,
+                                     .sinks = s.options_.text_window > 0 ? s.options_.sinks : 0,
+                                     .text_rows = rows,
+                                     .asked = in.logit_rows()});
+  }
+
   // What the rows see in blocks of sliding_layers.
   detail::SeenKeys sliding(DecoderState<T>& s) const {
     if (config_.sliding_layers.empty()) return {};
@@ -230,6 +247,8 @@ class Decoder {
     const auto num_streams = static_cast<Index>(inputs.size());
     auto* streams = workspace.take<detail::StreamPass>(num_streams);
     auto** caches = workspace.take<BlockCache<T>*>(num_streams);
+    auto** maps = workspace.take<AttentionMaps<T>*>(num_streams);
+    bool any_maps = false;
 
     Index text = 0, image = 0;
     for (std::size_t s = 0; s < inputs.size(); ++s) {
@@ -240,6 +259,11 @@ class Decoder {
       for (Index j = 0; j < images.size(); ++j)
         std::copy_n(in.image_tokens.row(j), hidden, y.row(image + j));
       std::construct_at(streams + s, prepare(in, rows, images, at.of(rows, images)));
+      maps[s] = in.maps;
+      if (in.maps) {
+        any_maps = true;
+        begin_maps(in);
+      }
       text = rows.end;
       image = images.end;
     }
@@ -249,7 +273,8 @@ class Decoder {
                               .rms_norm_eps = config_.rms_norm_eps,
                               .fusion = config_.fusion ? &*config_.fusion : nullptr,
                               .streams = {streams, inputs.size()},
-                              .trace = trace};
+                              .trace = trace,
+                              .maps = {maps, any_maps ? inputs.size() : 0}};
     // The tables of all rows lie in the first stream's state, which keeps their memory.
     if (!inputs.empty()) detail::set_rope(pass, inputs[0].state->tables_, at, context);
 
@@ -258,6 +283,7 @@ class Decoder {
     const Index last_fusion =
         config_.fusion && !config_.fusion->layers.empty() ? config_.fusion->layers.back() : -1;
     for (Index layer = 0; layer <= last; ++layer) {
+      pass.layer = layer;
       pass.text_ends = layer == last && !trace;  // a trace shows every row
       pass.images_end = layer >= last_fusion;
       pass.sliding = config_.slides(layer);

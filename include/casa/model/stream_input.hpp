@@ -28,6 +28,8 @@ struct StreamInput {
   /// sequences), unless the model's rotary embedding has mrope_sections that read them.
   std::span<const ImageGrid> grids = {};
   LogitRows logits = LogitRows::last;  ///< which of its text rows give a row of logits
+  /// Unless null: what this pass is to show of its attention, and where it shows it.
+  AttentionMaps<T>* maps = nullptr;
 
   /// How many rows of logits this input asks for.
   Index logit_rows() const {
@@ -90,6 +92,12 @@ void check(std::span<const StreamInput<T>> inputs, const DecoderConfig& config,
     require_memory("forward: image_tokens", in.image_tokens);
     if (images > 0)
       require_equal("forward: columns of image_tokens", in.image_tokens.cols(), config.hidden_size);
+    if (in.maps) {
+      detail::check_maps(*in.maps, config, static_cast<Index>(in.ids.size()), in.logit_rows());
+      for (std::size_t other = 0; other < s; ++other)
+        require(inputs[other].maps != in.maps, "forward: inputs ", other, " and ", s,
+                " have the same maps");
+    }
     rows += in.logit_rows();
   }
   require_equal("forward: rows of logits", logits.rows(), rows);

@@ -88,10 +88,18 @@ class AttentionSteps {
   Interval query_rows(const StreamPass& s, QueryRows which) const {
     return which == QueryRows::asked ? Interval{s.text.end - s.asked, s.text.end} : s.text;
   }
+  /// What stream s is asked to show of this block's attention; null: nothing.
+  AttentionMaps<T>* maps(std::size_t s, BlockAttention attention) const {
+    if (pass_.maps.empty()) return nullptr;
+    AttentionMaps<T>* const asked = pass_.maps[s];
+    return asked && asks_for(*asked, pass_.layer, attention) ? asked : nullptr;
+  }
   /// The attention of the rows `queries` of q over a cache, into out (as many rows). `seen` has one
-  /// interval for each of the stream's rows `all`, of which `queries` are the last.
+  /// interval for each of the stream's rows `all`, of which `queries` are the last. `maps`, unless
+  /// null, are shown this attention.
   void attend(MatrixView<const T> q, Interval all, Interval queries, std::span<const Interval> seen,
-              const AnyKvCache<T>& cache, MatrixView<T> out) const {
+              const AnyKvCache<T>& cache, MatrixView<T> out, AttentionMaps<T>* maps = nullptr,
+              BlockAttention attention = BlockAttention::self) const {
     if (queries.size() == 0) return;
     std::visit(
         [&]<class S>(const KvCache<S>& c) {
@@ -102,7 +110,10 @@ class AttentionSteps {
               .q = q.middle_rows(queries.begin, queries.size()),
               .keys = pieces,
               .intervals = seen.subspan(static_cast<std::size_t>(queries.begin - all.begin))};
-          casa::attend(input, out, static_cast<T*>(nullptr), context_);
+          T* lse = nullptr;
+          if (maps) lse = context_.workspace.template take<T>(out.rows() * pass_.shape.num_heads);
+          casa::attend(input, out, lse, context_);
+          if (maps) write_maps(*maps, {pass_.layer, attention}, input, lse);
         },
         cache);
   }
@@ -143,7 +154,8 @@ class SelfAttention {
       const Interval queries = steps_.query_rows(stream, which);
       steps_.append(caches_[s]->self, text, stream.text);
       steps_.attend(text.q, stream.text, queries, steps_.seen(stream).self, caches_[s]->self,
-                    out.middle_rows(row, queries.size()));
+                    out.middle_rows(row, queries.size()), steps_.maps(s, BlockAttention::self),
+                    BlockAttention::self);
       row += queries.size();
     }
     weights_.o.forward(out, h, steps_.context(), Accumulate::yes);
@@ -210,7 +222,8 @@ class FusionAttention {
           steps_.append(cache, segment.image ? image : text, segment.rows);
       const Interval queries = steps_.query_rows(stream, which);
       steps_.attend(text.q, stream.text, queries, steps_.seen(stream).text, cache,
-                    out.text.middle_rows(row, queries.size()));
+                    out.text.middle_rows(row, queries.size()),
+                    steps_.maps(s, BlockAttention::fusion), BlockAttention::fusion);
       row += queries.size();
       if (images_ask())
         steps_.attend(image.q, stream.image, stream.image, steps_.seen(stream).image, cache,
