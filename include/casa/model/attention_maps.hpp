@@ -23,9 +23,9 @@ enum class BlockAttention { self, fusion };
 
 /// One query head of one attention of one block.
 struct AttentionHead {
-  Index layer = 0;
-  Index head = 0;
-  BlockAttention attention = BlockAttention::fusion;
+  Index layer = 0;                                    ///< of the block, from 0
+  Index head = 0;                                     ///< among the query heads, from 0
+  BlockAttention attention = BlockAttention::fusion;  ///< which of the block's two
   CASA_COMMON_INLINE friend bool operator==(const AttentionHead&, const AttentionHead&) = default;
 };
 
@@ -87,6 +87,7 @@ struct AttentionMaps {
   /// keys that they see and are zero elsewhere.
   std::vector<Matrix<T>> weights = {};
 
+  /// How many rows are shown.
   Index num_rows() const { return std::ssize(rows); }
   /// The tokens that the columns of map i stand for. Throws casa::error unless there is one.
   std::span<const MapKey> keys(std::size_t i) const {
