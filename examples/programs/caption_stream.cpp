@@ -1,10 +1,13 @@
 // Live captions of a stream of frames: text as it comes on stdout, subtitles, one JSON line a
-// frame.
+// picture.
 //
 //   caption_stream -m DIR --video FILE --srt out.srt
 //   caption_stream -m DIR --images a.png b.jpg
 //   ffmpeg -i FILE -vf fps=2,scale=32:32 -f rawvideo -pix_fmt gray - | caption_stream -m DIR --raw
 //   32x32x1
+//
+// How a model wants to be asked stands in DIR/captioner.json; options go before it. A frame that
+// shows the same picture as the last one is not read: the caption lasts until the picture changes.
 //
 // The text alone goes to stdout, everything else to stderr. Ends with 0; 1 after an error (the
 // captions so far are complete on disk, and so is the session); 2 for a wrong command line; 130
@@ -16,18 +19,18 @@
 #include <atomic>
 #include <csignal>
 #include <filesystem>
-#include <fstream>
 #include <future>
 
+#include "caption_stream/arguments.hpp"
 #include "caption_stream/frames.hpp"
 #include "caption_stream/outputs.hpp"
+#include "caption_stream/same_frame.hpp"
 #include "caption_stream/words.hpp"
 #include "casa/core/build_info.hpp"
 #include "casa/generate/captioner.hpp"
 #include "casa/image/image_tokens.hpp"
+#include "casa/image/resize.hpp"
 #include "casa/session/session.hpp"
-#include "support/files.hpp"
-#include "support/images.hpp"
 #include "support/program.hpp"
 
 namespace {
@@ -39,108 +42,13 @@ volatile std::sig_atomic_t interrupt_signal = 0;
 std::atomic<bool> given_up = false;  // an error ends the stream: nobody waits for frames
 bool interrupted() { return interrupt_signal != 0 || given_up || program::reader_has_gone(); }
 
-struct Arguments {
-  std::string model, raw, video, fps = "2", srt, jsonl, session, truth, ffmpeg = "ffmpeg";
-  std::vector<std::string> images;
-  program::ImageReader read_image{"caption_stream"};
-  std::string prompt, opening, closing, stop;
-  std::vector<std::int64_t> restart_at;
-  bool greedy = false, deadline = false, quiet = false, overwrite = false;
-  double skip_similar = 0, temperature = 0.4, eos_bias = 0.95, repetition_penalty = 1.15;
-  Index max_new_tokens = 20, top_k = 256, ngram_size = 4, threads = 0, image_size = 0;
-  Index text_window = 4096, sinks = 4, horizon = 0, timeout_ms = 10000;
-  std::uint64_t seed = 0;
-};
-
-// The files that the command line names, by what is done with them.
-program::Files files(const Arguments& a) {
-  program::Files f;
-  f.input_model("-m", a.model);
-  for (const std::string& image : a.images) f.input("--images", image);
-  f.input("--video", a.video);
-  f.input("--truth", a.truth);
-  if (!a.raw.empty()) f.standard_input();
-  f.output("--session", a.session);
-  f.output("--srt", a.srt);
-  f.output("--jsonl", a.jsonl);
-  f.standard_output();
-  return f;
-}
-
-std::vector<std::string> read_lines(const std::string& path) {
-  std::vector<std::string> lines;
-  if (path.empty()) return lines;
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) lines.push_back(line);
-  casa::require(file.eof() && !file.bad(), "--truth ", path, ": cannot read");
-  return lines;
-}
-
-// What can be known to be wrong before the model is read.
-void check(const Arguments& a) {
-  if (!a.raw.empty()) parse_frame_shape(a.raw);
-  for (const std::string& image : a.images) program::require_readable("--images", image);
-  if (!a.truth.empty()) program::require_readable("--truth", a.truth);
-  files(a).require_distinct();
-  if (!a.session.empty()) {
-    program::require_replaceable("--session", a.session);
-    const std::filesystem::path session = std::filesystem::absolute(a.session);
-    std::error_code ignored;
-    casa::require(session.extension() != ".safetensors" ||
-                      !std::filesystem::equivalent(session.parent_path(), a.model, ignored),
-                  "--session ", a.session,
-                  " would be one of the model's *.safetensors: give another folder or ending");
-    if (std::filesystem::exists(a.session)) return;  // outputs may be gone on with
-  }
-  if (a.overwrite) return;
-  require_absent_or_empty(a.srt);
-  require_absent_or_empty(a.jsonl);
-}
-
-casa::CaptionerOptions options(const Arguments& a, const casa::io::Model<float>& model,
-                               const Words& words) {
-  casa::CaptionerOptions o;
-  o.max_new_tokens = a.max_new_tokens;
-  o.sampling.temperature = a.temperature;
-  o.sampling.top_k = a.top_k;
-  o.sampling.eos_bias = a.eos_bias;
-  o.sampling.seed = a.seed;
-  o.repetition.penalty = a.repetition_penalty;
-  o.ngrams.size = a.ngram_size;
-  if (a.greedy) {
-    o.sampling = {};
-    o.repetition.penalty = 1;
-    o.ngrams.size = 0;
-  }
-  const auto& tokens = model.config.tokens;
-  o.stop_ids.assign(tokens.eos.begin(), tokens.eos.end());
-  o.after_image = words.ids(a.opening);
-  if (tokens.vision_start && tokens.vision_end) {  // the image stands between its delimiters
-    o.before_image = {*tokens.vision_start};
-    o.after_image.insert(o.after_image.begin(), *tokens.vision_end);
-  }
-  if (!a.stop.empty()) {
-    const std::vector<int> stop = words.ids(a.stop);
-    o.stop_ids.assign(stop.begin(), stop.end());
-  }
-  if (!a.closing.empty()) {
-    const std::vector<int> closing = words.ids(a.closing);
-    casa::require(closing.size() == 1, "--closing: expected one token, got ", closing.size());
-    o.cut_id = closing[0];
-  }
-  const bool grows =
-      model.decoder.config().fusion && model.decoder.config().fusion->history == casa::History::all;
-  o.state = {.text_window = grows ? 0 : a.text_window, .sinks = a.sinks, .horizon = a.horizon};
-  return o;
-}
-
 // A frame and its image tokens, made while the one before it is talked about.
 struct Shown {
   casa::io::Image image;
   casa::io::EncodedImage<float> encoded;
   Clock::time_point seen;
   double encoding = 0;
-  bool similar = false;
+  bool same = false;  // as the last one that was encoded: this one is not
 };
 
 class Stream {
@@ -152,8 +60,9 @@ class Stream {
         rate_(casa::parse_frame_rate(a.fps)),
         model_(casa::io::load_model<float>(a.model)),
         words_(a.model, model_.decoder.config().vocab_size),
+        config_(caption_config(a, words_)),
         encoder_(model_, a.model),
-        captioner_(model_.decoder, context_, options(a, model_, words_)) {
+        captioner_(model_.decoder, context_, options()) {
     std::optional<Resumed> resumed;
     if (!a.session.empty()) {
       fingerprint_ = casa::io::model_fingerprint(a.model);
@@ -163,7 +72,8 @@ class Stream {
     frames_ = open();
     // Outputs last: all else is known to work. What is the same file under two names that did not
     // exist before is seen now.
-    outputs_.emplace(OutputOptions{a.srt, a.jsonl, a.overwrite, a.quiet}, resumed);
+    outputs_.emplace(OutputOptions{a.srt, a.jsonl, a.overwrite, a.quiet, skips_.has_value()},
+                     resumed);
     files(a).require_distinct();
   }
 
@@ -173,7 +83,7 @@ class Stream {
     auto next = std::async(std::launch::async, [this] { return fetch(); });
     try {
       while (std::optional<Shown> frame = next.get()) {
-        if (!frame->similar) last_ = frame->image;
+        if (!frame->same) last_ = frame->image;
         // The encoder works on the next frame while this one is talked about.
         next = std::async(std::launch::async, [this] { return fetch(); });
         caption(*frame);
@@ -200,8 +110,13 @@ class Stream {
   }
 
  private:
+  casa::CaptionerOptions options() const {
+    casa::CaptionerOptions o = casa::io::captioner_options(config_, model_.config);
+    o.sampling.seed = a_.seed;
+    return o;
+  }
   void begin() {
-    if (!a_.prompt.empty()) captioner_.feed(words_.ids(a_.prompt));
+    if (config_.prompt) captioner_.feed(*config_.prompt);
   }
 
   // Goes on where the session stopped, in its frames, its times and the picture shown last.
@@ -223,6 +138,10 @@ class Stream {
       shown->read_into(std::span(image.data(), static_cast<std::size_t>(image.size())));
       last_ = std::move(image);
     }
+    Words::Speaker speaker(words_);
+    for (const int id : captioner_.ids())
+      if (!is_stop(id)) said_ += speaker.push(id);
+    said_ += speaker.finish();
     first_frame_ = fetched_ = next_frame_;
     return {next_frame_, casa::frame_milliseconds(next_frame_, rate_)};
   }
@@ -230,7 +149,7 @@ class Stream {
   std::int64_t save() const {
     const std::vector<std::int64_t> frames{next_frame_, rate_.numerator, rate_.denominator};
     std::vector<casa::io::NamedTensor> notes{casa::io::named_tensor("frames", {3}, frames)};
-    if (a_.skip_similar > 0 && last_)
+    if (skips_ && last_)
       notes.push_back(casa::io::named_tensor<std::uint8_t>(
           "shown", {last_->height(), last_->width(), 3},
           std::span(last_->data(), static_cast<std::size_t>(last_->size()))));
@@ -257,9 +176,10 @@ class Stream {
     if (!a_.raw.empty())
       return frames::raw(STDIN_FILENO, parse_frame_shape(a_.raw), timeout, interrupted);
     if (!a_.images.empty()) return frames::images(a_.images, a_.read_image, interrupted);
-    Index side = a_.image_size;
+    Index side = config_.image_size.value_or(0);
     if (side == 0) side = model_.patch_encoder ? model_.patch_encoder->config().image_size : 448;
-    return frames::video(a_.ffmpeg, a_.video, rate_, {side, side, 3}, timeout, interrupted);
+    return frames::video(a_.ffmpeg, a_.video, rate_, {side, side, 3}, a_.realtime, timeout,
+                         interrupted);
   }
 
   std::optional<Shown> fetch() {
@@ -267,13 +187,27 @@ class Stream {
     if (!image) return std::nullopt;
     Shown s;
     s.seen = Clock::now();
-    s.similar = a_.skip_similar > 0 && last_ && !restarts(fetched_) &&
-                difference(*image, *last_) < a_.skip_similar;
+    s.image = as_the_model_sees(std::move(*image));
+    s.same = skips_ && last_ && !restarts(fetched_) &&
+             largest_patch_difference(s.image, *last_, patch()) <= *skips_;
     ++fetched_;
-    s.image = std::move(*image);
-    if (!s.similar) s.encoded = encoder_.encode(s.image, encoder_context_);
+    if (!s.same) s.encoded = encoder_.encode(s.image, encoder_context_);
     s.encoding = seconds_since(s.seen);
     return s;
+  }
+
+  // At the size that the encoder would scale it to, where that is one size for all pictures.
+  casa::io::Image as_the_model_sees(casa::io::Image image) const {
+    if (!model_.patch_encoder) return image;
+    const Index side = model_.patch_encoder->config().image_size;
+    if (image.height() == side && image.width() == side) return image;
+    return casa::io::resize_bicubic(image, side, side);
+  }
+  // The side in pixels of what becomes an image token.
+  Index patch() const {
+    if (model_.patch_encoder) return model_.patch_encoder->config().patch_size;
+    const auto& tower = model_.vision_tower->config();
+    return tower.patch_size * tower.spatial_merge_size;
   }
 
   bool restarts(std::int64_t frame) const {
@@ -282,29 +216,40 @@ class Stream {
 
   void caption(const Shown& frame) {
     const std::int64_t number = next_frame_;
-    FrameRecord r;
+    const std::int64_t begin_ms = casa::frame_milliseconds(number, rate_);
+    const std::int64_t end_ms = casa::frame_milliseconds(number + 1, rate_);
+    CaptionRecord r;
     r.frame = number;
-    r.begin_ms = casa::frame_milliseconds(number, rate_);
-    r.end_ms = casa::frame_milliseconds(number + 1, rate_);
-    between_frames_ = false;
-    r.skipped = frame.similar;
-    if (!r.skipped) speak(r, frame);
+    r.begin_ms = begin_ms;
+    r.end_ms = end_ms;
+    if (static_cast<std::size_t>(number) < truth_.size())
+      r.truth = truth_[static_cast<std::size_t>(number)];
+    if (!frame.same) {
+      between_frames_ = false;
+      speak(r, frame);
+      said_ = r.subtitle;
+    }
     ++next_frame_;
     ++count_;
     between_frames_ = true;
-    if (static_cast<std::size_t>(number) < truth_.size()) {
-      r.truth = truth_[static_cast<std::size_t>(number)];
-      right_ += r.subtitle == r.truth;
-    }
+    right_ += static_cast<std::size_t>(number) < truth_.size() && said_ == r.truth;
     r.lag = seconds_since(start_) -
-            static_cast<double>(r.begin_ms - casa::frame_milliseconds(first_frame_, rate_)) / 1000;
+            static_cast<double>(begin_ms - casa::frame_milliseconds(first_frame_, rate_)) / 1000;
     r.cache_bytes = captioner_.stream().cache_bytes();
-    outputs_->frame_done(r, interrupted);
-    outputs_->status(r, static_cast<double>(tokens_) / seconds_since(start_));
+    if (frame.same) {
+      ++same_;
+      outputs_->hold(begin_ms, end_ms);
+    } else {
+      lags_.add(r.lag);
+      outputs_->caption_done(r, interrupted);
+    }
+    outputs_->status(number, static_cast<double>(tokens_) / seconds_since(start_), r.lag,
+                     r.cache_bytes);
   }
 
-  void speak(FrameRecord& r, const Shown& frame) {
-    if (restarts(r.frame)) {
+  void speak(CaptionRecord& r, const Shown& frame) {
+    const Index every = config_.restart_every.value_or(0);
+    if (restarts(r.frame) || (every > 0 && captioner_.frames() >= every)) {
       captioner_.reset();
       begin();
     }
@@ -360,10 +305,14 @@ class Stream {
     if (!truth_.empty())
       std::fprintf(stderr, "%lld of %lld frames as the truth says\n",
                    static_cast<long long>(right_), static_cast<long long>(count_));
+    if (same_ > 0)
+      std::fprintf(stderr, "%lld of them showed the picture before them, and were not read\n",
+                   static_cast<long long>(same_));
     encoding_.print("image encoder");
     pushing_.print("image and opening to logits");
     first_.print("time to first token");
     steps_.print("each further token");
+    if (a_.realtime) lags_.print("a caption behind its frame");
   }
 
   const Arguments& a_;
@@ -373,18 +322,21 @@ class Stream {
   casa::FrameRate rate_;
   casa::io::Model<float> model_;
   Words words_;
+  casa::io::CaptionerConfig config_;
   casa::io::ImageEncoder<float> encoder_;
   casa::Captioner<float> captioner_;
   FrameSource frames_;
   std::optional<Outputs> outputs_;
   std::string fingerprint_;
+  std::optional<double> skips_ = a_.largest_difference();
   std::optional<casa::io::Image> last_;  // shown to the model
-  std::int64_t first_frame_ = 0, next_frame_ = 0, count_ = 0, right_ = 0;
+  std::string said_;                     // of that
+  std::int64_t first_frame_ = 0, next_frame_ = 0, count_ = 0, right_ = 0, same_ = 0;
   std::int64_t fetched_ = 0;    // the frame that fetch() reads next
   bool between_frames_ = true;  // the captioner has ended what it began
   std::size_t tokens_ = 0;
   Clock::time_point start_;
-  Times encoding_, pushing_, first_, steps_;
+  Times encoding_, pushing_, first_, steps_, lags_;
 };
 
 void catch_signals() {
@@ -402,67 +354,7 @@ void catch_signals() {
 int main(int argc, char** argv) {
   Arguments a;
   CLI::App app{"Captions a stream of frames, for as long as it runs."};
-  app.add_option("-m,--model", a.model, "model folder")->required()->envname("CASA_MODEL");
-  auto* source = app.add_option_group("frames", "where frames come from");
-  source->add_option("--raw", a.raw, "raw frames WIDTHxHEIGHTxCHANNELS (8 bits) from stdin");
-  source->add_option("--images", a.images, "image files, one a frame");
-  a.read_image.add_option(app);
-  source->add_option("--video", a.video, "a video file, decoded by ffmpeg");
-  source->require_option(1);
-  std::string dash;
-  app.add_option("stdin", dash, "\"-\", to say that --raw reads stdin")
-      ->check(CLI::IsMember({"-"}));
-  app.add_option("--fps", a.fps, "frames per second: 2, 29.97 or 30000/1001")
-      ->capture_default_str();
-  app.add_option("--image-size", a.image_size, "side of --video frames; 0: the model's own");
-  app.add_option("--srt", a.srt,
-                 "subtitles, complete after each frame; a file that is there is gone on with if "
-                 "--session is, and else never touched without --overwrite");
-  app.add_option("--jsonl", a.jsonl, "one JSON line a frame, complete after each; as --srt");
-  app.add_flag("--overwrite", a.overwrite,
-               "replace the --srt and --jsonl files that cannot be gone on with");
-  app.add_option("--truth", a.truth, "a file of what should be read, a line a frame: for --srt");
-  app.add_option("--session", a.session,
-                 "go on where this file stopped (frames, times, numbers), and save there in the "
-                 "end, also after a signal or an error of the frames");
-  app.add_option("-p,--prompt", a.prompt, "text before the first frame");
-  app.add_option("--opening", a.opening, "text between a frame's image and its caption");
-  app.add_option("--closing", a.closing, "the token that ends a caption that was cut (none)");
-  app.add_option("--stop", a.stop, "tokens that end a caption (the model's own)");
-  app.add_option("--restart-at", a.restart_at, "frames at which a new stream begins")
-      ->delimiter(',');
-  app.add_option("-n,--max-new-tokens,--max_new_tokens", a.max_new_tokens, "of a frame")
-      ->capture_default_str();
-  app.add_flag("--greedy", a.greedy, "the likeliest token, no penalties");
-  app.add_option("--temp,--temperature", a.temperature, "0: greedy")->capture_default_str();
-  app.add_option("--top-k,--top_k", a.top_k, "0: off")->capture_default_str();
-  app.add_option("--eos-bias,--eos_bias", a.eos_bias, "of stop tokens; 1: off")
-      ->capture_default_str();
-  app.add_option("--repetition-penalty,--repetition_penalty", a.repetition_penalty, "1: off")
-      ->capture_default_str();
-  app.add_option("--ngram-size,--ngram_size", a.ngram_size, "never repeated; 0: off")
-      ->capture_default_str();
-  app.add_option("-s,--seed", a.seed, "of the random numbers")->capture_default_str();
-  app.add_option("--text-window", a.text_window, "last text tokens kept; 0: all")
-      ->capture_default_str();
-  app.add_option("--sinks", a.sinks, "first text tokens kept")->capture_default_str();
-  app.add_option("--horizon", a.horizon, "positions restart below this number; 0: never")
-      ->capture_default_str();
-  app.add_flag("--deadline", a.deadline, "cut a frame's text after 1 / fps seconds");
-  app.add_option("--skip-similar", a.skip_similar,
-                 "skip frames whose mean difference from the last one shown is below (0 .. 1)")
-      ->check([](const std::string& value) {
-        double share = -1;
-        const bool number = CLI::detail::lexical_cast(value, share);
-        return number && share >= 0 && share <= 1 ? std::string()
-                                                  : "expected a share from 0 to 1, got " + value;
-      });
-  app.add_option("--timeout", a.timeout_ms, "milliseconds to wait for a frame")
-      ->capture_default_str();
-  app.add_option("--ffmpeg", a.ffmpeg, "the program that decodes videos")->capture_default_str();
-  app.add_option("-t,--threads", a.threads, "0: all processors that this process may use")
-      ->capture_default_str();
-  app.add_flag("-q,--quiet", a.quiet, "nothing on stderr but errors");
+  add_options(app, a);
   return program::run("caption_stream", app, argc, argv, [&] {
     if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     catch_signals();

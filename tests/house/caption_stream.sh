@@ -54,9 +54,9 @@ check "and with its records: one transcript, of all of them, at the end" \
    cmp -s <(tail -n 1 whole.jsonl) <(tail -n 1 go.jsonl) &&
    cmp -s <(grep -o "\"frame\":[0-9]*" whole.jsonl) <(grep -o "\"frame\":[0-9]*" go.jsonl)'
 for n in 0 0 1 1 2 2; do frames $n 1; done > pairs.raw
-read_frames --raw 32x32x1 $one --skip-similar 0.01 --srt pairs.srt < pairs.raw > /dev/null
-head -c 3072 pairs.raw | read_frames --raw 32x32x1 $one --skip-similar 0.01 --session p --srt pair.srt > /dev/null
-tail -c +3073 pairs.raw | read_frames --raw 32x32x1 $one --skip-similar 0.01 --session p --srt pair.srt > /dev/null 2> err
+read_frames --raw 32x32x1 $one --same-frame 0.01 --srt pairs.srt < pairs.raw > /dev/null
+head -c 3072 pairs.raw | read_frames --raw 32x32x1 $one --same-frame 0.01 --session p --srt pair.srt > /dev/null
+tail -c +3073 pairs.raw | read_frames --raw 32x32x1 $one --same-frame 0.01 --session p --srt pair.srt > /dev/null 2> err
 check "skipped frames count in a resumed stream's times, and its first may be one" \
   '[ "$(cues pairs.srt)" -eq 3 ] && cmp -s pairs.srt pair.srt'
 
@@ -85,7 +85,7 @@ for also in "" --overwrite; do
   refuse "$note a word the model has not" "no token$or" read_frames --raw 32x32x1 -p Hello $files $also < frames.raw
   refuse "$note an unknown option" "no-such" read_frames --raw 32x32x1 --no-such $files $also < frames.raw
   refuse "$note a cut session" "^caption_stream: old.cut: " read_frames --raw 32x32x1 $one --session old.cut $files $also < frames.raw
-  refuse "$note a session of other options" "saved under other state options" read_frames --raw 32x32x1 --session old.session $files $also < frames.raw
+  refuse "$note a session of other options" "saved under other state options" read_frames --raw 32x32x1 --text-window 41 --session old.session $files $also < frames.raw
   refuse "$note a session at another rate" "give that, or another --session" read_frames --raw 32x32x1 $one --fps 4 --session old.session $files $also < frames.raw
   refuse "$note a session in no folder" "No such file" read_frames --raw 32x32x1 --session none/s $files $also < frames.raw
   refuse "$note a decoder that is not there" "cannot start$or" read_frames --video none.mp4 --ffmpeg ./none $files $also
@@ -93,7 +93,7 @@ for also in "" --overwrite; do
   refuse "$note a first frame that is cut" "frame 0: the stream ended after 9 of 1024$or" read_frames --raw 32x32x1 $files $also < <(head -c 9 frames.raw)
   refuse "$note the second output cannot be" "cannot create: No such file" read_frames --raw 32x32x1 --srt new.srt --jsonl none/new $also < frames.raw
   for share in -0.1 1.5 nan half; do
-    refuse "$note --skip-similar $share" "skip-similar" read_frames --raw 32x32x1 --skip-similar=$share $files $also < frames.raw
+    refuse "$note --same-frame $share" "same-frame" read_frames --raw 32x32x1 --same-frame=$share $files $also < frames.raw
   done
   for same in old.png ./old.png "$work/old.png" old.hard old.link; do
     refuse "$note a picture as output: $same" "same file as --images" read_frames --images old.png --srt $same $also
@@ -130,12 +130,71 @@ tr -d '\r' < go100.srt | sed 's/$/\r/' > crlf.srt; cp s100 s
 frames 100 2 | read_frames --raw 32x32x1 $one --session s --srt crlf.srt > /dev/null 2> err; rc=$?
 check "cues that an editor saved are gone on with" '[ $rc -eq 0 ] && cmp -s <(tr -d "\r" < crlf.srt) <(cat go100.srt; head -n 408 whole.srt | tail -n 8)'
 
-# Frames that are skipped, and broken ones.
-(frames 0 1; frames 0 1; frames 1 1) | read_frames --raw 32x32x1 --skip-similar 0.01 --jsonl skip.jsonl > skip.txt
-check "a frame like the last one is skipped, and said so" \
-  '[ "$(wc -l < skip.txt)" -eq 2 ] && [ "$(sed -n 2p skip.jsonl | grep -c "\"skipped\":true")" -eq 1 ]'
-(frames 0 1; frames 0 1; frames 1 1) | read_frames --raw 32x32x1 --skip-similar 0.01 --restart-at 0,1 > skip.txt
-check "a frame that begins a stream is not skipped" '[ "$(wc -l < skip.txt)" -eq 3 ]'
+# Frames that show the same picture, and broken ones. 0 0 0 1 1 2, at two a second.
+held='0:00:00:00,000 --> 00:00:01,500 1:00:00:01,500 --> 00:00:02,500 2:00:00:02,500 --> 00:00:03,000'
+for n in 0 0 0 1 1 2; do frames $n 1; done > held.raw
+times() { n=0; grep -- '-->' "$1" | while read -r line; do printf '%s:%s ' $n "$line"; n=$((n + 1)); done | sed 's/ $//'; }
+spans() { sed -nE 's/.*start_timestamp":([0-9.]+),"end_timestamp":([0-9.]+),.*"frame":([0-9]+),"frames":([0-9]+),.*/\1-\2:\3+\4/p' "$1" | tr '\n' ' '; }
+read_frames --raw 32x32x1 $one --srt held.srt --jsonl held.jsonl --truth <(sed -n '1p;1p;1p;2p;2p;3p' truth.txt) < held.raw > held.txt 2> err
+check "a picture that stays is read once, and its subtitle lasts until it changes" \
+  '[ "$(wc -l < held.txt)" -eq 3 ] && [ "$(times held.srt)" = "$held" ] && cmp -s held.txt <(head -n 3 all.txt)'
+check "so does its record, which counts its frames" \
+  '[ "$(spans held.jsonl)" = "0.0-1.5:0+3 1.5-2.5:3+2 2.5-3.0:5+1 " ] && [ "$(wc -l < held.jsonl)" -eq 4 ]'
+read_frames --raw 32x32x1 $one --srt >(cat > piped.srt) --jsonl >(cat > piped.jsonl) < held.raw > /dev/null 2> err; rc=$?
+wait
+check "into a pipe goes what is known to be whole" \
+  '[ $rc -eq 0 ] && [ "$(times piped.srt)" = "$held" ] && [ "$(spans piped.jsonl)" = "$(spans held.jsonl)" ]'
+for cut in 1 2 3 4 5; do
+  rm -f part.*
+  head -c $((cut * 1024)) held.raw | read_frames --raw 32x32x1 $one --session part.s --srt part.srt --jsonl part.jsonl > /dev/null 2> err
+  tail -c +$((cut * 1024 + 1)) held.raw | read_frames --raw 32x32x1 $one --session part.s --srt part.srt --jsonl part.jsonl > /dev/null 2> err
+  check "a picture that stays over a resumed session is one caption: after $cut frames" \
+    '[ "$(grep -v "^read\|^truth\|^[0-9/]*$" held.srt)" = "$(grep -v "^[0-9/]*$" part.srt)" ] && [ "$(spans part.jsonl)" = "$(spans held.jsonl)" ] && cmp -s <(tail -n 1 held.jsonl) <(tail -n 1 part.jsonl)'
+done
+(cat held.raw; head -c 99 frames.raw) | read_frames --raw 32x32x1 $one --srt broken.srt > /dev/null 2> err; rc=$?
+check "a stream that breaks ends the caption at its last whole frame" '[ $rc -eq 1 ] && [ "$(times broken.srt)" = "$held" ]'
+# The first 16 values one larger: 1 / 255 of the patches that they belong to, at most.
+(frames 0 1; frames 0 1 | tail -c +17 | cat <(frames 0 1 | head -c 16 | LC_ALL=C tr '\000-\376' '\001-\377') -) > near.raw
+read_frames --raw 32x32x1 < near.raw > near.txt 2> err
+check "a difference like a codec's is none" '[ "$(wc -l < near.txt)" -eq 1 ] && ! cmp -s <(head -c 1024 near.raw) <(tail -c 1024 near.raw)'
+read_frames --raw 32x32x1 --same-frame 0 < near.raw > near.txt 2> err
+check "with --same-frame 0 only equal frames are the same" '[ "$(wc -l < near.txt)" -eq 2 ]'
+read_frames --raw 32x32x1 --same-frame off --srt off.srt < held.raw > off.txt 2> err
+check "with --same-frame off all are read" '[ "$(wc -l < off.txt)" -eq 6 ] && [ "$(cues off.srt)" -eq 6 ]'
+"$bin/caption_stream" -t 1 -m "$digits/casa" --raw 32x32x1 --truth <(sed -n '1p;1p;1p;2p;2p;3p' truth.txt) < held.raw > /dev/null 2> said.err
+check "the figures count them, and the truth holds for them" \
+  'grep -q "^6 frames, " said.err && grep -q "^3 of them showed the picture before them" said.err && grep -q "^4 of 6 frames as the truth says" said.err'
+(frames 0 1; frames 0 1; frames 1 1) | read_frames --raw 32x32x1 --restart-at 0,1 > skip.txt
+check "a frame that begins a stream is read" '[ "$(wc -l < skip.txt)" -eq 3 ]'
+
+# captioner.json: the folder says how, and options go before it.
+plain() { "$bin/caption_stream" -q -t 1 -m "$@" --raw 32x32x1; }
+plain "$digits/casa" < frames.raw > plain.txt 2> err
+check "a folder says how it wants to be asked" 'cmp -s plain.txt <(sed -nE "s/.*\"subtitle\":\"([^\"]*)\".*/\1/p" whole.jsonl)'
+cp -r "$digits/casa" asked; sed -i 's/"max_new_tokens": 20/"max_new_tokens": 3/' asked/captioner.json
+plain asked --jsonl asked.jsonl < frames.raw > /dev/null 2> err
+check "and is heard" '[ "$(grep -c "\"num_tokens_generated\":4,.*\"cut\":true" asked.jsonl)" -gt 200 ]'
+plain asked -n 20 < frames.raw > asked.txt 2> err
+check "an option goes before it" 'cmp -s asked.txt plain.txt'
+sed -i 's/"sinks": 0/"restart_every": 3, "sinks": 0/' asked/captioner.json
+plain asked -n 20 --restart-at "$begins" < frames.raw > asked.txt 2> err
+check "another rule of restarts replaces the folder's" 'cmp -s asked.txt all.txt'
+plain asked -n 20 --restart-every 3 --jsonl every.jsonl < frames.raw > /dev/null 2> err
+read_frames --raw 32x32x1 --restart-at "$(seq -s, 0 3 223)" --jsonl at.jsonl < frames.raw > /dev/null 2> err
+check "a stream may begin again every so many frames" 'cmp -s <(ids every.jsonl) <(ids at.jsonl)'
+while IFS='|' read -r text message; do
+  printf '%s' "$text" > asked/captioner.json
+  plain asked --srt new.srt < frames.raw > /dev/null 2> err; rc=$?
+  check "refused: $text" '[ $rc -eq 1 ] && grep -qF "asked/captioner.json: $message" err && [ ! -e new.srt ]'
+done <<'X'
+{"openning": ">"}|openning: not a key of captioner.json, got ">"
+{"opening": "Hello"}|opening: the model has no token for "Hello"
+{"max_new_tokens": "20"}|max_new_tokens: expected an integer in [1,
+X
+rm asked/captioner.json
+plain asked --greedy --opening '>' --stop ';' --closing ';' $one < frames.raw > asked.txt 2> err
+check "a folder without the file is asked by options" 'cmp -s asked.txt plain.txt'
+
 head -c 2500 frames.raw | read_frames --raw 32x32x1 $one --session broken --srt cut.srt --jsonl cut.jsonl > cut.txt 2> err
 rc=$?
 check "a pipe that ends inside a frame: an error, the captions so far whole" \

@@ -88,17 +88,23 @@ FrameSource images(std::vector<std::string> files, Read read, Interrupted interr
 }
 
 /// `file` at `rate`, scaled to shape (RGB). Only local files are opened, whatever their content
-/// names.
+/// names. `realtime`: frames come when they would be shown, as from a camera.
 inline FrameSource video(const std::string& ffmpeg, const std::string& file, casa::FrameRate rate,
-                         FrameShape shape, std::chrono::milliseconds timeout,
+                         FrameShape shape, bool realtime, std::chrono::milliseconds timeout,
                          Interrupted interrupted) {
   using casa::text;
-  auto child = std::make_shared<Child>(std::vector<std::string>{
-      ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-protocol_whitelist", "file,pipe",
-      "-i", "file:" + file, "-map", "0:v:0", "-vf",
-      text("fps=", rate.numerator, "/", rate.denominator, ",scale=", shape.width, ":", shape.height,
-           ":flags=area"),
-      "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"});
+  std::vector<std::string> arguments{
+      ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-protocol_whitelist", "file,pipe"};
+  if (realtime) arguments.push_back("-re");
+  for (const std::string& argument :
+       {std::string("-i"), "file:" + file, std::string("-map"), std::string("0:v:0"),
+        std::string("-vf"),
+        text("fps=", rate.numerator, "/", rate.denominator, ",scale=", shape.width, ":",
+             shape.height, ":flags=area"),
+        std::string("-f"), std::string("rawvideo"), std::string("-pix_fmt"), std::string("rgb24"),
+        std::string("pipe:1")})
+    arguments.push_back(argument);
+  auto child = std::make_shared<Child>(arguments);
   return [=, number = std::int64_t{0}]() mutable -> std::optional<casa::io::Image> {
     if (!child) return std::nullopt;
     auto frame = read_frame(child->out(), shape, timeout, number++, interrupted);
@@ -110,11 +116,3 @@ inline FrameSource video(const std::string& ffmpeg, const std::string& file, cas
 }
 
 }  // namespace frames
-
-/// Mean absolute difference of two pictures, as a share of the full range; 1 where sizes differ.
-inline double difference(const casa::io::Image& a, const casa::io::Image& b) {
-  if (a.width() != b.width() || a.height() != b.height()) return 1;
-  std::int64_t sum = 0;
-  for (casa::Index i = 0; i < a.size(); ++i) sum += std::abs(int{a.data()[i]} - int{b.data()[i]});
-  return static_cast<double>(sum) / (255.0 * static_cast<double>(a.size()));
-}

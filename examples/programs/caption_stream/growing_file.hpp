@@ -70,6 +70,46 @@ class GrowingFile {
     }
   }
 
+  /// Appends a piece that replace_last() may change until the next piece, or settle(). A regular
+  /// file has it at once; what can not be changed behind us (a pipe) gets it when it is settled.
+  void append_changeable(std::string piece) {
+    if (fd_ < 0) return;
+    settle();
+    last_at_ = size_;
+    if (regular_) append(piece);
+    last_ = std::move(piece);
+  }
+  /// The piece that replace_last() may change; empty: there is none.
+  const std::string& last() const { return last_; }
+  /// Puts `piece` in the place of the last one (casa::error: that one stays).
+  void replace_last(std::string piece) {
+    if (last_.empty()) return;
+    if (regular_) {
+      begin();
+      cut(last_at_);
+      casa::require(size_ == last_at_, path_, ": cannot cut: ", std::strerror(errno));
+      try {
+        append(piece);
+      } catch (...) {
+        append(last_);  // what was there had its place
+        throw;
+      }
+    }
+    last_ = std::move(piece);
+  }
+  /// The last piece stays as it is from now on.
+  void settle() {
+    const std::string piece = std::exchange(last_, {});
+    if (!regular_) append(piece);
+  }
+  /// What is kept from byte `at` on is the last piece.
+  void keep_changeable(std::int64_t at) {
+    last_at_ = at;
+    last_.clear();
+    lines(
+        size_ - at, [this](std::string_view line) { (last_ += line) += '\n'; }, at);
+  }
+
   /// Makes it a file of what is kept, if nothing has been appended.
   void begin() {
     if (fd_ < 0 || begun_) return;
@@ -89,18 +129,18 @@ class GrowingFile {
       casa::fail(path_, ": cannot sync: ", std::strerror(errno));
   }
 
-  /// Calls each(line) for the lines of the first `bytes` of a regular file, without line ends.
+  /// Calls each(line) for the lines of `bytes` of a regular file from `first` on, without line
+  /// ends.
   template <class Each>
-  void lines(std::int64_t bytes, Each each) const {
+  void lines(std::int64_t bytes, Each each, std::int64_t first = 0) const {
     std::string line;
     char piece[16384];
-    for (std::int64_t at = 0; at < bytes;) {
-      const auto wanted =
-          static_cast<std::size_t>(std::min<std::int64_t>(bytes - at, sizeof piece));
+    for (std::int64_t at = first, end = first + bytes; at < end;) {
+      const auto wanted = static_cast<std::size_t>(std::min<std::int64_t>(end - at, sizeof piece));
       const ssize_t n = ::pread(fd_, piece, wanted, at);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) casa::fail(path_, ": cannot read: ", std::strerror(errno));
-      casa::require(n > 0, path_, ": became shorter than ", bytes, " bytes while it was in use");
+      casa::require(n > 0, path_, ": became shorter than ", end, " bytes while it was in use");
       at += n;
       for (const char c : std::string_view(piece, static_cast<std::size_t>(n))) {
         if (c != '\n') {
@@ -120,6 +160,8 @@ class GrowingFile {
     std::swap(fd_, other.fd_);
     std::swap(size_, other.size_);
     std::swap(old_size_, other.old_size_);
+    std::swap(last_, other.last_);
+    std::swap(last_at_, other.last_at_);
     std::swap(regular_, other.regular_);
     std::swap(made_, other.made_);
     std::swap(begun_, other.begun_);
@@ -128,6 +170,8 @@ class GrowingFile {
   std::string path_;
   int fd_ = -1;
   std::int64_t size_ = 0, old_size_ = 0;
+  std::string last_;  // the piece that may still change, from byte last_at_ on
+  std::int64_t last_at_ = 0;
   bool regular_ = false;
   bool made_ = false;   // by us
   bool begun_ = false;  // what was not to be kept has gone

@@ -1,7 +1,7 @@
-// What a captioned stream leaves behind: subtitles, one JSON line a frame, a status line, figures.
+// What a captioned stream leaves behind: subtitles, one JSON line a picture, a status line,
+// figures.
 #pragma once
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,47 +13,10 @@
 #include <vector>
 
 #include "caption_stream/growing_file.hpp"
+#include "caption_stream/records.hpp"
 #include "casa/json/json.hpp"
-#include "casa/json/json_writer.hpp"
 #include "casa/session/srt.hpp"
 #include "support/standard_output.hpp"
-
-/// What is said of a frame.
-struct FrameRecord {
-  std::int64_t frame = 0;
-  std::int64_t begin_ms = 0, end_ms = 0;  // when it is shown
-  bool skipped = false;                   // nearly equal to the last one shown to the model
-  bool cut = false;                       // its text ended before a stop token came
-  std::vector<int> ids;
-  std::string subtitle, truth;  // truth: what should have been said, if known
-  double ttft = 0;              // seconds from its pixels (encoding included) to its first token
-  double lag = 0;               // seconds behind real time at its last token; below 0: ahead
-  casa::Index cache_bytes = 0;
-};
-
-inline double peak_gib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / (1024.0 * 1024.0);
-}
-
-/// One line, under the keys of the authors' captioner and some of our own.
-inline std::string json_line(const FrameRecord& r) {
-  casa::io::JsonWriter w;
-  w.begin_object();
-  w.member("start_timestamp", static_cast<double>(r.begin_ms) / 1000);
-  w.member("end_timestamp", static_cast<double>(r.end_ms) / 1000);
-  w.member("ttft", r.ttft);
-  w.member("num_tokens_generated", r.ids.size());
-  w.member("memory_so_far", peak_gib());
-  w.member("subtitle", r.subtitle);
-  w.key("ids").begin_array();
-  for (const int id : r.ids) w.value(id);
-  w.end_array();
-  w.member("lag", r.lag).member("frame", r.frame).member("cache_bytes", r.cache_bytes);
-  w.member("cut", r.cut).member("skipped", r.skipped);
-  return w.end_object().str() + "\n";
-}
 
 /// Where a resumed stream goes on: its next frame, and when that is shown.
 struct Resumed {
@@ -64,6 +27,8 @@ struct OutputOptions {
   std::string srt, jsonl;  // empty: none
   bool overwrite = false;  // files that are in the way
   bool quiet = false;
+  bool holds =
+      true;  // hold() may be called: what goes into a pipe waits for the end of its picture
 };
 
 /// Throws casa::error if the file holds something, which a new stream would have to overwrite.
@@ -79,7 +44,9 @@ class Outputs {
   /// Opens the files and changes nothing yet. A resumed stream goes on with files that hold what it
   /// said before; all else that is in the way is refused (casa::error) unless options.overwrite.
   Outputs(const OutputOptions& options, const std::optional<Resumed>& resumed)
-      : status_(!options.quiet && isatty(STDERR_FILENO)), to_terminal_(isatty(STDOUT_FILENO) != 0) {
+      : holds_(options.holds),
+        status_(!options.quiet && isatty(STDERR_FILENO)),
+        to_terminal_(isatty(STDOUT_FILENO) != 0) {
     if (!options.srt.empty()) {
       srt_ = GrowingFile(options.srt);
       go_on(srt_, options, resumed, [&] { return keep_cues(*resumed); });
@@ -104,25 +71,42 @@ class Outputs {
   /// Why stdout takes no more, if so.
   std::optional<program::OutputFailed> failure() const { return failure_; }
 
-  void frame_done(const FrameRecord& r, bool (*stop)()) {
+  /// A caption is whole: it goes into the files, with the end that is known by now.
+  void caption_done(const CaptionRecord& r, bool (*stop)()) {
     any_frame_ = true;
-    if (!r.skipped) {
-      say("\n", stop);
-      const std::string cue =
-          r.truth.empty() ? r.subtitle : "read  " + r.subtitle + "\ntruth " + r.truth;
-      if (!cue.empty()) {
-        srt_.append(casa::io::srt_cue(cues_ + 1, r.begin_ms, r.end_ms, cue));
-        ++cues_;
-      }
+    say("\n", stop);
+    settle();
+    const std::string cue =
+        r.truth.empty() ? r.subtitle : "read  " + r.subtitle + "\ntruth " + r.truth;
+    if (!cue.empty()) {
+      srt_.append_changeable(casa::io::srt_cue(cues_ + 1, r.begin_ms, r.end_ms, cue));
+      cue_end_ = r.end_ms;
+      ++cues_;
     }
-    jsonl_.append(json_line(r));
+    jsonl_.append_changeable(json_line(r));
+    record_end_ = r.end_ms;
+    if (!holds_) settle();
   }
 
-  void status(const FrameRecord& r, double tokens_per_second) {
+  /// One more frame, from begin_ms to end_ms, shows the picture of the last caption, which may have
+  /// been said before the stream was resumed. An empty caption has no cue.
+  void hold(std::int64_t begin_ms, std::int64_t end_ms) {
+    any_frame_ = true;
+    if (cue_end_ == begin_ms && !srt_.last().empty()) {
+      srt_.replace_last(held_cue(srt_.last(), end_ms));
+      cue_end_ = end_ms;
+    }
+    if (record_end_ == begin_ms && !jsonl_.last().empty()) {
+      jsonl_.replace_last(held_line(jsonl_.last(), end_ms));
+      record_end_ = end_ms;
+    }
+  }
+
+  void status(std::int64_t frame, double tokens_per_second, double lag, casa::Index cache_bytes) {
     if (!status_) return;
     std::fprintf(stderr, "\r\033[Kframe %lld  %.1f tokens/s  lag %+.2f s  cache %.1f MiB",
-                 static_cast<long long>(r.frame), tokens_per_second, r.lag,
-                 static_cast<double>(r.cache_bytes) / 1048576);
+                 static_cast<long long>(frame), tokens_per_second, lag,
+                 static_cast<double>(cache_bytes) / 1048576);
     std::fflush(stderr);
     shown_ = true;
   }
@@ -131,6 +115,7 @@ class Outputs {
   /// that a stream of days takes no memory for them.
   void finish() {
     clear_status();
+    settle();
     // A stream without a frame (a decoder that failed in front of it) replaces no older file.
     const auto stays = [this](const GrowingFile& file) {
       return !any_frame_ && file.size() == 0 && file.old_size() > 0;
@@ -160,27 +145,37 @@ class Outputs {
 
  private:
   static constexpr std::string_view kTranscript = "{\"full_transcript\":",
-                                    kBefore = "\"subtitle\":\"", kBehind = "\",\"ids\":[",
-                                    kSkipped = "\"skipped\":true}";
+                                    kBefore = "\"subtitle\":\"", kBehind = "\",\"ids\":[";
 
-  // The text in a line that json_line wrote, as it is escaped there; nothing for a skipped frame.
+  void settle() {
+    jsonl_.settle();
+    srt_.settle();
+  }
+
+  // The text in a line that json_line wrote, as it is escaped there.
   static std::optional<std::string_view> subtitle_in(std::string_view line) {
     const std::size_t begin = line.find(kBefore), end = line.rfind(kBehind);
-    if (line.ends_with(kSkipped) || begin == line.npos || end == line.npos) return std::nullopt;
+    if (begin == line.npos || end == line.npos) return std::nullopt;
     return line.substr(begin + kBefore.size(), end - begin - kBefore.size());
   }
 
-  // Says how much of an old file stays.
-  template <class Kept>
+  // How much of an old file stays, and where its last piece begins.
+  struct Kept {
+    std::int64_t bytes = 0, last_at = 0;
+  };
+
+  template <class Read>
   static void go_on(GrowingFile& file, const OutputOptions& options,
-                    const std::optional<Resumed>& resumed, Kept kept) {
+                    const std::optional<Resumed>& resumed, Read read) {
     if (file.old_size() == 0) return;
     if (!resumed) {
       if (!options.overwrite) require_absent_or_empty(file.path());
       return;
     }
     try {
-      file.keep(kept());
+      const Kept kept = read();
+      file.keep(kept.bytes);
+      file.keep_changeable(kept.last_at);
     } catch (const casa::error& e) {
       if (!options.overwrite)
         casa::fail(e.what(), ": left as it is; give another name, or --overwrite");
@@ -195,18 +190,27 @@ class Outputs {
                   " (another stream's, or said after the session was saved)");
   }
 
-  std::int64_t keep_cues(const Resumed& resumed) {
+  Kept keep_cues(const Resumed& resumed) {
     casa::io::SrtScanner scanner(srt_.path());
-    srt_.lines(srt_.old_size(), [&](std::string_view line) { scanner.line(line); });
+    std::int64_t at = 0, line_before = 0, last_at = 0;
+    srt_.lines(srt_.old_size(), [&](std::string_view line) {
+      const std::int64_t cues = scanner.cues();
+      scanner.line(line);
+      if (scanner.cues() > cues) last_at = line_before;  // the line of the times; its number's
+      line_before = at;
+      at += static_cast<std::int64_t>(line.size()) + 1;
+    });
     const casa::io::SrtEnd old = scanner.finish();
     require_before(srt_.path(), "its cues", old.end, resumed);
     cues_ = old.number;
-    return srt_.old_size();
+    cue_end_ = old.end;
+    return {srt_.old_size(), last_at};
   }
 
   // All records, but not the transcript behind them.
-  std::int64_t keep_records(const Resumed& resumed) {
-    std::int64_t at = 0, kept = 0, number = 0;
+  Kept keep_records(const Resumed& resumed) {
+    Kept kept;
+    std::int64_t at = 0, number = 0;
     long long last_end = 0;
     bool ended = false;
     jsonl_.lines(jsonl_.old_size(), [&](std::string_view line) {
@@ -215,9 +219,10 @@ class Outputs {
       at += static_cast<std::int64_t>(line.size()) + 1;
       ended = line.starts_with(kTranscript);
       if (ended) return;
-      kept = at;
+      kept = {at, kept.bytes};
       const auto record = casa::io::parse_json(line, where);
       const auto end = record.at("end_timestamp").as_number(0, 1e12);
+      record.at("frames").as_int(1);
       casa::require(line.find(kBefore) != line.npos && line.rfind(kBehind) != line.npos, where,
                     ": not a line of caption_stream");
       last_end = std::max(last_end, std::llround(end * 1000));
@@ -225,14 +230,16 @@ class Outputs {
     casa::require(at == jsonl_.old_size(), jsonl_.path(), ": line ", number,
                   " has no end: the file may have been cut");
     require_before(jsonl_.path(), "its records", last_end, resumed);
+    record_end_ = last_end;
     return kept;
   }
 
   GrowingFile srt_, jsonl_;
-  bool status_, to_terminal_;
+  bool holds_, status_, to_terminal_;
   bool shown_ = false;
   bool any_frame_ = false;
   std::int64_t cues_ = 0;
+  std::int64_t cue_end_ = -1, record_end_ = -1;  // milliseconds, of the last ones; -1: none
   std::optional<program::OutputFailed> failure_;
 };
 

@@ -66,6 +66,9 @@ class SrtScanner {
     }
   }
 
+  /// Cues whose times have been read.
+  std::int64_t cues() const { return found_.cues; }
+
   /// After the last line. A last cue that no empty line ends may be cut, and is refused.
   SrtEnd finish() const {
     require(next_ == Next::number, file_, ": cue ", found_.number,
