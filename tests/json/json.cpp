@@ -100,6 +100,9 @@ TEST_CASE("json: an integer is never wrapped, rounded or converted") {
   CHECK_THROWS_AS(v[0].as_uint(), error);
   CHECK_THROWS_AS(v[13].as_uint(), error);  // 2^64: a real number
   CHECK(v[13].as_number() == 0x1p64);
+  CHECK(v[2].as_index(0, 5) == 1);
+  CHECK(message_of([&] { v[2].as_index(2, 5, "Limits::x"); }) ==
+        "config.json: v[2]: expected an integer in [2, 5] (Limits::x), got 1");
   CHECK(message_of([&] { v[0].as_int(1, 5); }) ==
         "config.json: v[0]: expected an integer in [1, 5], got -1");
   CHECK(message_of([&] { v[3].as_int(1, 5); }) ==

@@ -56,10 +56,11 @@ class CheckpointWeights {
   void expect(const TensorSpec& spec) {
     if (!expected_.insert(spec.name).second) return;
     const TensorView* t = find_(spec.name);
+    const auto shape = spec.shape();
     if (!t) {
       report_.missing.push_back(spec);
-    } else if (!std::ranges::equal(t->shape, spec.shape())) {
-      report_.mismatched.push_back({spec.name, shape_text(spec.shape()), shape_text(t->shape)});
+    } else if (!std::equal(t->shape.begin(), t->shape.end(), shape.begin(), shape.end())) {
+      report_.mismatched.push_back({spec.name, shape_text(shape), shape_text(t->shape)});
     } else if (!is_float(t->dtype)) {
       report_.mismatched.push_back(
           {spec.name, "F32, F64, F16 or BF16", std::string(to_string(t->dtype))});

@@ -175,8 +175,11 @@ class ModelFolder {
     const TensorView* embed = files_.find(std::string(prefixes_.text) + "embed_tokens.weight");
     bool& tied = config_.decoder.tie_word_embeddings;
     if (tied && head && embed)
-      tied = head->dtype == embed->dtype && std::ranges::equal(head->shape, embed->shape) &&
-             std::ranges::equal(head->bytes, embed->bytes);
+      tied = head->dtype == embed->dtype &&
+             std::equal(head->shape.begin(), head->shape.end(), embed->shape.begin(),
+                        embed->shape.end()) &&
+             std::equal(head->bytes.begin(), head->bytes.end(), embed->bytes.begin(),
+                        embed->bytes.end());
     decoder_ =
         decoder_spec(config_.decoder, std::string(prefixes_.text), std::string(prefixes_.head));
     if (tied && head && !embed) decoder_.embed_tokens.name = prefixes_.head;

@@ -42,14 +42,16 @@ struct ModelConfig {
 /// that is missing, of another kind or out of range.
 inline DecoderConfig decoder_config(const Json& j, const LoadLimits& limits = {}) {
   DecoderConfig c;
-  c.num_hidden_layers = j.at("num_hidden_layers").as_int(1, limits.layers, "LoadLimits::layers");
-  c.num_attention_heads = j.at("num_attention_heads").as_int(1, limits.heads, "LoadLimits::heads");
-  c.num_key_value_heads = j.at("num_key_value_heads").as_int(1, limits.heads, "LoadLimits::heads");
-  c.hidden_size = j.at("hidden_size").as_int(1, limits.hidden_size, "LoadLimits::hidden_size");
-  c.head_dim = j.at("head_dim").as_int(2, limits.head_dim, "LoadLimits::head_dim");
+  c.num_hidden_layers = j.at("num_hidden_layers").as_index(1, limits.layers, "LoadLimits::layers");
+  c.num_attention_heads =
+      j.at("num_attention_heads").as_index(1, limits.heads, "LoadLimits::heads");
+  c.num_key_value_heads =
+      j.at("num_key_value_heads").as_index(1, limits.heads, "LoadLimits::heads");
+  c.hidden_size = j.at("hidden_size").as_index(1, limits.hidden_size, "LoadLimits::hidden_size");
+  c.head_dim = j.at("head_dim").as_index(2, limits.head_dim, "LoadLimits::head_dim");
   c.intermediate_size = j.at("intermediate_size")
-                            .as_int(1, limits.intermediate_size, "LoadLimits::intermediate_size");
-  c.vocab_size = j.at("vocab_size").as_int(1, limits.vocab_size, "LoadLimits::vocab_size");
+                            .as_index(1, limits.intermediate_size, "LoadLimits::intermediate_size");
+  c.vocab_size = j.at("vocab_size").as_index(1, limits.vocab_size, "LoadLimits::vocab_size");
   c.rms_norm_eps = j.at("rms_norm_eps").as_number(1e-30, 1);
   c.rope.theta = detail::rope_theta(j.at("rope_theta"));
   c.rope.style = detail::from_name(j.at("rope_style"), detail::rope_style_names);
@@ -67,13 +69,14 @@ inline DecoderConfig decoder_config(const Json& j, const LoadLimits& limits = {}
 inline PatchEncoderConfig patch_encoder_config(const Json& j, Index out_hidden_size,
                                                const LoadLimits& limits = {}) {
   PatchEncoderConfig c;
-  c.image_size = j.at("image_size").as_int(1, limits.image_side, "LoadLimits::image_side");
-  c.patch_size = j.at("patch_size").as_int(1, c.image_size);
-  c.hidden_size = j.at("hidden_size").as_int(1, limits.hidden_size, "LoadLimits::hidden_size");
-  c.num_hidden_layers = j.at("num_hidden_layers").as_int(1, limits.layers, "LoadLimits::layers");
-  c.num_attention_heads = j.at("num_attention_heads").as_int(1, limits.heads, "LoadLimits::heads");
+  c.image_size = j.at("image_size").as_index(1, limits.image_side, "LoadLimits::image_side");
+  c.patch_size = j.at("patch_size").as_index(1, c.image_size);
+  c.hidden_size = j.at("hidden_size").as_index(1, limits.hidden_size, "LoadLimits::hidden_size");
+  c.num_hidden_layers = j.at("num_hidden_layers").as_index(1, limits.layers, "LoadLimits::layers");
+  c.num_attention_heads =
+      j.at("num_attention_heads").as_index(1, limits.heads, "LoadLimits::heads");
   c.intermediate_size = j.at("intermediate_size")
-                            .as_int(1, limits.intermediate_size, "LoadLimits::intermediate_size");
+                            .as_index(1, limits.intermediate_size, "LoadLimits::intermediate_size");
   c.rms_norm_eps = j.at("rms_norm_eps").as_number(1e-30, 1);
   c.out_hidden_size = out_hidden_size;
   check(c);
@@ -92,7 +95,7 @@ inline bool has(Has what, const Json& j, std::string_view key) {
 inline Index int_or(const Json& j, std::string_view key, std::int64_t low, std::int64_t high,
                     Index otherwise, std::string_view option = {}) {
   const auto value = j.find_set(key);
-  return value ? value->as_int(low, high, option) : otherwise;
+  return value ? value->as_index(low, high, option) : otherwise;
 }
 
 inline void require_silu(const Json& j) {
@@ -114,12 +117,13 @@ inline DecoderConfig family_decoder(const Json& text, const Json& outer, const F
   if (const auto quantized = outer.find_set("quantization_config"))
     quantized->fail_expected("null (quantized checkpoints are not supported)");
   DecoderConfig c;
-  c.num_hidden_layers = text.at("num_hidden_layers").as_int(1, limits.layers, "LoadLimits::layers");
+  c.num_hidden_layers =
+      text.at("num_hidden_layers").as_index(1, limits.layers, "LoadLimits::layers");
   c.num_attention_heads =
-      text.at("num_attention_heads").as_int(1, limits.heads, "LoadLimits::heads");
+      text.at("num_attention_heads").as_index(1, limits.heads, "LoadLimits::heads");
   c.num_key_value_heads = int_or(text, "num_key_value_heads", 1, limits.heads,
                                  c.num_attention_heads, "LoadLimits::heads");
-  c.hidden_size = text.at("hidden_size").as_int(1, limits.hidden_size, "LoadLimits::hidden_size");
+  c.hidden_size = text.at("hidden_size").as_index(1, limits.hidden_size, "LoadLimits::hidden_size");
   c.head_dim =
       int_or(text, "head_dim", 2, limits.head_dim, family.head_dim, "LoadLimits::head_dim");
   if (c.head_dim == 0) {
@@ -129,8 +133,8 @@ inline DecoderConfig family_decoder(const Json& text, const Json& outer, const F
     c.head_dim = c.hidden_size / c.num_attention_heads;
   }
   c.intermediate_size = text.at("intermediate_size")
-                            .as_int(1, limits.intermediate_size, "LoadLimits::intermediate_size");
-  c.vocab_size = text.at("vocab_size").as_int(1, limits.vocab_size, "LoadLimits::vocab_size");
+                            .as_index(1, limits.intermediate_size, "LoadLimits::intermediate_size");
+  c.vocab_size = text.at("vocab_size").as_index(1, limits.vocab_size, "LoadLimits::vocab_size");
   const auto eps = text.find_set("rms_norm_eps");
   c.rms_norm_eps = eps ? eps->as_number(1e-30, 1) : family.rms_norm_eps;
   c.attention_bias = has(family.attention_bias, text, "attention_bias");
@@ -171,7 +175,7 @@ inline VisionTowerConfig vision_tower_config(const Json& j, Index out_hidden_siz
   if (const auto full = j.find_set("fullatt_block_indexes")) {
     c.fullatt_block_indexes.clear();
     for (const Json& block : full->elements())
-      c.fullatt_block_indexes.push_back(block.as_int(0, c.depth - 1));
+      c.fullatt_block_indexes.push_back(block.as_index(0, c.depth - 1));
   } else {
     std::erase_if(c.fullatt_block_indexes, [&](Index block) { return block >= c.depth; });
   }

@@ -29,7 +29,7 @@ inline void require_known_keys(const Json& object, std::initializer_list<std::st
                                const LoadLimits& limits) {
   if (limits.unknown_rope_keys) return;
   for (const auto& [key, value] : object.items())
-    if (!value.is_null() && std::ranges::find(known, key) == known.end())
+    if (!value.is_null() && std::find(known.begin(), known.end(), key) == known.end())
       casa::fail(value.where(), ": not read here, got ", value.describe(),
                  " (LoadLimits::unknown_rope_keys passes over it)");
 }
@@ -97,7 +97,7 @@ class RopeReader {
   void require_keys(const Json& j, std::initializer_list<std::string_view> own) const {
     if (limits_.unknown_rope_keys) return;
     const auto is = [](std::initializer_list<std::string_view> names, std::string_view key) {
-      return std::ranges::find(names, key) != names.end();
+      return std::find(names.begin(), names.end(), key) != names.end();
     };
     for (const auto& [key, value] : j.items()) {
       if (value.is_null() || is(own, key) || (family_.vision && key == "mrope_section")) continue;
@@ -165,7 +165,7 @@ class RopeReader {
     std::vector<Index> v;
     Index sum = 0;
     for (const Json& s : set->elements()) {
-      v.push_back(s.as_int(0, head_dim_ / 2));
+      v.push_back(s.as_index(0, head_dim_ / 2));
       sum += v.back();
     }
     if (v.size() != 3 || sum != head_dim_ / 2)

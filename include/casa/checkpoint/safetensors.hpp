@@ -219,7 +219,7 @@ class SafeTensors {
     t.dtype = *dtype;
     const std::size_t first_axis = c.axes.size();
     for (const Json& axis : entry.at("shape").elements())
-      c.axes.push_back(axis.as_int(0, limits.axis, "LoadLimits::axis"));
+      c.axes.push_back(axis.as_index(0, limits.axis, "LoadLimits::axis"));
     t.shape = std::span(c.axes).subspan(first_axis);
     const std::int64_t bytes = detail::checked_bytes(t.shape, t.dtype, t.where());
 

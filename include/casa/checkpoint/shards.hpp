@@ -130,8 +130,9 @@ class Checkpoint {
   };
 
   static bool is_copy(const TensorView& a, const TensorView& b) {
-    return a.dtype == b.dtype && std::ranges::equal(a.shape, b.shape) &&
-           std::ranges::equal(a.bytes, b.bytes);
+    return a.dtype == b.dtype &&
+           std::equal(a.shape.begin(), a.shape.end(), b.shape.begin(), b.shape.end()) &&
+           std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end());
   }
 
   const Place* find_place(std::string_view tensor) const {

@@ -16,7 +16,7 @@ inline void require_no_windows(const Json& text, const LoadLimits& limits) {
   const auto use = text.find_set("use_sliding_window");
   if (use && use->as_bool()) use->fail_expected("false (the family has no sliding windows)");
   if (const auto window = text.find_set("sliding_window"); window && !use) {
-    window->as_int(1, limits.window, "LoadLimits::window");
+    window->as_index(1, limits.window, "LoadLimits::window");
     window->fail_expected("null (the family has no sliding windows)");
   }
   if (const auto types = text.find_set("layer_types"))
@@ -35,10 +35,10 @@ inline void read_sliding(const Json& text, const Family& family, const LoadLimit
   if (use && use->as_bool()) {
     size = 4096;  // where the key is absent
     if (window)
-      size = window->is_null() ? 0 : window->as_int(1, limits.window, "LoadLimits::window");
+      size = window->is_null() ? 0 : window->as_index(1, limits.window, "LoadLimits::window");
   }
   const auto first = text.find_set("max_window_layers");
-  const Index from = first ? first->as_int(0, std::int64_t{1} << 40) : family.max_window_layers;
+  const Index from = first ? first->as_index(0, std::int64_t{1} << 40) : family.max_window_layers;
   const auto types = text.find_set("layer_types");
   if (types && types->size() != c.num_hidden_layers)
     types->fail_expected(casa::text("an array of num_hidden_layers, ", c.num_hidden_layers));

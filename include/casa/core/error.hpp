@@ -1,6 +1,7 @@
 // The exception type, and helpers that throw it with what was expected and what was given.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -86,17 +87,21 @@ inline std::string quoted(std::string_view name) {
   return s + '"';
 }
 
-/// a * b, or casa::error naming `what` when the product does not fit or a factor is negative.
-inline std::int64_t checked_mul(std::int64_t a, std::int64_t b, std::string_view what) {
-  std::int64_t r = 0;
+/// a * b, or casa::error naming `what` when the product does not fit an Index (or the type of a or
+/// b, if that is wider) or a factor is negative.
+template <std::signed_integral A, std::signed_integral B>
+std::common_type_t<A, B, Index> checked_mul(A a, B b, std::string_view what) {
+  std::common_type_t<A, B, Index> r = 0;
   if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &r))
     fail(what, ": size overflows: ", a, " * ", b);
   return r;
 }
 
-/// a + b, or casa::error naming `what` when the sum does not fit or a term is negative.
-inline std::int64_t checked_add(std::int64_t a, std::int64_t b, std::string_view what) {
-  std::int64_t r = 0;
+/// a + b, or casa::error naming `what` when the sum does not fit an Index (or the type of a or b,
+/// if that is wider) or a term is negative.
+template <std::signed_integral A, std::signed_integral B>
+std::common_type_t<A, B, Index> checked_add(A a, B b, std::string_view what) {
+  std::common_type_t<A, B, Index> r = 0;
   if (a < 0 || b < 0 || __builtin_add_overflow(a, b, &r))
     fail(what, ": size overflows: ", a, " + ", b);
   return r;

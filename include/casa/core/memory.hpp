@@ -4,7 +4,6 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -18,6 +17,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "casa/core/bits.hpp"
 #include "casa/core/config.hpp"
 #include "casa/core/eigen_refusals.hpp"
 #include "casa/core/error.hpp"
@@ -39,11 +39,11 @@ namespace detail {
 inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr auto page = std::uintptr_t{1} << 21;
-  const auto begin = (std::bit_cast<std::uintptr_t>(data) + page - 1) / page * page;
-  const auto end = (std::bit_cast<std::uintptr_t>(data) + bytes) / page * page;
+  const auto begin = (detail::bit_cast<std::uintptr_t>(data) + page - 1) / page * page;
+  const auto end = (detail::bit_cast<std::uintptr_t>(data) + bytes) / page * page;
   if (begin < end) {  // a hint that may be refused
     [[maybe_unused]] const int refused =
-        madvise(std::bit_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+        madvise(detail::bit_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   }
 #endif
 }

@@ -177,9 +177,12 @@ inline Index cgroup_processors(const std::string& root = {}) {
 }  // namespace detail
 
 /// The processors that this process may use, at least 1: those of the calling thread's affinity,
-/// and no more than the quota of its control groups, in whole processors.
+/// and no more than the quota of its control groups, in whole processors. WebAssembly built without
+/// threads has one, whatever the machine has.
 inline Index usable_processors() {
-#if defined(__linux__)
+#if defined(__EMSCRIPTEN__) && !defined(__EMSCRIPTEN_PTHREADS__)
+  return 1;
+#elif defined(__linux__)
   return (std::min)(detail::affinity_processors(), detail::cgroup_processors());
 #else
   return detail::affinity_processors();

@@ -1,10 +1,10 @@
 // Scalar types: float and double to compute in, and also bfloat16 and half to store in.
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstdint>
 
+#include "casa/core/bits.hpp"
 #include "casa/core/config.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -35,18 +35,18 @@ concept StorageFor = Scalar<T> && Storage<S> &&
     (std::same_as<S, T> || (std::same_as<T, float> && sizeof(S) == 2));
 
 /// The value of x in the type it is computed in, exactly.
-inline float widen(bfloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+inline float widen(bfloat16 x) { return detail::bit_cast<float>(std::uint32_t{x.bits} << 16); }
 
 /// The same; infinities and NaN stay what they are.
 inline float widen(half x) {
   const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
   const std::uint32_t magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u)  // infinity, NaN
-    return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+    return detail::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
   if (magnitude >= 0x400u)  // normal: rebias the exponent from 15 to 127
-    return std::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
+    return detail::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
   const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
-  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(subnormal));
+  return detail::bit_cast<float>(sign | detail::bit_cast<std::uint32_t>(subnormal));
 }
 
 /// The same for what is not narrow.
@@ -57,14 +57,14 @@ inline double widen(double x) { return x; }
 namespace detail {
 
 inline bfloat16 to_bfloat16(float x) {
-  const auto u = std::bit_cast<std::uint32_t>(x);
+  const auto u = detail::bit_cast<std::uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u)  // NaN stays NaN: rounding could carry it to infinity
     return {static_cast<std::uint16_t>((u >> 16) | 0x40u)};
   return {static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }
 
 inline half to_half(float x) {
-  const auto u = std::bit_cast<std::uint32_t>(x);
+  const auto u = detail::bit_cast<std::uint32_t>(x);
   const std::uint32_t sign = (u >> 16) & 0x8000u;
   const std::uint32_t magnitude = u & 0x7fffffffu;
   std::uint32_t bits = 0;
@@ -75,8 +75,8 @@ inline half to_half(float x) {
   } else if (magnitude >= 0x38800000u) {  // normal half
     bits = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   } else {  // adding 0.5 leaves the value, rounded to nearest even, in the low mantissa bits
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    bits = std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u;
+    const float shifted = detail::bit_cast<float>(magnitude) + 0.5f;
+    bits = detail::bit_cast<std::uint32_t>(shifted) - 0x3f000000u;
   }
   return {static_cast<std::uint16_t>(sign | bits)};
 }

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +22,7 @@
 #include <system_error>
 #include <utility>
 
+#include "casa/core/bits.hpp"
 #include "casa/core/config.hpp"
 #include "casa/core/error.hpp"
 #include "casa/core/memory.hpp"
@@ -94,7 +94,8 @@ class Bytes {
   /// Somebody else's memory, which must outlive this.
   explicit Bytes(std::span<const std::byte> borrowed) : data_(borrowed) {}
   /// The characters of somebody else's string, which must outlive this.
-  explicit Bytes(std::string_view borrowed) : Bytes(std::as_bytes(std::span(borrowed))) {}
+  explicit Bytes(std::string_view borrowed)
+      : Bytes(std::as_bytes(std::span(borrowed.data(), borrowed.size()))) {}
   /// A mapping made by mmap, unmapped in the end.
   static Bytes of_mapping(void* mapping, std::size_t size) {
     Bytes b(std::span(static_cast<const std::byte*>(mapping), size));
@@ -131,7 +132,7 @@ class Bytes {
     const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
     const auto begin = (reinterpret_cast<std::uintptr_t>(part.data()) + page - 1) / page * page;
     const auto end = reinterpret_cast<std::uintptr_t>(part.data() + part.size()) / page * page;
-    if (begin < end) ::madvise(std::bit_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    if (begin < end) ::madvise(casa::detail::bit_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
 
  private:
@@ -177,6 +178,8 @@ Bytes read_file(const std::string& path, const ReadOptions& options = {}) {
           " bytes is larger than the limit of ", options.max_bytes,
           options.max_bytes_option.empty() ? "" : " (", options.max_bytes_option,
           options.max_bytes_option.empty() ? "" : ")");
+  require(before.st_size <= (std::numeric_limits<Index>::max)(), path, ": file of ", before.st_size,
+          " bytes is larger than this platform's memory");
   const auto size = static_cast<std::size_t>(before.st_size);
   if (options.map) {
     if (size == 0) return {};
@@ -249,7 +252,7 @@ class BasicAtomicFile {
     }
   }
   /// Appends the characters of a string.
-  void write(std::string_view s) { write(std::as_bytes(std::span(s))); }
+  void write(std::string_view s) { write(std::as_bytes(std::span(s.data(), s.size()))); }
 
   /// Makes what was written the file at the path. Throws casa::error when called twice or when the
   /// system refuses; the old file is then still in place, unless the message says otherwise.

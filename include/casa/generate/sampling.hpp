@@ -109,7 +109,8 @@ T largest_logit(std::span<const T> logits, std::string_view what) {
     top[0] = top[0] < logits[i] ? logits[i] : top[0];
   }
   if (!below) {
-    const auto bad = std::ranges::find_if(logits, [](T x) { return !(x < infinity); });
+    const auto bad =
+        std::find_if(logits.begin(), logits.end(), [](T x) { return !(x < infinity); });
     fail(what, ": expected numbers below infinity, got ", *bad, " at id ", bad - logits.begin(),
          " of ", n);
   }
@@ -165,8 +166,9 @@ class Sampler {
           detail::largest_logit(logits, "Sampler::next: logits after repetition_penalty, eos_bias");
     }
     candidates_.clear();
-    const Index id = options_.temperature > 0 ? draw(logits, largest)
-                                              : std::ranges::find(logits, largest) - logits.begin();
+    const Index id = options_.temperature > 0
+                         ? draw(logits, largest)
+                         : std::find(logits.begin(), logits.end(), largest) - logits.begin();
     mark(id);
     return id;
   }
@@ -221,7 +223,7 @@ class Sampler {
 
   /// The logits after repetition_penalty and eos_bias.
   std::span<const T> weighed(std::span<const T> logits) {
-    std::ranges::copy(logits, row_.begin());
+    std::copy(logits.begin(), logits.end(), row_.begin());
     if (options_.repetition_penalty != 1)
       for (std::size_t word = 0; word < state_.seen.size(); ++word)
         for (std::uint64_t bits = state_.seen[word]; bits != 0; bits &= bits - 1) {
@@ -297,7 +299,7 @@ class Sampler {
     }
     if (largest_.size() < k) return;
     cut();
-    ties = std::ranges::count(largest_, floor);
+    ties = std::count(largest_.begin(), largest_.end(), floor);
   }
 
   /// Drops all candidates but the fewest likeliest that reach top_p of the weight. Only the top of

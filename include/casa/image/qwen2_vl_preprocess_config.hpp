@@ -41,7 +41,7 @@ inline Qwen2VlPreprocessConfig parse_qwen2_vl_preprocess_config(const Json& json
 
   constexpr std::int64_t kMaxPixels = LoadLimits{}.image_pixels;
   const auto read = [](const Json& from, std::string_view key, Index& to, std::int64_t last) {
-    if (const auto value = from.find_set(key)) to = value->as_int(1, last);
+    if (const auto value = from.find_set(key)) to = value->as_index(1, last);
   };
   read(json, "patch_size", config.patch_size, 1024);
   read(json, "temporal_patch_size", config.temporal_patch_size, 64);

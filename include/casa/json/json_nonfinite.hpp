@@ -17,6 +17,7 @@
 
 #include "casa/core/config.hpp"
 #include "casa/core/error.hpp"
+#include "casa/json/floating_text.hpp"
 
 CASA_NAMESPACE_BEGIN
 namespace io::detail {
@@ -78,10 +79,7 @@ class JsonStandIns {
     if (token == "Infinity") return 1;
     if (token == "-Infinity") return 2;
     if (token.size() < 5 || !is_json_number(token)) return -1;  // 1e309
-    double v = 0;
-    const char* end = token.data() + token.size();
-    const auto [at, code] = std::from_chars(token.data(), end, v);
-    if (code != std::errc::result_out_of_range || at != end || !is_large(token)) return -1;
+    if (!is_out_of_range(token) || !is_large(token)) return -1;
     return token[0] == '-' ? 2 : 1;
   }
 

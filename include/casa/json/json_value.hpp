@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -19,6 +18,7 @@
 
 #include "casa/core/config.hpp"
 #include "casa/core/error.hpp"
+#include "casa/json/floating_text.hpp"
 
 CASA_NAMESPACE_BEGIN
 namespace io {
@@ -78,8 +78,7 @@ inline std::string path_step(std::string_view key) {
 inline std::string number_text(double x) {
   if (std::isnan(x)) return "NaN";
   if (std::isinf(x)) return x > 0 ? "Infinity" : "-Infinity";
-  char digits[32];
-  return {digits, std::to_chars(digits, digits + sizeof digits, x).ptr};
+  return shortest_text(x);
 }
 
 /// Appends the path from `from` to `target`, if it lies there. Only errors ask, so it may search.
@@ -152,6 +151,11 @@ class Json {
       fail_expected(text("an integer in [", lo, ", ", hi, "]", option.empty() ? "" : " (",
                          option.empty() ? "" : option, option.empty() ? "" : ")"));
     return *v;
+  }
+  /// The same for a size: hi is at most what an Index holds.
+  Index as_index(std::int64_t lo, std::int64_t hi, std::string_view option = {}) const {
+    constexpr std::int64_t most = (std::numeric_limits<Index>::max)();
+    return static_cast<Index>(as_int(lo, (std::min)(hi, most), option));
   }
   /// The integer in [0, hi], written as one.
   std::uint64_t as_uint(std::uint64_t hi = (std::numeric_limits<std::uint64_t>::max)()) const {

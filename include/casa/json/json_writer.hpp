@@ -2,7 +2,6 @@
 // bytes).
 #pragma once
 
-#include <charconv>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -12,6 +11,7 @@
 
 #include "casa/core/config.hpp"
 #include "casa/core/error.hpp"
+#include "casa/json/floating_text.hpp"
 
 CASA_NAMESPACE_BEGIN
 namespace io {
@@ -105,11 +105,9 @@ class JsonWriter {
   template <std::floating_point F>
   JsonWriter& value(F v) {
     require(std::isfinite(v), "JSON has no number ", v);
-    char digits[64];
-    const auto end = std::to_chars(digits, digits + sizeof digits, v).ptr;
-    std::string_view s(digits, static_cast<std::size_t>(end - digits));
-    const bool whole = s.find_first_of(".e") == std::string_view::npos;
-    return raw(whole ? std::string(s) + ".0" : std::string(s));
+    const std::string s = detail::shortest_text(v);
+    const bool whole = s.find_first_of(".e") == std::string::npos;
+    return raw(whole ? s + ".0" : s);
   }
   /// Writes a string with its quotes, escaped. Throws casa::error if it is not UTF-8.
   JsonWriter& value(std::string_view v) {

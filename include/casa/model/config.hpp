@@ -1,6 +1,8 @@
 // Configs: the sizes of a decoder, its rotary embedding, and how its text looks at images.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -190,7 +192,8 @@ inline void check(const DecoderConfig& c) {
     require(value >= low && value <= high, "config: ", name, " must be in [", low, ", ", high,
             "], got ", value);
   };
-  constexpr Index most = (Index{1} << 31) - 1;  // products of two sizes fit an Index
+  // Products of two sizes fit an Index.
+  constexpr Index most = sizeof(Index) >= 8 ? (std::numeric_limits<std::int32_t>::max)() : 46'340;
   range("num_hidden_layers", c.num_hidden_layers, 1, most);
   range("num_attention_heads", c.num_attention_heads, 1, most);
   range("num_key_value_heads", c.num_key_value_heads, 1, most);

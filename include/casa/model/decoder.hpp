@@ -214,7 +214,7 @@ class Decoder {
         static_cast<Index>(s.text_len() - s.self_tokens_ - (std::max)(s.origin_, s.started_at_));
     const auto each = [](std::span<const Interval> from, std::vector<Interval>& to, auto&& f) {
       to.resize(from.size());
-      std::ranges::transform(from, to.begin(), f);
+      std::transform(from.begin(), from.end(), to.begin(), f);
     };
     const bool fused = config_.fusion && detail::fusion_slides(*config_.fusion);
     const auto in_stream = [&](Interval i) { return fused ? detail::slide(i, window) : i; };

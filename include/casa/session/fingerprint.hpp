@@ -28,7 +28,7 @@ class Fingerprint {
     mix(word(bytes));
   }
   /// Adds the characters of a string and their number.
-  void add(std::string_view s) { add(std::as_bytes(std::span(s))); }
+  void add(std::string_view s) { add(std::as_bytes(std::span(s.data(), s.size()))); }
 
   /// 16 hexadecimal digits.
   std::string hex() const {

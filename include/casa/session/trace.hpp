@@ -50,7 +50,8 @@ class TraceRecorder {
   };
 
   void record(const std::string& name, MatrixView<const T> hidden) {
-    auto s = std::ranges::find(states_, name, &State::name);
+    auto s = std::find_if(states_.begin(), states_.end(),
+                          [&](const State& state) { return state.name == name; });
     if (s == states_.end()) s = states_.insert(s, {name, hidden.cols(), {}});
     for (Index r = 0; r < hidden.rows(); ++r)
       s->values.insert(s->values.end(), hidden.row(r), hidden.row(r) + hidden.cols());
@@ -78,7 +79,7 @@ namespace detail {
 
 inline TraceDifference compare_tensors(const TensorView& a, const TensorView& b) {
   TraceDifference d{std::string(a.name), {}, 0, 0, 0, 0};
-  if (!std::ranges::equal(a.shape, b.shape)) {
+  if (!std::equal(a.shape.begin(), a.shape.end(), b.shape.begin(), b.shape.end())) {
     d.problem =
         text("shape ", shape_text(a.shape), " in one, ", shape_text(b.shape), " in the other");
     return d;
@@ -115,7 +116,7 @@ inline std::vector<TraceDifference> compare_traces(const SafeTensors& a, const S
   }
   for (const SafeTensors* file : {&a, &b})
     for (const std::string_view name : file->names())
-      if (std::ranges::find(order, name) == order.end()) order.emplace_back(name);
+      if (std::find(order.begin(), order.end(), name) == order.end()) order.emplace_back(name);
   std::vector<TraceDifference> all;
   for (const std::string& name : order) {
     const TensorView *x = a.find(name), *y = b.find(name);

@@ -38,7 +38,7 @@ CASA_INLINE void store(bfloat16_pair* p, VecPairs v) {
   std::memcpy(static_cast<void*>(p), &v, sizeof v);
 }
 CASA_INLINE VecPairs broadcast(bfloat16_pair x) {
-  return broadcast(std::bit_cast<std::uint32_t>(x));
+  return broadcast(casa::detail::bit_cast<std::uint32_t>(x));
 }
 
 /// c + a.first * b.first + a.second * b.second, lane by lane. (The instruction treats subnormal

@@ -5,7 +5,6 @@
 // own code is worse.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

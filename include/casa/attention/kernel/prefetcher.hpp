@@ -5,10 +5,10 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "casa/attention/kernel/strided_rows.hpp"
+#include "casa/core/bits.hpp"
 #include "casa/simd/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -119,7 +119,7 @@ inline constexpr Index kNearBytes = 16384;
 /// Bytes from one row in memory to another, which may belong to another array.
 template <class E>
 Index bytes_between(const E* from, const E* to) {
-  return std::bit_cast<Index>(to) - std::bit_cast<Index>(from);
+  return bit_cast<Index>(to) - bit_cast<Index>(from);
 }
 
 /// Whether rows of `size` values are contiguous, judged by the first two.
