@@ -111,6 +111,35 @@ TEST_CASE("a config that asks for more than the files hold is refused before mem
   }
 }
 
+TEST_CASE("a model in memory is the model of its folder") {
+  Folder f;
+  f.save();
+  const std::string config = f.scratch.read("config.json");
+  std::string bytes = f.scratch.read("model.safetensors");
+  const auto from_memory = [&](const std::string& text, const ModelOptions& options = {}) {
+    return load_model<float>(std::string_view(text),
+                             Checkpoint(SafeTensors(Bytes(std::string_view(bytes)), "in memory")),
+                             options);
+  };
+  const Model<float> model = from_memory(config);
+  const std::string kept = bytes;
+  bytes.assign(bytes.size(), '\0');  // the model has copies of its own
+  CHECK(same_logits(model.decoder, f.load().decoder));
+  bytes = kept;
+
+  // A checkpoint that others hold, too, may be loaded again.
+  const Checkpoint files(SafeTensors(Bytes(std::string_view(bytes)), "in memory"));
+  const auto twice = [&] { return load_model<float>(std::string_view(config), files); };
+  CHECK(same_logits(twice().decoder, twice().decoder));
+
+  CHECK(has(message_of([&] { from_memory("{\"model_type\": 3"); }), "config.json"));
+  bytes.resize(bytes.size() - 1);
+  CHECK(has(message_of([&] { from_memory(config); }), "in memory"));
+  bytes = kept;
+  CHECK(has(message_of([&] { from_memory(config, {.fusion_folder = "added"}); }),
+            "fusion_folder \"added\""));
+}
+
 TEST_CASE("a file cut anywhere is an error that names it") {
   Folder f;
   f.save();

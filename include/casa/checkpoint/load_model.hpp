@@ -1,9 +1,11 @@
-// A model folder (config.json and safetensors) as a decoder and its image encoder.
+// A model folder (config.json and safetensors), or the same in memory, as a decoder and its image
+// encoder.
 #pragma once
 
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "casa/checkpoint/checkpoint_weights.hpp"
@@ -61,31 +63,12 @@ class ModelFolder {
   /// casa::error for files that are missing or break their rules, and for a config that is not
   /// understood. Tensors that do not fit are in report().
   explicit ModelFolder(const std::string& folder, const ModelOptions& options = {})
-      : name_(folder),
-        config_(read_config(folder, options)),
-        files_(read_files(folder, options)),
-        weights_(files_),
-        prefixes_(find_prefixes(files_)),
-        allow_unexpected_(options.allow_unexpected) {
-    settle_head();
-    size_by_tensor(decoder_.embed_tokens);
-    if (decoder_.lm_head) size_by_tensor(*decoder_.lm_head);
-    config_.decoder.vocab_size =
-        decoder_.lm_head ? decoder_.lm_head->rows : decoder_.embed_tokens.rows;
-    const auto expect = [&](const TensorSpec& spec) { weights_.expect(spec); };
-    for_each_tensor(decoder_, expect);
-    if (!decoder_.lm_head) weights_.allow_unused(prefixes_.head);
-    if (config_.patch_encoder) for_each_tensor(patch_encoder_spec(*config_.patch_encoder), expect);
-    if (config_.vision_tower) {
-      tower_ = vision_tower_spec(*config_.vision_tower, std::string(prefixes_.vision));
-      for_each_tensor(*tower_, expect);
-    }
-    find_projector();
-    if (projector_) for_each_tensor(*projector_, expect);
-    for (const std::string_view tensor : files_.names())  // buffers, in old checkpoints
-      if (tensor.ends_with(".rotary_emb.inv_freq") || files_.extra(tensor) || allow_unexpected_)
-        weights_.allow_unused(tensor);
-  }
+      : ModelFolder(folder, read_config(folder, options), read_files(folder, options), options) {}
+  /// The same of a model that is in memory already (fetched, unpacked, linked into the program):
+  /// the text of its config.json and its tensors, whose bytes may be borrowed. Of the options,
+  /// those that name files have no say, and fusion_folder must be empty.
+  ModelFolder(std::string_view config, Checkpoint files, const ModelOptions& options = {})
+      : ModelFolder(files.name(), parse_config(config, options), files, options) {}
   ModelFolder(const ModelFolder&) = delete;
   ModelFolder& operator=(const ModelFolder&) = delete;
 
@@ -126,6 +109,34 @@ class ModelFolder {
   }
 
  private:
+  ModelFolder(const std::string& name, ModelConfig config, Checkpoint files,
+              const ModelOptions& options)
+      : name_(name),
+        config_(std::move(config)),
+        files_(std::move(files)),
+        weights_(files_),
+        prefixes_(find_prefixes(files_)),
+        allow_unexpected_(options.allow_unexpected) {
+    settle_head();
+    size_by_tensor(decoder_.embed_tokens);
+    if (decoder_.lm_head) size_by_tensor(*decoder_.lm_head);
+    config_.decoder.vocab_size =
+        decoder_.lm_head ? decoder_.lm_head->rows : decoder_.embed_tokens.rows;
+    const auto expect = [&](const TensorSpec& spec) { weights_.expect(spec); };
+    for_each_tensor(decoder_, expect);
+    if (!decoder_.lm_head) weights_.allow_unused(prefixes_.head);
+    if (config_.patch_encoder) for_each_tensor(patch_encoder_spec(*config_.patch_encoder), expect);
+    if (config_.vision_tower) {
+      tower_ = vision_tower_spec(*config_.vision_tower, std::string(prefixes_.vision));
+      for_each_tensor(*tower_, expect);
+    }
+    find_projector();
+    if (projector_) for_each_tensor(*projector_, expect);
+    for (const std::string_view tensor : files_.names())  // buffers, in old checkpoints
+      if (tensor.ends_with(".rotary_emb.inv_freq") || files_.extra(tensor) || allow_unexpected_)
+        weights_.allow_unused(tensor);
+  }
+
   template <Scalar T>
   Model<T> build(const ModelOptions& options, const WeightSource& source) const {
     weights_.require_complete(name_, "ModelOptions::allow_unexpected; generate --allow-unexpected");
@@ -153,6 +164,13 @@ class ModelFolder {
     if (options.generation_config && detail::file_exists(folder + "/generation_config.json"))
       read_special_tokens(read("generation_config.json"), config.tokens, limits);
     return config;
+  }
+
+  static ModelConfig parse_config(std::string_view config, const ModelOptions& options) {
+    require(options.fusion_folder.empty(), "ModelOptions: fusion_folder ",
+            casa::quoted(options.fusion_folder), " cannot come on top of a model in memory");
+    const LoadLimits& limits = options.files.limits;
+    return model_config(parse_json(config, options.config_file, python_json(limits)), limits);
   }
 
   static Checkpoint read_files(const std::string& folder, const ModelOptions& options) {
@@ -216,6 +234,16 @@ class ModelFolder {
 template <Scalar T>
 Model<T> load_model(const std::string& folder, const ModelOptions& options = {}) {
   return ModelFolder(folder, options).template load<T>(options);
+}
+
+/// The same for a model in memory: the text of its config.json, and its tensors, whose bytes are
+/// copied where weights are packed and need not outlive the call:
+///   load_model<float>(config, Checkpoint(SafeTensors(Bytes(bytes), "model.safetensors")))
+template <Scalar T>
+Model<T> load_model(std::string_view config, const Checkpoint& files,
+                    const ModelOptions& options = {}) {
+  const ModelFolder model(config, files, options);
+  return model.template load<T>(options);
 }
 
 }  // namespace io
