@@ -198,7 +198,6 @@ function readSoon() {
 // --- Where pictures come from --------------------------------------------------------------------------
 
 let source = 'type';
-let strokes = false;     // something has been drawn
 let picture = null;      // an ImageBitmap
 let camera = null;       // a <video> that plays, while the camera looks
 const view = { zoom: 0, x: 0, y: 0 };  // powers of 2; how far it was moved, in pixels of the canvas
@@ -305,7 +304,6 @@ function choose_source(name) {
 
 function clearDrawing() {
   fill('#f4f4f4');
-  strokes = false;
   ++newest;
   show([], false);
 }
@@ -338,23 +336,28 @@ addEventListener('paste', (event) => {
   if (file) takePicture(file);
 });
 
+// Where a pointer is, in pixels of the picture. (While one draws, the frame shows its middle alone.)
+function place(event) {
+  const shown = seen.getBoundingClientRect(), scale = side / shown.width;
+  return [(event.clientX - shown.left) * scale, (event.clientY - shown.top) * scale];
+}
+
 $('#frame').addEventListener('pointerdown', (event) => {
   if (source === 'type' || event.target.closest('#drop')) return;
   event.preventDefault();
-  const frame = event.currentTarget, scale = side / frame.clientWidth;
+  const frame = event.currentTarget;
   frame.setPointerCapture(event.pointerId);
-  let [x, y] = [event.offsetX * scale, event.offsetY * scale];
+  let [x, y] = place(event);
   const move = (now) => {
-    const [u, v] = [now.offsetX * scale, now.offsetY * scale];
+    const [u, v] = place(now);
     if (source === 'draw') {
       pen.strokeStyle = '#181818';
-      pen.lineWidth = 2.5;
+      pen.lineWidth = 2;
       pen.lineCap = pen.lineJoin = 'round';
       pen.beginPath();
       pen.moveTo(x, y);
       pen.lineTo(u, v);
       pen.stroke();
-      strokes = true;
       readSoon();
     } else {
       view.x += u - x;
@@ -382,8 +385,9 @@ window.page = {
   ready: Reader.load().then((loaded) => {
     reader = loaded;
     fillHeads();
-    say('');
-    drawText();
+    // The browser compiles what is called often a second time, better: the speed shown is that one's.
+    for (let i = 0; i < 4; ++i) reader.look(new Uint8Array(side * side));
+    choose_source('type');
   }),
   readPixels(pixels, fresh) {
     ++newest;

@@ -1,5 +1,5 @@
-"""Opens the built page in headless Chromium and lets it read: the pictures of the reference, a typed
-text, a dropped picture, a camera's frames. Standard library only.
+"""Opens the built page in headless Chromium and lets it read: the pictures of the reference, a dropped
+picture, a typed text, a drawn word, a camera's frames. Standard library only.
 
     test_page.py SITE READER_DATA [--chromium PROGRAM] [--screenshot FILE]
 
@@ -57,6 +57,7 @@ class Chromium:
         os.close(from_us)
         os.close(to_us)
         self.write, self.read, self.buffer, self.number = to_browser, from_browser, b"", 0
+        self.events = set()
         target = self.call("Target.createTarget", {"url": "about:blank"}, None)["targetId"]
         self.session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True},
                                  None)["sessionId"]
@@ -84,11 +85,15 @@ class Chromium:
                 raise RuntimeError("the browser ended")
             self.buffer += part
         message, _, self.buffer = self.buffer.partition(b"\0")
-        return json.loads(message)
+        message = json.loads(message)
+        self.events.add(message.get("method"))
+        return message
 
     def open(self, url):
+        self.events.clear()
         self.call("Page.navigate", {"url": url})
-        self.run("new Promise(go => document.readyState === 'complete' ? go() : addEventListener('load', go))")
+        while "Page.loadEventFired" not in self.events:
+            self.receive()
 
     def run(self, expression):
         """The value of a JavaScript expression, once its promise is kept."""
@@ -98,6 +103,21 @@ class Chromium:
             details = result["exceptionDetails"]
             raise RuntimeError(details.get("exception", {}).get("description", details["text"]))
         return result["result"].get("value")
+
+    def draw(self, selector, strokes):
+        """Draws with the mouse on an element; points are shares of its width and height."""
+        left, top, width, height = self.run(
+            f"(r => [r.left, r.top, r.width, r.height])(document.querySelector('{selector}').getBoundingClientRect())")
+
+        def mouse(kind, point, **more):
+            self.call("Input.dispatchMouseEvent", {"type": kind, "x": left + point[0] * width,
+                                                   "y": top + point[1] * height, "button": "left", **more})
+
+        for first, *rest in strokes:
+            mouse("mousePressed", first, clickCount=1)
+            for point in rest:
+                mouse("mouseMoved", point, buttons=1)
+            mouse("mouseReleased", rest[-1], clickCount=1)
 
     def screenshot(self, path):
         data = self.call("Page.captureScreenshot", {"captureBeyondViewport": True})["data"]
@@ -131,6 +151,10 @@ class Site:
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
+
+            def end_headers(self):
+                self.send_header("Cache-Control", "no-store")
+                super().end_headers()
 
             def log_message(self, *arguments):
                 pass
@@ -214,6 +238,10 @@ def main():
         else:
             print("skipped typed text: this machine has no font", flush=True)
 
+        check("nothing covers the picture", browser.run(
+            "(r => document.elementFromPoint(r.left + r.width / 2, r.top + r.height / 2).tagName === 'CANVAS')"
+            "(document.querySelector('#frame').getBoundingClientRect())"))
+
         # Every picture of the reference, in streams: the ids are those of greedy decoding in float64.
         wrong, heads_ok, ahead, steps = [], True, 0, 0
         for i in range(count):
@@ -259,7 +287,7 @@ def main():
 
         # What is typed, in a font of this machine: unseen, so not every letter need be right.
         if fonts:
-            typed = "Good morning\n12 small birds"
+            typed = "Take 12 eggs,\n3 lemons and\na little salt"
             browser.run(f"document.querySelector('[data-source=type]').click();"
                         f"document.querySelector('#text').value = {json.dumps(typed)};"
                         "document.querySelector('#text').dispatchEvent(new Event('input'))")
@@ -270,6 +298,13 @@ def main():
             check(f"typed text is read, {share:.2f} of it", share > 0.8, repr(read))
         check("the speed is shown", browser.run("parseFloat(document.querySelector('#rate').textContent) > 0"))
 
+        browser.run("document.querySelector('[data-source=draw]').click()")
+        browser.draw("#frame", [
+            [(.10, .40), (.24, .40)], [(.17, .40), (.17, .64)],                          # T
+            [(.43, .40), (.29, .40), (.29, .64), (.43, .64)], [(.29, .52), (.40, .52)],  # E
+            [(.48, .64), (.48, .40), (.62, .64), (.62, .40)]])                           # N
+        check("a drawn word is read", until("page.text() === 'TEN' && !page.reading()"), browser.run("page.text()"))
+
         browser.run("document.querySelector('[data-source=camera]').click()")
         check("the camera is read", until(f"page.text() === {json.dumps(text[0])}"),
               browser.run("[page.text(), document.querySelector('#status').textContent]"))
@@ -279,7 +314,8 @@ def main():
         browser.open(site.url + "?cut")
         browser.run("page.ready.catch(() => {})")
         said = browser.run("document.querySelector('#status').textContent")
-        check("a file cut short is named with what is wrong", "model.safetensors" in said and "data_offsets" in said, said)
+        check("a file cut short is named with what is wrong",
+              "model.safetensors" in said and "data_offsets" in said, said)
     finally:
         browser.close()
         site.server.shutdown()
