@@ -21,9 +21,11 @@
 #include "casa/attention/attend.hpp"
 #include "casa/attention/attention_weights.hpp"
 #include "casa/attention/mask.hpp"
+#include "casa/attention/masks.hpp"
 #include "casa/attention/scores.hpp"
 #include "casa/attention/simple.hpp"
 #include "casa/attention/state.hpp"
+#include "casa/attention/stream_masks.hpp"
 
 #include "casa/linear/linear.hpp"
 

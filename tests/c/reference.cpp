@@ -109,7 +109,7 @@ void reference_stream(int32_t keys, int32_t history, casa_interval* out) {
   const std::vector<Insertion> insertions = {{2, 3}, {5, 2}};
   std::vector<Interval> seen(7);
   text_intervals(StreamLayout(7, insertions), {0, 7}, static_cast<Keys>(keys),
-                 static_cast<History>(history), seen);
+                 history == CASA_HISTORY_ALL ? History::all : History::window, seen);
   for (std::size_t i = 0; i < seen.size(); ++i) out[i] = {seen[i].begin, seen[i].end};
 }
 

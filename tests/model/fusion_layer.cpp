@@ -270,7 +270,7 @@ TEST_CASE_TEMPLATE("a stream in pieces gets the updates of the whole stream", T,
               fusion.forward(layout, x, y, whole, context, of_tokens);
               for (const Index longest : {1, 3, 14}) {
                 CAPTURE(static_cast<int>(keys));
-                CAPTURE(static_cast<int>(history));
+                CAPTURE(history.count);
                 CAPTURE(static_cast<int>(image_rope));
                 CAPTURE(longest);
                 auto state = fusion.new_state();

@@ -67,6 +67,14 @@ TEST_CASE("intervals are asked for rows that there are, into as much room") {
   CHECK(of_text({3, 6}, 2) == "text_intervals: out.size(): expected 3, got 2");
   CHECK(of_image({0, 4}, 4) == "image_intervals: rows [0, 4) outside the 3 image tokens");
   CHECK(of_image({0, 3}, 4) == "image_intervals: out.size(): expected 3, got 4");
+  const auto with = [&](History history) {
+    return message_of([&] { text_intervals(layout, {0, 0}, Keys::text, history, {}); });
+  };
+  CHECK(with(History::every(2)) ==
+        "text_intervals: with History::every a row sees several intervals: use masks::stream");
+  CHECK(with(History::last(0)) == "text_intervals: count of History::last must be positive, got 0");
+  CHECK(with(History::every(-1)) ==
+        "text_intervals: count of History::every must be positive, got -1");
   CHECK(of_text({6, 6}, 0).empty());  // no rows: nothing to do
   CHECK(of_image({3, 3}, 0).empty());
   CHECK(of_text({0, 6}, 6).empty());

@@ -14,7 +14,7 @@ bool sees(const std::vector<stream_test::Token>& tokens, std::size_t row, std::s
   const auto &r = tokens[row], &k = tokens[key];
   if (keys == Keys::text && k.image) return false;
   if (keys == Keys::image && !k.image) return false;
-  if (history == History::window && k.window != r.window) return false;
+  if (history.rule == History::Rule::last && k.window <= r.window - history.count) return false;
   if (k.window > r.window) return false;
   return key <= row;  // images of a window stand before its text
 }
@@ -29,7 +29,8 @@ TEST_CASE("every variant is one interval of its order of keys") {
     const StreamLayout layout(stream.text_len, stream.insertions);
     const auto tokens = stream_test::write_out(stream);
     for (const Keys keys : {Keys::text, Keys::image, Keys::image_text}) {
-      for (const History history : {History::window, History::all}) {
+      for (const History history :
+           {History::window, History::last(2), History::last(4), History::all}) {
         std::vector<std::size_t> order;  // places of the keys, in their order
         for (std::size_t place = 0; place < tokens.size(); ++place)
           if (keys == Keys::image_text || tokens[place].image == (keys == Keys::image))

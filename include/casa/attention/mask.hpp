@@ -34,7 +34,8 @@ struct MaskView {
   }
 };
 
-/// A mask that owns its lists; see MaskView for their form.
+/// A mask that owns its lists; see MaskView for their form. masks.hpp and stream_masks.hpp make the
+/// usual ones by name.
 ///
 ///   Mask mask;                          // sinks and a window:
 ///   mask.add_row({{0, 1}});             //   row 0   x
@@ -43,17 +44,51 @@ struct MaskView {
 ///   mask.add_row({{0, 1}, {3, 4}});     //   row 3   x . . x
 ///   const auto out = attend(q, k, v, mask);
 struct Mask {
-  std::vector<Interval> intervals;   ///< of all rows, one row after the other
-  std::vector<Index> offsets = {0};  ///< (rows + 1): where each row's intervals begin
+  std::vector<Interval> intervals;  ///< of all rows, one row after the other
+  std::vector<Index> offsets = {
+      0};  ///< (rows + 1): where each row's begin; or none, after compact()
 
   /// Query rows.
-  Index num_rows() const { return static_cast<Index>(offsets.size()) - 1; }
+  Index num_rows() const { return MaskView(*this).num_rows(); }
   /// The intervals of row r. Not checked.
   std::span<const Interval> row(Index r) const { return MaskView(*this).row(r); }
   /// Adds a row that sees these intervals. (They are checked where the mask is used.)
   void add_row(ListView<Interval> seen) {
+    expand();
     intervals.insert(intervals.end(), seen.span().begin(), seen.span().end());
     offsets.push_back(static_cast<Index>(intervals.size()));
+  }
+  /// Where no row has more than one interval: drops the offsets, so that the mask takes the form of
+  /// one interval a row, which is the cheapest to compute. A row that sees nothing then has an
+  /// empty interval. Every maker of masks has called it.
+  void compact() {
+    if (offsets.empty()) return;
+    for (std::size_t r = 1; r < offsets.size(); ++r)
+      if (offsets[r] - offsets[r - 1] > 1) return;
+    const std::size_t rows = offsets.size() - 1;
+    intervals.resize(rows);
+    for (std::size_t r = rows; r-- > 0;) {  // offsets[r] <= r: what is read was not overwritten yet
+      const auto at = static_cast<std::size_t>(offsets[r]);
+      intervals[r] = offsets[r] < offsets[r + 1] ? intervals[at] : Interval{};
+    }
+    offsets.clear();
+  }
+  /// Undoes compact(): gives the mask offsets, and rows with an empty interval none.
+  void expand() {
+    if (!offsets.empty()) return;
+    offsets.reserve(intervals.size() + 1);
+    offsets.push_back(0);
+    std::size_t end = 0;
+    for (const Interval i : intervals) {
+      if (i.size() > 0) intervals[end++] = i;
+      offsets.push_back(static_cast<Index>(end));
+    }
+    intervals.resize(end);
+  }
+  /// Back to no rows; memory is kept.
+  void clear() {
+    intervals.clear();
+    offsets.assign(1, 0);
   }
   operator MaskView() const { return {intervals, offsets}; }
   friend bool operator==(const Mask&, const Mask&) = default;
