@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "casa/core/config.hpp"
+#include "casa/core/executor.hpp"
 
 namespace bench {
 
@@ -26,5 +26,8 @@ struct ComparisonOptions {
 /// Throws casa::error if `cases` is no regular expression or finds nothing, or a file cannot be
 /// written.
 void print_comparison(const ComparisonOptions& options);
+
+/// Prints two such lines: the multiply-add peak, and the read rate of memory, of so many threads.
+void print_limits(casa::Index threads, const casa::Executor& workers);
 
 }  // namespace bench

@@ -1,5 +1,6 @@
-// casa_bench: the benchmarks of this folder as one Google Benchmark program, and the lines of a
-// comparison with other libraries. usage() below has the command line.
+// casa_bench: the benchmarks of this folder as one Google Benchmark program, the lines of a
+// comparison with other libraries, and the table of attention variants. print_usage() below has the
+// command line.
 //
 // How casa was built is printed first and stands in the context of Google Benchmark's output,
 // because a figure means nothing without it. Debian's libbenchmark says "Library was built as
@@ -16,6 +17,7 @@
 #include "bench_common.hpp"
 #include "casa/core/build_info.hpp"
 #include "comparison.hpp"
+#include "variant_command.hpp"
 
 namespace {
 
@@ -23,8 +25,10 @@ void print_usage() {
   std::printf(
       "casa_bench [Google Benchmark's flags]\n"
       "casa_bench --csv [flags of --csv]\n"
+      "casa_bench --variants [flags of --variants]\n"
       "\n"
-      "Without --csv, Google Benchmark's flags choose what runs and how it is printed:\n"
+      "Without --csv and --variants, Google Benchmark's flags choose what runs and how it is "
+      "printed:\n"
       "  --benchmark_list_tests                 the names of all benchmarks\n"
       "  --benchmark_filter=REGEX               those whose name REGEX finds\n"
       "  --benchmark_counters_tabular=true      rates as a table with one column a counter\n"
@@ -41,9 +45,10 @@ void print_usage() {
       "  --csv-header    the line above as first line of the output; implies --csv\n"
       "  --limits        also the multiply-add peak and the read rate of N threads\n"
       "  --problems DIR  also write inputs and outputs of each case to DIR, which must exist\n"
-      "\n"
-      "All of Google Benchmark's flags:\n",
+      "\n",
       bench::kCsvColumns);
+  bench::print_variant_usage();
+  std::printf("All of Google Benchmark's flags:\n");
   std::fflush(stdout);
 }
 
@@ -94,7 +99,7 @@ int run_benchmarks(int argc, char** argv, const casa::BuildInfo& info) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool csv = false;
+  bool csv = false, variants = false;
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
     if (flag == "--help" || flag == "-h") {
@@ -102,12 +107,14 @@ int main(int argc, char** argv) {
       benchmark::PrintDefaultHelp();
       return 0;
     }
+    variants = variants || flag == "--variants";
     csv = csv || flag == "--csv" || flag == "--csv-header";
   }
   const casa::BuildInfo info = casa::build_info();
   std::fprintf(stderr, "%s\n", info.summary().c_str());
   if (!info.hint().empty()) std::fprintf(stderr, "warning: %s\n", info.hint().c_str());
   try {
+    if (variants) return bench::run_variants(argc, argv);
     return csv ? run_comparison(argc, argv) : run_benchmarks(argc, argv, info);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "casa_bench: %s\n", e.what());

@@ -1,0 +1,35 @@
+// The list of variants, and attention without a score function for all of them.
+#include <algorithm>
+
+#include "variants/scored.hpp"
+
+namespace bench {
+namespace {
+
+/// (A function's own, so that it is made before the first variant, whichever file that is in.)
+std::vector<const Variant*>& registered() {
+  static std::vector<const Variant*> list;
+  return list;
+}
+
+}  // namespace
+
+Variant::Variant(std::string name, std::function<Runnable()> make)
+    : name_(std::move(name)), make_(std::move(make)) {
+  registered().push_back(this);
+}
+
+std::vector<const Variant*> all_variants() {
+  std::vector<const Variant*> list = registered();
+  std::sort(list.begin(), list.end(),
+            [](const Variant* a, const Variant* b) { return a->name() < b->name(); });
+  return list;
+}
+
+Runnable plain(const Attention& problem, Stored stored) {
+  return stored == Stored::float32
+             ? scored(problem, casa::PlainScore{})
+             : scored<casa::PlainScore, casa::bfloat16>(problem, casa::PlainScore{});
+}
+
+}  // namespace bench
