@@ -22,7 +22,7 @@ are_results() {
 }
 
 "$bench" --help > "$work/help" 2> /dev/null
-for flag in --csv --csv-header --threads --cases --limits --problems --benchmark_counters_tabular --benchmark_filter; do
+for flag in --csv --csv-header --variants --case --json --rounds --threads --cases --limits --problems --benchmark_counters_tabular --benchmark_filter; do
   check "--help does not list $flag" grep -q -e "$flag" "$work/help"
 done
 
@@ -53,6 +53,28 @@ sizes() {  # the sizes that cases.csv says are those of the files
 check "--problems writes the files that cases.csv describes" diff <(sizes) \
   <(cd "$work/problems" && find . -name '*.[fi]*' -printf '%s %f\n' | sort)
 check "cases.csv has both cases" [ "$(sizes | wc -l)" -eq 10 ]
+
+"$bench" --variants --list > "$work/names" 2> /dev/null
+check "--variants --list has a name for each file of bench/variants" diff <(LC_ALL=C sort "$work/names") \
+  <(cd "$(dirname "$0")/variants" && basename -s .cpp -- *.cpp | LC_ALL=C sort)
+mkdir "$work/variants"
+"$bench" --variants --case window256,frames --seconds 0.01 --rounds 2 --json "$work/json" > "$work/table" 2> /dev/null
+check "--variants: status 0 where results are right" [ $? -eq 0 ]
+check "--variants prints a line a case below its heads" [ "$(grep -cE '^(case|frames|window256) ' "$work/table")" -eq 3 ]
+check "--variants says whether the processor counts" grep -qE '^no processor counters:|instr/cycle' "$work/table"
+"$bench" --variants --csv --case frames --seconds 0.01 --rounds 2 --problems "$work/variants" > "$work/csv" 2> /dev/null
+check "--variants --csv prints a result a round" are_results 2 < "$work/csv"
+check "--variants --csv names the case and casa" grep -q '^variants,frames,casa,1,' "$work/csv"
+check "--variants --problems writes the output" [ "$(wc -c < "$work/variants/frames.out.f32")" -eq $((4 * 2048 * 16 * 128)) ]
+if command -v python3 > /dev/null; then
+  python3 "$(dirname "$0")/compare.py" --csv "$work/json" "$work/json" > "$work/compared" 2>&1
+  check "compare.py reads what --json writes" [ "$(grep -cE '^(frames|window256),1,1.000,' "$work/compared")" -eq 2 ]
+fi
+check "no variant of that name: status 1" status 1 "$bench" --variants --case frames,nothing
+check "a file that cannot be written: status 1" status 1 "$bench" --variants --case frames --seconds 0.01 --json "$work/none/x"
+check "an unknown flag of --variants: status 2" status 2 "$bench" --variants --cases frames
+check "no round: status 2" status 2 "$bench" --variants --rounds 0
+check "no time: status 2" status 2 "$bench" --variants --seconds 0
 
 check "no case: status 1" status 1 "$bench" --csv --cases 'no such case'
 check "a folder that is not there: status 1" status 1 "$bench" --csv --cases q1_k276 --problems "$work/none"
