@@ -13,6 +13,7 @@
 
 #include "casa/core/build_info.hpp"
 #include "read_text/compare.hpp"
+#include "read_text/pages.hpp"
 #include "support/images.hpp"
 #include "support/program.hpp"
 #include "support/reader_files.hpp"
@@ -43,26 +44,46 @@ void compare_all(const std::string& data, const casa::Context& context, Index th
   read_text::put_table(streams, truth, columns, threads);
 }
 
-void read_images(const std::vector<std::string>& files, const std::vector<std::string>& folders,
+struct ImageOptions {
+  std::vector<std::string> files;
+  std::string truth;
+  read_text::PageOptions page;
+};
+
+void read_images(const ImageOptions& options, const std::vector<std::string>& folders,
                  const program::ImageReader& read_file, const casa::Context& context) {
   std::vector<TextReader> models;
   for (const std::string& folder : folders) models.emplace_back(folder);
-  for (const std::string& file : files) {
+  std::string truth, table;
+  if (!options.truth.empty()) {
+    const casa::io::Bytes bytes = casa::io::read_file(options.truth);
+    truth.assign(reinterpret_cast<const char*>(bytes.span().data()), bytes.size());
+    while (truth.ends_with('\n')) truth.pop_back();
+  }
+  for (const std::string& file : options.files) {
     const read_text::Grey grey = read_text::to_grey(read_file(file));
     for (const TextReader& model : models) {
-      const Index side = model.reader.side();
-      const read_text::Framed framed = read_text::in_frame(grey, side);
+      const auto frames = read_text::frames_of(grey, model.reader.side(), options.page);
       if (&model == &models.front())
         std::fprintf(stderr, "%s: %td x %td%s%s\n", file.c_str(), grey.cols(), grey.rows(),
-                     framed.done.empty() ? "" : ", ", framed.done.c_str());
-      program::Streams one{side, side, casa::Matrix<std::uint8_t>(1, side * side), {0, 1}, {}, {}};
-      std::copy_n(framed.pixels.data(), framed.pixels.size(), one.images.data());
-      const auto reading = program::read(model.reader, one, context);
-      if (files.size() > 1 || models.size() > 1)
+                     frames.done.empty() ? "" : ", ", frames.done.c_str());
+      const auto page = read_text::read_frames(model, frames, options.page, context);
+      if (options.files.size() > 1 || models.size() > 1)
         program::print("== %s: %s\n", file.c_str(), model.name.c_str());
-      program::put(model.vocabulary.text(reading.captions[0]) + "\n");
+      program::put(page.text + "\n");
+      if (options.truth.empty()) continue;
+      read_text::Score score;
+      score.add(truth, page.text);
+      table += casa::text(model.name,
+                          std::string(17 - std::min(model.name.size(), std::size_t{16}), ' '));
+      char line[128];
+      std::snprintf(line, sizeof line, "%6.2f %% of %td characters right, %zu frames in %.2f s\n",
+                    score.right_percent(), score.letters, frames.pixels.size(),
+                    page.reading.seconds);
+      table += line;
     }
   }
+  if (!table.empty()) program::put("\n" + table);
 }
 
 }  // namespace
@@ -71,11 +92,24 @@ int main(int argc, char** argv) {
   CLI::App app{"Reads text from pictures with small trained models."};
   program::ReaderFiles files;
   std::string data = CASA_SOURCE_DIR "/tests/golden/reader";
-  std::vector<std::string> images;
+  ImageOptions images;
   Index threads = 1;
   const program::ImageReader read_file("read_text");
   files.add_options(app);
-  app.add_option("-i,--images", images, "image files to read (PNG, JPEG, PPM, PGM)");
+  app.add_option("-i,--images", images.files, "image files to read (PNG, JPEG, PPM, PGM)");
+  app.add_option("--tiles", images.page.tiles,
+                 "how larger pictures come into frames: pieces of lines, a grid, or made smaller")
+      ->check(CLI::IsMember({"auto", "lines", "grid", "none"}))
+      ->capture_default_str();
+  app.add_option("--x-height", images.page.x_height,
+                 "pixels that small letters are made in tiles (9 in lines, 10 in a grid)")
+      ->check(CLI::Range(3.0, 100.0));
+  app.add_option("--restart", images.page.tiles_per_stream,
+                 "tiles after which the model begins anew")
+      ->check(CLI::Range(Index{1}, Index{1'000'000}))
+      ->capture_default_str();
+  app.add_option("--truth", images.truth,
+                 "text file with what stands in the picture: how much is right");
   app.add_option("--data", data, "folder of the three models and their streams")
       ->capture_default_str();
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
@@ -83,7 +117,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     casa::ThreadPool pool(threads);
     const casa::Context context{.executor = pool};
-    if (!images.empty()) {
+    if (!images.files.empty()) {
       if (!files.streams.empty() || !files.json.empty()) {
         std::fprintf(stderr, "read_text: --images goes with neither --streams nor --json\n");
         return 2;

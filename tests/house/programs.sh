@@ -67,6 +67,17 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
   holds "cross-attention is" grep -qE '^cross_attention +99\.40 % +90\.97 % +87\.50 % +32\.14 %' "$work/out"
   holds "token insertion is" grep -qE '^token_insertion +99\.40 % +89\.66 % +85\.71 % +25\.00 %' "$work/out"
   expect 0 "read_text --images" "$CASA_EXAMPLES/read_text" --model "$reader/casa" --images "$work/white.pgm"
+  expect 2 "read_text: tiles that are none" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --tiles stripes
+  expect 1 "read_text: a truth that is not there" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --truth "$work/none.txt"
+  holds "the file is named" grep -q "$work/none.txt" "$work/err"
+  case "${CASA_ABSENT:-}" in
+    *image*)  # built without libpng
+      expect 1 "read_text: a PNG" "$CASA_EXAMPLES/read_text" --images "$golden/page/page.png"
+      holds "the libraries are named" grep -q "without libjpeg and libpng" "$work/err" ;;
+    *)
+      expect 0 "read_text on a page" "$CASA_EXAMPLES/read_text" --images "$golden/page/page.png" --truth "$golden/page/page.txt"
+      holds "each of the three reads 99 % of it" [ "$(grep -cE '^(casa|cross_attention|token_insertion) +99\.[0-9]+ % of 2030 characters right' "$work/out")" -eq 3 ] ;;
+  esac
 fi
 if [ -x "$CASA_EXAMPLES/generate" ]; then
   asked=$((asked + 1))

@@ -57,14 +57,13 @@ struct Box {
   friend bool operator==(const Box&, const Box&) = default;
 };
 
-/// `box` of a picture, in the middle of a square of side x side pixels; around it `level`. The box
-/// must fit.
-inline Grey framed(GreyView grey, const Box& box, Index side, std::uint8_t level) {
+/// A picture in the middle of a square of side x side pixels, around it `level`. It must fit.
+inline Grey framed(GreyView grey, Index side, std::uint8_t level) {
   Grey frame(side, side);
   std::fill_n(frame.data(), frame.size(), level);
-  const Index top = (side - box.height()) / 2, left = (side - box.width()) / 2;
-  for (Index y = 0; y < box.height(); ++y)
-    std::copy_n(grey.row(box.top + y) + box.left, box.width(), frame.row(top + y) + left);
+  const Index top = (side - grey.rows()) / 2, left = (side - grey.cols()) / 2;
+  for (Index y = 0; y < grey.rows(); ++y)
+    std::copy_n(grey.row(y), grey.cols(), frame.row(top + y) + left);
   return frame;
 }
 
@@ -92,7 +91,7 @@ inline Framed in_frame(GreyView grey, Index side) {
   if (height != side || width != side)
     f.done += casa::text(f.done.empty() ? "" : ", ", "padded to ", side, " x ", side, " with grey ",
                          int{level});
-  f.pixels = framed(grey, {0, 0, height, width}, side, level);
+  f.pixels = framed(grey, side, level);
   return f;
 }
 
