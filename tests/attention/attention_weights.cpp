@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "attention/problem.hpp"
+#include "attention/variant.hpp"
 #include "support/messages.hpp"
 
 using namespace casa;
@@ -142,6 +143,66 @@ TEST_CASE("a row that sees nothing weighs nothing, and what it does not see is n
       CHECK((weights(row, j) > 0) == sees);
       CHECK((weights(row, j) == 0) == !sees);
     }
+}
+
+TEST_CASE_TEMPLATE("masks of lists, score functions and sinks", T, float, double) {
+  const double eps = sizeof(T) == 4 ? 0x1p-23 : 0x1p-52;
+  const std::vector<float> slopes{0.5f, 0.25f, -0.125f, 0.0f};
+  for (unsigned seed = 1; seed <= 6; ++seed) {
+    CAPTURE(seed);
+    Variant<T> p;
+    p.shape = {4, 2, 24, 8};
+    p.counts = {7, 0, 12, 20};
+    p.rows = 5;
+    p.mask.add_row({{0, 3}, {5, 9}, {9, 10}, {30, 39}});
+    p.mask.add_row({});
+    p.mask.add_row({{6, 8}});
+    p.mask.add_row({{0, 1}, {2, 3}, {4, 5}, {18, 20}});
+    p.mask.add_row({{0, 39}});
+    p.randomize(seed);
+    if (seed % 2 == 0) p.sinks = {T(0.5), T(-1), T(3), -std::numeric_limits<T>::infinity()};
+    AttentionInput<T, T> input = p.input();
+    input.sinks = p.sinks;
+    const std::vector<Index> heads{3, 0, 1};
+    const auto check = [&](const auto& score) {
+      Matrix<T> out(5, 4 * 8), fast(15, 39), naive(15, 39);
+      std::vector<T> lse(20);
+      attend(input, out.view(), lse.data(), Context{}, score);
+      attention_weights(input, heads, lse, fast.view(), score);
+      naive::attention_weights(input, heads, naive.view(), score);
+      for (Index r = 0; r < 5; ++r)
+        for (Index i = 0; i < 3; ++i) {
+          const Index head = heads[p.size(i)];
+          double left = p.sinks.empty() || !std::isfinite(p.sinks[p.size(head)])
+                            ? 0
+                            : std::exp(static_cast<double>(p.sinks[p.size(head)]) -
+                                       static_cast<double>(lse[p.size(r * 4 + head)]));
+          double sum = 0, worst = 0;
+          for (Index j = 0; j < 39; ++j) {
+            const auto w = static_cast<double>(fast(r * 3 + i, j));
+            REQUIRE(std::isfinite(w));
+            // |q|, |k| below 40, so A < 40; a slope adds less than 20 to scores and lse.
+            const double n = static_cast<double>(naive(r * 3 + i, j));
+            worst = std::max(worst, std::abs(w - n) - n * 2 * eps * (1 + 60 + std::log(39)));
+            sum += w;
+          }
+          CHECK(worst <= 0);
+          if (r == 1) left = 1;  // sees no key
+          CHECK(std::abs(sum + left - 1) <= 2 * eps * (1 + 60 + std::log(39)));
+        }
+      // Weights times values are what attend() gave.
+      for (Index r = 0; r < 5; ++r)
+        for (Index i = 0; i < 8; ++i) {
+          double sum = 0;
+          for (Index j = 0; j < 39; ++j)
+            sum += static_cast<double>(fast(r * 3 + 2, j)) * static_cast<double>(p.value(0, j)[i]);
+          CHECK(std::abs(sum - static_cast<double>(out(r, 8 + i))) <= 4 * 2 * eps * 65);
+        }
+    };
+    check(PlainScore{});
+    check(SoftCap{3});
+    check(Alibi<float>{slopes});
+  }
 }
 
 TEST_CASE("scores that overflow weigh what attend() makes of them: nothing, or NaN") {
