@@ -73,6 +73,7 @@ fi
 check "no variant of that name: status 1" status 1 "$bench" --variants --case frames,nothing
 check "a file that cannot be written: status 1" status 1 "$bench" --variants --case frames --seconds 0.01 --json "$work/none/x"
 check "an unknown flag of --variants: status 2" status 2 "$bench" --variants --cases frames
+check "processor time of several threads: status 2" status 2 "$bench" --variants --csv --cpu --threads 2
 check "no round: status 2" status 2 "$bench" --variants --rounds 0
 check "no time: status 2" status 2 "$bench" --variants --seconds 0
 

@@ -18,6 +18,10 @@ of keys and values. The tables give two numbers: of medians (the median over the
 the fastest run of all rounds. The first ratio is the median of the rounds' ratios. On a busy machine only the second
 numbers mean something, and on any machine only numbers of one run can be compared.
 
+With --variants, the cases are those attention variants of `casa_bench --variants` that torch has a form of, too
+(peer_variants.py): sliding windows, chosen blocks, soft caps and others, with flex_attention and SDPA. --cpu then measures
+one thread in its processor time, which other jobs on the machine change less than the wall clock.
+
 What a peer is given is prepared in its favour and not timed: keys in its own layout, kv heads repeated where that is
 faster, masks made; "join timed" says that image and text keys are concatenated in the timed part, as a stream that
 keeps images and text apart must. A peer that is not installed is left out, and named below the tables.
@@ -29,11 +33,14 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import peer_variants
 
 COLUMNS = ("bench", "case", "impl", "threads", "min_s", "med_s", "work", "unit")
 NEEDED = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx")}  # packages of PyPI, also the modules' names
@@ -221,11 +228,14 @@ def onnxruntime_implementations(c, threads, _):
         yield "Attention + mask", standard, by_head
 
 
-def work_as_peer(peer, threads, folder, seconds, tolerance, flex, verbose):
+def work_as_peer(peer, threads, folder, seconds, tolerance, variants, flex, cpu, verbose):
     """A process of its own: checks and times what the library can do, one CSV line each."""
     wrong = False
-    for c in read_cases(folder):
-        made = {"torch": torch_implementations, "onnxruntime": onnxruntime_implementations}[peer](c, threads, flex)
+    implementations = {"torch": torch_implementations, "onnxruntime": onnxruntime_implementations}[peer]
+    if variants:
+        implementations = peer_variants.torch_variants
+    for c in (peer_variants.read_variants if variants else read_cases)(folder):
+        made = implementations(c, threads, flex)
         for name, f, g in made:
             label = f"{peer} {name}"
             try:
@@ -239,11 +249,11 @@ def work_as_peer(peer, threads, folder, seconds, tolerance, flex, verbose):
                         continue
                     if verbose:
                         note(f"# {c.name}, {label}: differs from casa by {error:.1e}")
-                    times = measure(f, seconds)
+                    times = measure(f, seconds, time.thread_time if cpu else time.perf_counter)
             except Exception as e:  # what a library cannot do is said, and the others go on
                 note(f"# left out {c.name}, {label}: {type(e).__name__}: {(str(e).splitlines() or [''])[0][:160]}")
                 continue
-            print(",".join(map(str, ("attention", c.name, label, threads, f"{times[0]:.9g}",
+            print(",".join(map(str, ("variants" if variants else "attention", c.name, label, threads, f"{times[0]:.9g}",
                                      f"{statistics.median(times):.9g}", f"{c.work:.9g}", c.unit))), flush=True)
     return 1 if wrong else 0
 
@@ -256,14 +266,14 @@ def inference_mode(peer):
     return torch.inference_mode()
 
 
-def measure(f, seconds):
-    """Sorted wall times of f(): three or more, until so many seconds have passed."""
+def measure(f, seconds, clock):
+    """Sorted times of f(): three or more, until so many seconds have passed."""
     f()
     times, begin = [], time.perf_counter()
     while len(times) < 3 or (time.perf_counter() - begin < seconds and len(times) < 2000):
-        start = time.perf_counter()
+        start = clock()
         f()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return sorted(times)
 
 
@@ -366,16 +376,31 @@ def chosen_peers(wanted, notes):
     return there
 
 
+def casa_command(args, threads):
+    cases = (["--variants", "--case", args.cases, "--rounds", 1, "--seconds", args.seconds,
+              *["--cpu"] * args.cpu] if args.variants else ["--cases", args.cases])
+    return [args.casa_bench, "--csv", *cases, "--threads", threads]
+
+
+def chosen_variants(args):
+    """The names of the variants that both casa_bench and torch have, and --cases finds, separated by commas."""
+    there = subprocess.run([args.casa_bench, "--variants", "--list"], capture_output=True, text=True, check=True)
+    names = [n for n in there.stdout.split() if n in peer_variants.MASKS and re.search(args.cases, n)]
+    if not names:
+        raise SystemExit(f"--cases: no variant matches {args.cases!r}; there are: {' '.join(peer_variants.MASKS)}")
+    return ",".join(names)
+
+
 def check_casa(args, folder):
     """casa's outputs, written to the folder, against the definition in double."""
-    command = [args.casa_bench, "--csv", "--cases", args.cases, "--problems", folder, "--threads", max(args.threads)]
+    command = [*casa_command(args, max(args.threads)), "--problems", folder]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{args.casa_bench} ended with {done.returncode}: {done.stderr.strip()}")
     for line in done.stderr.splitlines():
         if not line.startswith("columns:"):
             note(f"# {line}")  # how casa was built, and a warning if it could be faster
-    for c in read_cases(folder):
+    for c in (peer_variants.read_variants if args.variants else read_cases)(folder):
         error = c.error_of_casa()
         if not error <= args.tolerance:
             raise SystemExit(f"WRONG: casa's output of {c.name} differs from the definition in double by {error:.1e}")
@@ -392,17 +417,24 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each implementation and case in a round")
     parser.add_argument("--tolerance", type=float, default=2e-5, help="of the largest difference of two results")
+    parser.add_argument("--variants", action="store_true", help="attention variants instead of the usual cases, with "
+                        "torch alone, and with --flex")
+    parser.add_argument("--cpu", action="store_true", help="with --variants on one thread: in processor time")
     parser.add_argument("--flex", action="store_true", help="torch's compiled flex_attention, too: needs a C++ compiler "
                         "and compiles for a minute a case in each round")
     parser.add_argument("--csv", type=pathlib.Path, help="write all lines here: what plot.py --peers reads")
     args = parser.parse_args()
     if args.rounds < 1 or min(args.threads) < 1 or not set(args.peers) <= set(NEEDED):
         parser.error(f"--rounds and --threads are positive, --peers are of {', '.join(NEEDED)}")
+    if args.cpu and not (args.variants and args.threads == [1]):
+        parser.error("--cpu goes with --variants and one thread")
     if importlib.util.find_spec("numpy") is None:
         raise SystemExit(f"numpy is not installed: {sys.executable} -m pip install numpy")
     if not args.casa_bench.is_file():
         raise SystemExit(f"no program {args.casa_bench}: give its path with --casa-bench, or build it:\n  {BUILD}")
     args.casa_bench, notes = args.casa_bench.resolve(), []
+    if args.variants:
+        args.peers, args.flex, args.cases = ["torch"], True, chosen_variants(args)
     peers = chosen_peers(args.peers, notes)
     if not peers:
         raise SystemExit("\n".join([*notes, "no library is left to compare with"]))
@@ -417,10 +449,10 @@ def main():
                 at = number % (len(peers) + 1)
                 turn = ["casa", *peers]
                 for program in turn[at:] + turn[:at]:
-                    command = ([args.casa_bench, "--csv", "--limits", "--cases", args.cases, "--threads", threads]
-                               if program == "casa" else
+                    command = ([*casa_command(args, threads), "--limits"] if program == "casa" else
                                [sys.executable, "-W", "ignore", __file__, "--worker", program, threads, folder,
-                                args.seconds, args.tolerance, int(args.flex), int(number == 0)])
+                                args.seconds, args.tolerance, int(args.variants), int(args.flex), int(args.cpu),
+                                int(number == 0)])
                     status = run(command, results, number, environment(threads), quiet=program == "casa")
                     if status != 0 and program == "casa":
                         raise SystemExit(f"{args.casa_bench} ended with {status}")

@@ -20,7 +20,7 @@ struct Options {
   Index threads = 1;
   Index rounds = 5;
   double seconds = 0.1;
-  bool list = false, csv = false, limits = false;
+  bool list = false, csv = false, limits = false, cpu = false;
   std::string json, problems;
 };
 
@@ -37,7 +37,8 @@ std::string parse(int argc, char** argv, Options& options) {
     options.csv = options.csv || flag == "--csv";
     options.list = options.list || flag == "--list";
     options.limits = options.limits || flag == "--limits";
-    if (flag == "--csv" || flag == "--list" || flag == "--limits") continue;
+    options.cpu = options.cpu || flag == "--cpu";
+    if (flag == "--csv" || flag == "--list" || flag == "--limits" || flag == "--cpu") continue;
     const bool text = flag == "--case" || flag == "--json" || flag == "--problems";
     if (!text && flag != "--threads" && flag != "--rounds" && flag != "--seconds")
       return "no flag of --variants: " + flag;
@@ -60,6 +61,7 @@ std::string parse(int argc, char** argv, Options& options) {
     if (error != std::errc() || parsed != end || number < 1 || number > 1024)
       return flag + " must be in [1, 1024], got " + value;
   }
+  if (options.cpu && options.threads > 1) return "--cpu goes with one thread";
   return {};
 }
 
@@ -134,6 +136,7 @@ void print_variant_usage() {
       "  --rounds N      how often all of them are gone through (5)\n"
       "  --seconds S     of each variant in a round (0.1)\n"
       "  --csv           lines of the columns above instead of the table, one a variant and round\n"
+      "  --cpu           these in processor time instead of the wall clock; with one thread alone\n"
       "  --json FILE     also all samples: what bench/compare.py reads\n"
       "  --limits, --problems DIR  as above\n"
       "  --list          the names alone\n"
@@ -157,7 +160,7 @@ int run_variants(int argc, char** argv) {
   const Results results = measure_all(variants, options, context, counters, limits);
   if (options.limits) print_limits(options.threads, context.executor);
   if (options.csv)
-    print_lines(results, options.threads);
+    print_lines(results, options.threads, options.cpu);
   else
     print_table(results, options.threads, limits);
   if (!options.json.empty()) write_json(options.json, results, options.threads, limits);

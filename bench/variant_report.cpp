@@ -85,10 +85,10 @@ void print_table(const Results& results, Index threads, const Limits& limits) {
               threads, threads == 1 ? "" : "s", 1e-9 * limits.flops, 1e-9 * limits.bytes);
 }
 
-void print_lines(const Results& results, Index threads) {
+void print_lines(const Results& results, Index threads, bool cpu) {
   for (const auto& [name, result] : results)
     for (const Block& block : result.blocks) {
-      std::vector<double> times = block.wall;
+      std::vector<double> times = cpu ? block.cpu : block.wall;
       std::sort(times.begin(), times.end());
       std::printf("variants,%s,casa,%td,%.9g,%.9g,%.9g,GFLOP\n", name.c_str(), threads,
                   times.front(), times[times.size() / 2], 1e-9 * result.facts.flop);

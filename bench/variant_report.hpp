@@ -15,8 +15,9 @@ using Results = std::map<std::string, Result>;
 /// which other jobs on the machine change least, on several on the wall clock.
 void print_table(const Results& results, Index threads, const Limits& limits);
 
-/// A line for each block with the columns of kCsvColumns, as bench/compare_peers.py reads them.
-void print_lines(const Results& results, Index threads);
+/// A line for each block with the columns of kCsvColumns, as bench/compare_peers.py reads them;
+/// times on the wall clock, or in processor time of the calling thread.
+void print_lines(const Results& results, Index threads, bool cpu);
 
 /// All samples: what bench/compare.py reads; its docstring has the form. Throws casa::error if the
 /// file cannot be written.
