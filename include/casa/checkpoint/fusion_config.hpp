@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "casa/json/json_value.hpp"
@@ -59,7 +60,10 @@ template <class E, std::size_t N>
 std::string to_name(E value, const NameTable<E, N>& table) {
   for (const auto& [v, name] : table)
     if (v == value) return std::string(name);
-  fail("fusion: value ", static_cast<int>(value), " has no name");
+  if constexpr (std::is_enum_v<E>)
+    fail("fusion: value ", static_cast<int>(value), " has no name");
+  else
+    fail("fusion: a history other than window and all has no name");
 }
 
 }  // namespace detail

@@ -233,7 +233,9 @@ void write_maps(AttentionMaps<T>& maps, std::pair<Index, BlockAttention> of,
           static_cast<Index>(maps.text_len - maps.rows[static_cast<std::size_t>(m)].number);
       AttentionInput<T, S> one = in;
       one.q = in.q.middle_rows(row, 1);
-      one.intervals = in.intervals.subspan(static_cast<std::size_t>(row), 1);
+      one.intervals = in.mask().row(row);
+      const Index list[] = {0, static_cast<Index>(one.intervals.size())};
+      if (!in.interval_offsets.empty()) one.interval_offsets = list;
       attention_weights(one, {asked.head},
                         std::span<const T>(lse + row * heads, static_cast<std::size_t>(heads)),
                         maps.weights[i].view().middle_rows(m, 1));
