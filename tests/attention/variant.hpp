@@ -132,7 +132,10 @@ template <class T, class S, class Score>
 VariantResult<T> run(const Variant<T, S>& p, const Score& score, const Context& context = {}) {
   VariantResult<T> r{{p.rows, p.shape.num_heads * p.shape.output_dim()},
                      {p.rows, p.shape.num_heads}};
-  attend(p.input(), r.out.view(), r.lse.data(), context, score);
+  if constexpr (std::is_same_v<Score, PlainScore>)  // (instantiated elsewhere)
+    attend(p.input(), r.out.view(), r.lse.data(), context);
+  else
+    attend(p.input(), r.out.view(), r.lse.data(), context, score);
   return r;
 }
 
@@ -206,6 +209,32 @@ VariantResult<double> define(Variant<T, S>& p, const Steps& steps) {
   Context naive_path;
   naive_path.path = Path::naive;
   return run(exact, steps, naive_path);
+}
+
+// Lists of about `most` intervals a row; neighbouring rows see much the same, as in most masks,
+// every seventh something else, and some nothing.
+inline Mask random_mask(Index rows, Index keys, Index most, std::mt19937& random) {
+  const auto below = [&](Index n) {
+    return static_cast<Index>(random() % static_cast<unsigned>(std::max<Index>(n, 1)));
+  };
+  Mask mask;
+  std::vector<Index> ends;
+  for (Index r = 0; r < rows; ++r) {
+    if (r == 0 || random() % 7 == 0) {
+      ends.clear();
+      for (Index i = below(2 * most + 1) / 2 * 2; i > 0; --i) ends.push_back(below(keys + 1));
+      std::sort(ends.begin(), ends.end());
+    }
+    for (std::size_t i = 0; i + 1 < ends.size(); i += 2) {
+      // One end moves a little.
+      const Index end = std::min<Index>(keys, ends[i + 1] + below(2));
+      const Index limit = i + 2 < ends.size() ? ends[i + 2] : keys;
+      const Interval interval{ends[i], std::min(end, limit)};
+      if (interval.size() > 0) mask.intervals.push_back(interval);
+    }
+    mask.offsets.push_back(static_cast<Index>(mask.intervals.size()));
+  }
+  return mask;
 }
 
 }  // namespace attention_test

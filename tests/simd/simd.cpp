@@ -120,6 +120,44 @@ TEST_CASE("exp2 of float is within 2 ulp on all of a softmax's range, subnormals
   CHECK(softmax > 0);
 }
 
+// Fault: e^(2x) - 1 is computed as a difference, which is off by a rounding of 1 for small x.
+TEST_CASE_TEMPLATE("tanh is within 4 ulp, of small values, too", T, float, double) {
+  constexpr auto n = static_cast<std::size_t>(simd::kLanes<T>);
+  std::mt19937_64 random(2);
+  std::uniform_real_distribution<double> exponent(sizeof(T) == 4 ? -40 : -80, 6);
+  double worst = 0;
+  for (int i = 0; i < 20000; ++i) {
+    T x[n], y[n];
+    for (T& value : x)
+      value = static_cast<T>((random() % 2 == 0 ? 1 : -1) * std::exp2(exponent(random)));
+    simd::store(y, simd::tanh(simd::load(x)));
+    for (std::size_t l = 0; l < n; ++l) {
+      const long double exact = std::tanh(static_cast<long double>(x[l]));
+      const T rounded = static_cast<T>(exact);
+      const long double ulp = std::abs(static_cast<long double>(rounded) -
+                                       static_cast<long double>(std::nextafter(rounded, T(0))));
+      const auto off = static_cast<double>(std::abs(static_cast<long double>(y[l]) - exact) / ulp);
+      REQUIRE(off <= 4);
+      worst = std::max(worst, off);
+    }
+  }
+  CHECK(worst > 0);
+  const auto of = [](T x) { return simd::tanh(simd::broadcast(x))[0]; };
+  CHECK(of(T(0)) == T(0));
+  CHECK(of(kInf<T>) == T(1));
+  CHECK(of(-kInf<T>) == T(-1));
+  CHECK(std::isnan(of(std::numeric_limits<T>::quiet_NaN())));
+}
+
+TEST_CASE_TEMPLATE("select_bits takes a lane where its bit is set", T, float, double) {
+  std::mt19937_64 random(3);
+  for (int i = 0; i < 100; ++i) {
+    const std::uint64_t bits = random();
+    const auto v = simd::select_bits(bits, simd::broadcast(T(1)), simd::broadcast(T(2)));
+    for (Index l = 0; l < simd::kLanes<T>; ++l) CHECK(v[l] == ((bits >> l & 1) != 0 ? T(1) : T(2)));
+  }
+}
+
 TEST_CASE_TEMPLATE("exp2 and exp are within 2 ulp over random values of both signs", T, float,
                    double) {
   const T reach = sizeof(T) == 4 ? T(126) : T(1022);

@@ -13,17 +13,6 @@
 
 CASA_NAMESPACE_BEGIN
 
-namespace detail {
-
-/// Whether the fast kernel computes this; the rest goes by the definition.
-template <class Score, class T, class S>
-bool is_fast(const AttentionInput<T, S>& in) {
-  return std::is_same_v<Score, PlainScore> && in.interval_offsets.empty() && in.sinks.empty() &&
-         in.shape.output_dim() == in.shape.head_dim;
-}
-
-}  // namespace detail
-
 /// out (rows, num_heads * value_dim) = softmax(score(scale q k^T)) v over the keys that each row
 /// sees; lse, unless null, (rows, num_heads) row-major = ln sum exp(score(scale q.k)). A row that
 /// sees no key gives zeros and -inf (with a sink: zeros and the sink). What lies outside a row's
@@ -39,11 +28,11 @@ template <Scalar T, class S, class Score>
 void attend(const AttentionInput<T, S>& in, MatrixView<std::type_identity_t<T>> out,
             std::type_identity_t<T>* lse, const Context& context, const Score& score) {
   if constexpr (detail::is_score<Score>()) {
-    if (context.path == Path::naive || !detail::is_fast<Score>(in))
-      return naive::attend(in, out, lse, context, score);
+    if (context.path == Path::naive) return naive::attend(in, out, lse, context, score);
     detail::check(in);
+    detail::check_score(score, in);
     detail::check_output<T, S>(in, out);
-    detail::attend_fast(in, {out, lse}, context);
+    detail::attend_fast(in, {out, lse}, context, score);
   }
 }
 /// The same without a score function.
@@ -59,15 +48,15 @@ template <Scalar T, class S, class Score>
 AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& context,
                                const Score& score) {
   if constexpr (detail::is_score<Score>()) {
-    if (context.path == Path::naive || !detail::is_fast<Score>(in))
-      return naive::attend_state(in, context, score);
+    if (context.path == Path::naive) return naive::attend_state(in, context, score);
     detail::check(in);
+    detail::check_score(score, in);
     const Index heads = in.shape.num_heads;
     AttentionState<T> state{{in.num_rows(), heads},
                             {in.num_rows(), heads},
                             {in.num_rows(), heads * in.shape.output_dim()}};
     detail::attend_fast(in, {state.out.view(), nullptr, state.max.data(), state.sum.data()},
-                        context);
+                        context, score);
     return state;
   } else {
     return {};

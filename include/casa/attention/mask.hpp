@@ -90,7 +90,9 @@ struct Mask {
     intervals.clear();
     offsets.assign(1, 0);
   }
+  /// The same lists, to be read.
   operator MaskView() const { return {intervals, offsets}; }
+  /// Whether all lists are the same.
   friend bool operator==(const Mask&, const Mask&) = default;
 };
 

@@ -52,6 +52,7 @@ class ScalarPlace {
   using Number = double;  ///< of scores
   using Integer = Index;  ///< of rows, heads, keys
 
+  /// The place of one score.
   ScalarPlace(Index row, Index head, Index key) : row_(row), head_(head), key_(key) {}
 
   Integer row() const { return row_; }    ///< row of q

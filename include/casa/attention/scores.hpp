@@ -45,6 +45,7 @@ auto query_places(std::span<const Index> places, const At& at) {
 struct SoftCap {
   double cap = 50;  ///< positive
 
+  /// The changed scores.
   template <class V, class At>
   V operator()(V s, const At& at) const {
     return at.number(cap) * at.tanh(s * at.number(1 / cap));
@@ -69,11 +70,13 @@ struct Alibi {
     typename At::Integer place;  ///< of the query
     typename At::Number slope;   ///< of its head
   };
+  /// What operator() is given of each row and head.
   template <class At>
   Rows<At> rows(const At& at) const {
     return {detail::query_places(query_places, at),
             at.of_row([&](Index, Index h) { return slopes[static_cast<std::size_t>(h)]; })};
   }
+  /// The changed scores.
   template <class V, class At>
   V operator()(V s, const At& at, const Rows<At>& rows) const {
     return s + rows.slope * at.number(detail::key_places(key_places, at) - rows.place);
@@ -103,11 +106,13 @@ struct RelativeBias {
     typename At::Integer place;  ///< of the query
     typename At::Integer begin;  ///< of its head's part of the table
   };
+  /// What operator() is given of each row and head.
   template <class At>
   Rows<At> rows(const At& at) const {
     return {detail::query_places(query_places, at) - offset_of(at),
             at.of_row([&](Index, Index h) { return h * table.stride(); })};
   }
+  /// The changed scores.
   template <class V, class At>
   V operator()(V s, const At& at, const Rows<At>& rows) const {
     const auto distance = detail::key_places(key_places, at) - rows.place;
@@ -142,6 +147,7 @@ struct Bias {
   MatrixView<const P> matrix;  ///< (heads * rows of q, keys)
   Index heads = 1;             ///< num_heads; or 1: the same for all heads
 
+  /// The changed scores.
   template <class V, class At>
   V operator()(V s, const At& at) const {
     const Index step = heads == 1 ? 0 : matrix.rows() / heads;
@@ -163,10 +169,12 @@ template <Scalar P>
 struct HeadScale {
   std::span<const P> factors;  ///< (num_heads)
 
+  /// The factor of each row's head.
   template <class At>
   typename At::Number rows(const At& at) const {
     return at.of_row([&](Index, Index h) { return factors[static_cast<std::size_t>(h)]; });
   }
+  /// The changed scores.
   template <class V, class At>
   V operator()(V s, const At&, const typename At::Number& factor) const {
     return s * factor;
@@ -184,6 +192,7 @@ class Scores {
   using Indices = std::index_sequence_for<Steps...>;
 
  public:
+  /// In the order in which they are applied.
   explicit Scores(Steps... steps) : steps_(std::move(steps)...) {}
 
   /// What each of them computes of rows and heads.
@@ -193,6 +202,7 @@ class Scores {
         [&](const Steps&... step) { return std::make_tuple(detail::score_rows(step, at)...); },
         steps_);
   }
+  /// The changed scores.
   template <class V, class At, class Rows>
   V operator()(V s, const At& at, const Rows& rows) const {
     return apply(s, at, rows, Indices{});

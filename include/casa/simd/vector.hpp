@@ -191,6 +191,26 @@ CASA_INLINE V select(IntVec<Element<V>> mask, V a, V b) {
   return mask ? a : b;
 }
 
+/// a where the lane's bit is set, else b; bit i is lane i's, further bits mean nothing.
+CASA_INLINE VecF select_bits(std::uint64_t bits, VecF a, VecF b) {
+#if CASA_SIMD_AVX512
+  return _mm512_mask_mov_ps(b, static_cast<__mmask16>(bits), a);
+#else
+  const IntVec<float> lane = detail::splat<IntVec<float>>(1, detail::LaneSequence<float>{})
+                             << iota<std::int32_t>();
+  return (broadcast(static_cast<std::int32_t>(bits)) & lane) != 0 ? a : b;
+#endif
+}
+CASA_INLINE VecD select_bits(std::uint64_t bits, VecD a, VecD b) {
+#if CASA_SIMD_AVX512
+  return _mm512_mask_mov_pd(b, static_cast<__mmask8>(bits), a);
+#else
+  const IntVec<double> lane = detail::splat<IntVec<double>>(1, detail::LaneSequence<double>{})
+                              << iota<std::int64_t>();
+  return (broadcast(static_cast<std::int64_t>(bits)) & lane) != 0 ? a : b;
+#endif
+}
+
 /// The larger, lane by lane. Where either is NaN the result is b, so an argument whose NaN must
 /// survive belongs in b. (The name is in parentheses, as everywhere in the library, so that a macro
 /// named max does not expand.)

@@ -12,11 +12,11 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// What a worker computes after a block: the job's next block, or the first block of its next job.
+/// What a worker computes after a block: its job's next block, or the first block of its next job.
 struct Following {
-  Interval block;
-  Index kv_head = 0;
-  const Job* job = nullptr;  ///< null: the same
+  const Job* job = nullptr;
+  Interval block = {};
+  bool another = false;  ///< it is another job
 };
 
 /// One worker's schedule of prefetches for jobs with many rows. They are spread evenly over the
@@ -42,10 +42,11 @@ class BlockFetches {
   }
 
   /// Call after clear() and before the scores of panels[0], the job's first panel that sees some of
-  /// the block. `unit`: values that a lane multiplies at once. `copied`: tiles read copies of
+  /// the block `now`. `unit`: values that a lane multiplies at once. `copied`: tiles read copies of
   /// values.
-  void plan(Interval block, Index kv_head, std::span<const QueryPanel<T>> panels, Index unit,
-            bool copied, const Following& after) {
+  void plan(const Following& now, std::span<const QueryPanel<T>> panels, Index unit, bool copied,
+            const Following& after) {
+    const Interval block = now.block;
     Index all = 0,
           tiles = 0;  // without the scores of narrow panels, which take nothing from the schedule
     const Index scores = panels[0].narrow == 0 ? multiply_adds(panels[0], block, unit) : 0;
@@ -54,18 +55,18 @@ class BlockFetches {
       all += (wide ? 2 : 1) * multiply_adds(p, block, unit);
       tiles += wide ? meet(p.seen, block).size() / score_tile_keys(p) : 0;
     }
-    if (after.job != nullptr) {
+    if (after.another) {
       const Index row = in_.shape.group() * in_.shape.head_dim;
-      prefetcher_.add_rows(in_.q.row(after.job->row_begin) + after.kv_head * row, bytes<T>(row),
-                           bytes<T>(in_.q.stride()), after.job->row_end - after.job->row_begin,
-                           tiles);
+      prefetcher_.add_rows(in_.q.row(after.job->row_begin) + after.job->kv_head * row,
+                           bytes<T>(row), bytes<T>(in_.q.stride()),
+                           after.job->row_end - after.job->row_begin, tiles);
     }
     if (copied) {
-      add(after.block, after.kv_head, &KeyPiece<S>::k);
-      add(after.block, after.kv_head, &KeyPiece<S>::v);
+      add_keys(after);
+      add_values(after);
       prefetcher_.spread(all);
     } else {
-      add(block, kv_head, &KeyPiece<S>::v);
+      add_values(now);
       prefetcher_.spread(scores);
       after_ = after;
       work_after_ = all - scores;
@@ -74,7 +75,7 @@ class BlockFetches {
   /// Call after the scores of the first panel: schedules the following block's keys.
   void plan_after_first_scores() {
     if (after_.block.size() == 0) return;
-    add(after_.block, after_.kv_head, &KeyPiece<S>::k);
+    add_keys(after_);
     prefetcher_.spread(work_after_);
   }
 
@@ -85,18 +86,28 @@ class BlockFetches {
   static constexpr Index bytes(Index count) {
     return count * static_cast<Index>(sizeof(E));
   }
-  /// Multiply-adds of vectors in a panel's scores of a block; its sums take equally many.
+  /// Multiply-adds of vectors in a panel's scores of a block; its sums take about as many.
   Index multiply_adds(const QueryPanel<T>& panel, Interval block, Index unit) const {
     return meet(panel.seen, block).size() * panel.width() * in_.shape.head_dim / (unit * lanes);
   }
-  /// Schedules keys or values of `places`, except where each is farther apart than two head_dim:
-  /// there most of the lines between belong to other heads.
-  void add(Interval places, Index kv_head, const S* KeyPiece<S>::*array) {
-    rows_.for_each_piece(places, [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
-      if (piece.token_stride < 0 || piece.token_stride > 2 * in_.shape.head_dim) return;
-      const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
-      prefetcher_.add(piece.*array + from, bytes<S>((end - begin) * piece.token_stride));
-    });
+  // Keys and values are scheduled, except where each is farther apart than two head_dim: there most
+  // of the lines between belong to other heads.
+  void add_keys(const Following& what) {
+    rows_.for_each_piece(*what.job, what.block,
+                         [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
+                           add(piece.key(what.job->kv_head, begin), piece.token_stride,
+                               in_.shape.head_dim, end - begin);
+                         });
+  }
+  void add_values(const Following& what) {
+    rows_.for_each_piece(*what.job, what.block,
+                         [&](const KeyPiece<S>& piece, Index begin, Index end, Index) {
+                           add(piece.value(what.job->kv_head, begin), rows_.value_stride(piece),
+                               in_.shape.output_dim(), end - begin);
+                         });
+  }
+  void add(const S* first, Index stride, Index dim, Index count) {
+    if (stride >= 0 && stride <= 2 * dim) prefetcher_.add(first, bytes<S>(count * stride));
   }
 
   const AttentionInput<T, S>& in_;

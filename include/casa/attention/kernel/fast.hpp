@@ -10,48 +10,20 @@
 #include <atomic>
 
 #include "casa/attention/kernel/job_runner.hpp"
+#include "casa/attention/kernel/plan_lists.hpp"
 #include "casa/core/context.hpp"
 
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Merges the parts of each split job, in their order, into the result.
-template <class T, class S>
-void merge_parts(const AttentionInput<T, S>& in, const Plan& plan, const Parts<T>& parts,
-                 const Destination<T>& to) {
-  const Index d = in.shape.head_dim, group = in.shape.group();
-  for (const Job& job : plan.jobs) {
-    if (job.part < 0 || job.parts == 0) continue;
-    for (Index row = 0; row < job.rows(group); ++row) {
-      const Index first = job.part * parts.rows + row;
-      for (Index part = 1; part < job.parts; ++part) {
-        const Index at = first + part * parts.rows;
-        merge_row(parts.max[first], parts.sum[first], parts.out + first * d, parts.max[at],
-                  parts.sum[at], parts.out + at * d, d);
-      }
-      const Index token = job.row_begin + row / group, head = job.kv_head * group + row % group;
-      const Index at = token * in.shape.num_heads + head;
-      const T sum = parts.sum[first];
-      T factor = T(1);
-      if (to.max != nullptr) {
-        to.max[at] = parts.max[first];
-        to.sum[at] = sum;
-      } else {
-        factor = sum == T(0) ? T(0) : T(1) / sum;
-        if (to.lse != nullptr) to.lse[at] = log_sum_exp(parts.max[first], sum);
-      }
-      for (Index i = 0; i < d; ++i) to.out(token, head * d + i) = parts.out[first * d + i] * factor;
-    }
-  }
-}
-
-template <class T, class S>
-void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const Context& context) {
+template <class T, class S, class Score>
+void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const Context& context,
+                 const Score& score) {
   if (in.num_rows() == 0) return;
   Workspace& workspace = context.workspace;
   const Workspace::Frame frame(workspace);
-  const Plan plan = make_plan(in.intervals, in.shape, workspace);
+  const Plan plan = make_plan(in.mask(), in.shape, workspace);
 
   Index* piece_begin = workspace.take<Index>(static_cast<Index>(in.keys.size()) + 1);
   piece_begin[0] = 0;
@@ -63,16 +35,16 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   if (plan.num_parts > 0) {
     parts.max = workspace.take<T>(plan.num_parts * parts.rows);
     parts.sum = workspace.take<T>(plan.num_parts * parts.rows);
-    parts.out = workspace.take<T>(plan.num_parts * parts.rows * in.shape.head_dim);
+    parts.out = workspace.take<T>(plan.num_parts * parts.rows * in.shape.output_dim());
   }
 
   const Index jobs = static_cast<Index>(plan.jobs.size());
   const Index workers = (std::min)(context.executor.num_workers(), jobs);
-  using Runner = JobRunner<T, S>;
+  using Runner = JobRunner<T, S, Score>;
   Runner* runners = workspace.take<Runner>(workers);
-  for (Index w = 0; w < workers; ++w)
-    new (runners + w) Runner(in, plan, to, parts, piece_begin,
-                             context.precision == Precision::storage, workspace);
+  const AttentionProblem<T, S, Score> problem{
+      in, score, plan, to, parts, piece_begin, context.precision == Precision::storage};
+  for (Index w = 0; w < workers; ++w) new (runners + w) Runner(problem, workspace);
   // Consecutive jobs share their window's memory, and each prefetches for the next, so a worker
   // takes up to a window's heads at once. As the end nears it takes fewer, so that all workers end
   // together (on two threads 3 to 4 % for long causal masks).

@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "casa/attention/input.hpp"
+#include "casa/attention/kernel/plan.hpp"
+#include "casa/attention/kernel/score_tiles.hpp"
 #include "casa/attention/kernel/strided_rows.hpp"
 #include "casa/core/workspace.hpp"
 #include "casa/simd/simd.hpp"
@@ -24,32 +26,52 @@ class KeyRows {
   using StoredAs = std::conditional_t<std::is_same_v<K, simd::bfloat16_pair>, S, K>;
 
  public:
-  /// For blocks of up to `keys` keys. The lists of pointers end with up to `behind` more that
-  /// repeat the last key, so that a tile of scores may always be whole.
-  KeyRows(const AttentionInput<T, S>& in, const Index* piece_begin, Index keys, Index behind,
+  /// For the blocks of a plan. The lists of pointers end with kMaxTileKeys more that repeat the
+  /// last key, so that a tile of scores may always be whole. `places`: score functions ask for
+  /// them.
+  KeyRows(const AttentionInput<T, S>& in, const Index* piece_begin, const Plan& plan, bool places,
           Workspace& workspace)
-      : in_(in), piece_begin_(piece_begin), behind_(behind) {
-    const Index d = in.shape.head_dim;
-    padded_dim_ = (d + lanes - 1) / lanes * lanes;
-    copies_.take(keys + behind, workspace);
+      : in_(in), piece_begin_(piece_begin) {
+    const Index d = in.shape.head_dim, dv = in.shape.output_dim();
+    padded_key_dim_ = (d + lanes - 1) / lanes * lanes;
+    padded_value_dim_ = (dv + lanes - 1) / lanes * lanes;
+    const Index keys = (std::min)(kBlockKeys, plan.max_job_keys), all = keys + kMaxTileKeys;
+    const bool lists = !plan.mask.offsets.empty();
+    copies_.take(all, lists, workspace);
     if constexpr (!std::is_same_v<S, T>) {
-      stored_.take(keys + behind, workspace);
+      stored_.take(all, lists, workspace);
       k_copy_ = workspace.take<T>(keys * d);
     }
-    if constexpr (simd::kMultipliesPairs<S>) {
-      pairs_.take(keys + behind, workspace);
-      row_values_ = workspace.take<const S*>(keys + behind);
-      zeros_ = workspace.take<S>(padded_dim_);
-      std::fill_n(zeros_, padded_dim_, S{});
+    if constexpr (simd::kMultipliesPairs<S>) pairs_.take(all, lists, workspace);
+    if (simd::kMultipliesPairs<S> || lists) {
+      row_values_ = workspace.take<const void*>(all);
+      zeros_ = workspace.take<T>(padded_value_dim_);
+      std::fill_n(zeros_, padded_value_dim_, T{});
     }
-    if (!widens_in_place() && (!std::is_same_v<S, T> || padded_dim_ != d))
-      v_copy_ = workspace.take<T>(keys * padded_dim_);
+    if (places) {
+      places_ = workspace.take<Lane<T>>(all);
+      kept_places_ = workspace.take<Lane<T>>(all);
+    }
+    if (!widens_in_place() && (!std::is_same_v<S, T> || padded_value_dim_ != dv))
+      v_copy_ = workspace.take<T>(keys * padded_value_dim_);
   }
 
-  Index padded_dim() const { return padded_dim_; }
+  Index value_dim() const { return in_.shape.output_dim(); }
+  /// head_dim and value_dim, rounded up to whole vectors.
+  Index padded_key_dim() const { return padded_key_dim_; }
+  Index padded_value_dim() const { return padded_value_dim_; }
   /// Whether tiles widen 16-bit values in registers as they load them. Else they read widened
   /// copies.
-  bool widens_in_place() const { return simd::kWidensFast<S> && padded_dim_ == in_.shape.head_dim; }
+  bool widens_in_place() const {
+    return simd::kWidensFast<S> && padded_key_dim_ == in_.shape.head_dim && !pads_values();
+  }
+  /// Whether tiles read padded copies of values.
+  bool pads_values() const { return padded_value_dim_ != in_.shape.output_dim(); }
+
+  /// Values of a piece from one token to the next.
+  static Index value_stride(const KeyPiece<S>& piece) {
+    return piece.value_token_stride == 0 ? piece.token_stride : piece.value_token_stride;
+  }
 
   /// Keys [begin, end) of a piece, and their values, as one segment each. Read as S they are the
   /// caller's memory, except that values are padded where head_dim is not a multiple of the lanes.
@@ -58,15 +80,15 @@ class KeyRows {
   std::pair<StridedRows<StoredAs<K>>, StridedRows<V>> segments(const KeyPiece<S>& piece,
                                                                Index begin, Index end, Index at,
                                                                Index kv_head) const {
-    const Index d = in_.shape.head_dim, count = end - begin;
-    const Index from = kv_head * piece.head_stride + begin * piece.token_stride;
-    const bool pads = padded_dim_ != d;
-    return {
-        segment<StoredAs<K>>({piece.k + from, piece.token_stride, count}, false, k_copy_, at, d),
-        segment<V>({piece.v + from, piece.token_stride, count}, pads, v_copy_, at, padded_dim_)};
+    const Index d = in_.shape.head_dim, dv = in_.shape.output_dim(), count = end - begin;
+    return {segment<StoredAs<K>>({piece.key(kv_head, begin), piece.token_stride, count}, false,
+                                 {k_copy_, at, d, d}),
+            segment<V>({piece.value(kv_head, begin), value_stride(piece), count}, pads_values(),
+                       {v_copy_, at, dv, padded_value_dim_})};
   }
 
-  /// The pointers that gather<K, V>() stored, one a key of the block.
+  /// The pointers that gather<K, V>() stored, one a key of the block, and the keys' places among
+  /// all keys.
   template <class K>
   const K* const* keys() const {
     return pointers<K>().keys;
@@ -75,48 +97,74 @@ class KeyRows {
   const V* const* values() const {
     return pointers<V>().values;
   }
+  const Lane<T>* places() const { return places_; }
 
   /// Stores a pointer to each key and value of a block, which may lie in several pieces.
   template <class K, class V>
-  void gather(Interval block, Index kv_head) {
+  void gather(const Job& job, Interval block) {
     const K** keys = pointers<K>().keys;
     const V** values = pointers<V>().values;
-    for_each_piece(block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
+    for_each_piece(job, block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
       const Index at = place - block.begin;
-      const auto [k, v] = segments<K, V>(piece, begin, end, at, kv_head);
+      const auto [k, v] = segments<K, V>(piece, begin, end, at, job.kv_head);
       for (Index j = 0; j < end - begin; ++j) {
         // This cast is safe: simd::load() copies from pointers to pairs by memcpy only.
         keys[at + j] = static_cast<const K*>(static_cast<const void*>(k.first + j * k.stride));
         values[at + j] = v.first + j * v.stride;
       }
+      set_places(piece, begin, end, at);
     });
-    std::fill_n(keys + block.size(), behind_, keys[block.size() - 1]);
-    if constexpr (kUnit<K> == 2)
-      values[block.size()] = zeros_;  // the partner of the last of an odd number of keys
+    fill_behind<K, V>(keys, values, block.size());
+  }
+  /// Stores the places of keys [begin, end) of a piece, from the block's key `at` on.
+  void set_places(const KeyPiece<S>& piece, Index begin, Index end, Index at) {
+    if (places_ == nullptr) return;
+    const Index first = piece_begin_[&piece - in_.keys.data()];
+    for (Index j = begin; j < end; ++j) places_[at + j - begin] = static_cast<Lane<T>>(first + j);
+    std::fill_n(places_ + at + end - begin, kMaxTileKeys, places_[at + end - begin - 1]);
   }
 
-  /// The pointers `values`, but those outside [begin, end) point at zeros. (Valid until the next
-  /// call.)
-  const S* const* only(const S* const* values, Index count, Index begin, Index end) {
-    if (begin == 0 && end == count) return values;
-    std::copy_n(values, count, row_values_);
-    std::fill_n(row_values_, begin, zeros_);
-    std::fill(row_values_ + end, row_values_ + count, zeros_);
-    return row_values_;
+  /// Of the keys of a block from `first` on, those that `kept` lists: keys, values and places as
+  /// gather() stored them, until the next call.
+  template <class K, class V>
+  std::pair<const K* const*, const V* const*> keep(Index first, const Index* kept, Index count) {
+    const K** keys = pointers<K>().kept_keys;
+    const V** values = pointers<V>().kept_values;
+    for (Index j = 0; j < count; ++j) {
+      keys[j] = pointers<K>().keys[first + kept[j]];
+      values[j] = pointers<V>().values[first + kept[j]];
+    }
+    fill_behind<K, V>(keys, values, count);
+    if (places_) {
+      for (Index j = 0; j < count; ++j) kept_places_[j] = places_[first + kept[j]];
+      std::fill_n(kept_places_ + count, kMaxTileKeys, kept_places_[count - 1]);
+    }
+    return {keys, values};
+  }
+  const Lane<T>* kept_places() const { return kept_places_; }
+
+  /// The pointers `values`, but zeros for each key j that sees(j) is false for. (Valid until the
+  /// next call.)
+  template <class V, class Sees>
+  const V* const* only(const V* const* values, Index count, Sees sees) {
+    const V** rows = static_cast<const V**>(static_cast<void*>(row_values_));
+    for (Index j = 0; j < count; ++j) rows[j] = sees(j) ? values[j] : zeros<V>();
+    return rows;
   }
 
-  /// Calls f(piece, begin, end, place) for each piece that holds some of `places`: its keys [begin,
-  /// end) have the places from `place` on.
+  /// Calls f(piece, begin, end, place) for each piece that holds some of a job's `places`: its keys
+  /// [begin, end) have the job's places from `place` on.
   template <class F>
-  void for_each_piece(Interval places, F f) const {
-    const Index count = static_cast<Index>(in_.keys.size());
-    Index p = std::upper_bound(piece_begin_, piece_begin_ + count, places.begin) - piece_begin_ - 1;
-    for (Index place = places.begin; place < places.end; ++p) {
-      const auto& piece = in_.keys[static_cast<std::size_t>(p)];
-      const Index begin = place - piece_begin_[p];
-      const Index end = (std::min)(piece.count, places.end - piece_begin_[p]);
-      if (begin < end) f(piece, begin, end, place);
-      place = (std::max)(place, piece_begin_[p] + end);
+  void for_each_piece(const Job& job, Interval places, F f) const {
+    if (job.runs.empty()) return for_each_piece(places, 0, f);
+    auto run = std::upper_bound(job.runs.begin(), job.runs.end(), places.begin,
+                                [](Index place, const Run& r) { return place < r.at; }) -
+               1;
+    for (Index place = places.begin; place < places.end; ++run) {
+      const Index end = (std::min)(places.end, run->at + run->keys.size());
+      const Index shift = run->keys.begin - run->at;
+      for_each_piece({place + shift, end + shift}, shift, f);
+      place = end;
     }
   }
 
@@ -125,10 +173,15 @@ class KeyRows {
   struct Pointers {
     const E** keys = nullptr;
     const E** values = nullptr;
+    const E** kept_keys = nullptr;
+    const E** kept_values = nullptr;
 
-    void take(Index count, Workspace& workspace) {
+    void take(Index count, bool lists, Workspace& workspace) {
       keys = workspace.take<const E*>(count);
       values = workspace.take<const E*>(count);
+      if (!lists) return;
+      kept_keys = workspace.take<const E*>(count);
+      kept_values = workspace.take<const E*>(count);
     }
   };
   template <class E>
@@ -140,20 +193,50 @@ class KeyRows {
     else
       return pairs_;
   }
+  /// Zeros in place of a value.
+  template <class V>
+  const V* zeros() const {
+    return static_cast<const V*>(static_cast<const void*>(zeros_));
+  }
+  template <class K, class V>
+  void fill_behind(const K** keys, [[maybe_unused]] const V** values, Index count) const {
+    std::fill_n(keys + count, kMaxTileKeys, keys[count - 1]);
+    if constexpr (kUnit<K> == 2)
+      values[count] = zeros<V>();  // the partner of the last of an odd number of keys
+  }
 
-  /// Rows read as E: the caller's memory, or a copy with rows of `size` values at row `at` of `to`.
+  /// The same where the places are those among all keys, less `shift` when they are handed to f.
+  template <class F>
+  void for_each_piece(Interval places, Index shift, F f) const {
+    const Index count = static_cast<Index>(in_.keys.size());
+    Index p = std::upper_bound(piece_begin_, piece_begin_ + count, places.begin) - piece_begin_ - 1;
+    for (Index place = places.begin; place < places.end; ++p) {
+      const auto& piece = in_.keys[static_cast<std::size_t>(p)];
+      const Index begin = place - piece_begin_[p];
+      const Index end = (std::min)(piece.count, places.end - piece_begin_[p]);
+      if (begin < end) f(piece, begin, end, place - shift);
+      place = (std::max)(place, piece_begin_[p] + end);
+    }
+  }
+
+  /// Where copies of rows of `size` values go: to row `at` of a matrix with rows of `padded`.
+  struct Copies {
+    T* first;
+    Index at, size, padded;
+  };
+  /// Rows read as E: the caller's memory, or copies.
   template <class E>
-  StridedRows<E> segment(StridedRows<S> rows, [[maybe_unused]] bool copies, [[maybe_unused]] T* to,
-                         [[maybe_unused]] Index at, [[maybe_unused]] Index size) const {
+  static StridedRows<E> segment(StridedRows<S> rows, [[maybe_unused]] bool copies,
+                                [[maybe_unused]] const Copies& to) {
     if constexpr (!std::is_same_v<E, T>) {
       return rows;
     } else {
       if constexpr (std::is_same_v<S, T>)
         if (!copies) return rows;
-      to += at * size;
+      T* const first = to.first + to.at * to.padded;
       for (Index j = 0; j < rows.count; ++j)
-        copy_row(rows.first + j * rows.stride, to + j * size, in_.shape.head_dim, size);
-      return {to, size, rows.count};
+        copy_row(rows.first + j * rows.stride, first + j * to.padded, to.size, to.padded);
+      return {first, to.padded, rows.count};
     }
   }
 
@@ -171,12 +254,13 @@ class KeyRows {
 
   const AttentionInput<T, S>& in_;
   const Index* piece_begin_;
-  Index behind_, padded_dim_;
+  Index padded_key_dim_, padded_value_dim_;
   Pointers<T> copies_;
   Pointers<S> stored_;
   Pointers<simd::bfloat16_pair> pairs_;
-  S* zeros_ = nullptr;
-  const S** row_values_ = nullptr;
+  T* zeros_ = nullptr;  ///< as many bytes as a value of any type takes
+  const void** row_values_ = nullptr;
+  Lane<T>*places_ = nullptr, *kept_places_ = nullptr;
   T *k_copy_ = nullptr, *v_copy_ = nullptr;
 };
 

@@ -30,15 +30,17 @@ void for_each_panel(Index rows, Emit emit) {
   if (rest > 0) emit(first, rest, 1, static_cast<int>(std::bit_ceil(static_cast<unsigned>(rest))));
 }
 
-/// x times scale * log2(e), so that weights are powers of 2. The factor is a sum of two T: its
+/// x times scale * log2(e), so that weights are powers of 2 (or without log2(e), where a score
+/// function is given scores first). The factor is a sum of two T: its
 /// rounding error is the same for every product, so that it would not average out in large scores.
 /// (On machines without a fused multiply-add the second part is lost in rounding.)
 template <class T>
 struct Scaling {
   T factor;
   T correction;
-  explicit Scaling(double scale) {
-    const long double exact = static_cast<long double>(scale) * 1.4426950408889634073599L;
+  explicit Scaling(double scale, bool base_2 = true) {
+    const long double exact =
+        static_cast<long double>(scale) * (base_2 ? 1.4426950408889634073599L : 1.0L);
     factor = static_cast<T>(exact);
     correction = static_cast<T>(exact - static_cast<long double>(factor));
   }

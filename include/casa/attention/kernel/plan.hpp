@@ -3,6 +3,9 @@
 //
 //   row      one query head of one query token: what has a softmax of its own
 //   job      rows of one kv head and the keys they see; what a worker takes at a time
+//   run      neighbouring keys that a job sees. Where rows see lists of intervals, a job's keys are
+//            what all its rows see together, its runs laid end to end: places of a job count these,
+//            so that what no row sees costs nothing
 //   part     one of several key ranges of a job that has few rows and many keys; each gives a
 //            state, and fast.hpp merges them
 //   block    up to kBlockKeys keys of a job, whose scores are held at once (FlashAttention's block)
@@ -42,8 +45,14 @@ inline constexpr Index kWholeRows = 32;
 inline constexpr Index kSplitRows = 32;
 inline constexpr Index kSplitKeys = 1024;
 
-/// Query tokens [row_begin, row_end) of all query heads of one kv head, over keys [key_begin,
-/// key_end): every key that one of them sees, or one part of those.
+/// Keys that a job sees and that lie side by side.
+struct Run {
+  Interval keys;  ///< their places among all keys
+  Index at = 0;   ///< the job's place of the first
+};
+
+/// Query tokens [row_begin, row_end) of all query heads of one kv head, over the job's places
+/// [key_begin, key_end): every key that one of them sees, or one part of those.
 struct Job {
   Index row_begin = 0;
   Index row_end = 0;
@@ -52,6 +61,7 @@ struct Job {
   Index key_end = 0;
   Index part = -1;  ///< index of the part's state among all; -1: the job is not split
   Index parts = 1;  ///< in the job of a first part: the number of parts, else 0; 1: not split
+  std::span<const Run> runs = {};  ///< ascending; none: a job's place is the place among all keys
 
   /// (row, head) pairs: `group` query heads share a kv head.
   Index rows(Index group) const { return (row_end - row_begin) * group; }
@@ -59,10 +69,12 @@ struct Job {
 
 struct Plan {
   std::span<const Job> jobs;
+  MaskView mask;            ///< without offsets where no row has more than one interval
   Index num_parts = 0;      ///< partial states
   Index max_part_rows = 0;  ///< (row, head) pairs of the largest
   Index max_job_rows = 0;   ///< (row, head) pairs of the largest job
   Index max_job_keys = 0;
+  Index max_job_intervals = 0;  ///< of all tokens of a job
 };
 
 /// The smallest interval that holds both.
@@ -77,10 +89,25 @@ inline Interval meet(Interval a, Interval b) {
   return {(std::max)(a.begin, b.begin), (std::min)(a.end, b.end)};
 }
 
-/// Calls emit(job) for every job. Consecutive rows whose intervals overlap form a window, which is
-/// cut into jobs of equally many rows. All heads of a window precede the next window, so that its
-/// memory is shared; under a causal mask the rows that see most keys come first, so that the last
-/// jobs are short and threads end together.
+/// Calls emit(job) for each part of a job whose places are `keys`.
+template <class Emit>
+void emit_parts(Job job, Interval keys, Index group, Emit emit) {
+  const bool few = job.rows(group) <= kSplitRows;
+  job.parts = few ? (std::max<Index>)(1, (keys.size() + kSplitKeys / 2) / kSplitKeys) : 1;
+  const Index parts = job.parts;
+  for (Index part = 0; part < parts; ++part) {
+    job.key_begin = keys.begin + keys.size() * part / parts;
+    job.key_end = keys.begin + keys.size() * (part + 1) / parts;
+    job.part = parts > 1 ? part : -1;
+    emit(job);
+    job.parts = 0;
+  }
+}
+
+/// Calls emit(job) for every job where each row sees one interval. Consecutive rows whose intervals
+/// overlap form a window, which is cut into jobs of equally many rows. All heads of a window
+/// precede the next window, so that its memory is shared; under a causal mask the rows that see
+/// most keys come first, so that the last jobs are short and threads end together.
 template <class Emit>
 void for_each_job(std::span<const Interval> intervals, const AttentionShape& shape, Emit emit) {
   const auto at = [&](Index r) { return intervals[static_cast<std::size_t>(r)]; };
@@ -99,33 +126,26 @@ void for_each_job(std::span<const Interval> intervals, const AttentionShape& sha
       tokens = (tokens * group + kWholeRows - 1) / kWholeRows * kWholeRows / group;
     for (Index head = 0; head < shape.num_kv_heads; ++head)
       for (Index last = end; last > begin; last -= (std::min)(tokens, last - begin)) {
-        Job job{(std::max)(begin, last - tokens), last, head};
+        const Job job{(std::max)(begin, last - tokens), last, head};
         Interval keys;
         for (Index r = job.row_begin; r < job.row_end; ++r) keys = hull(keys, at(r));
-        const bool few = job.rows(group) <= kSplitRows;
-        job.parts = few ? (std::max<Index>)(1, (keys.size() + kSplitKeys / 2) / kSplitKeys) : 1;
-        const Index parts = job.parts;
-        for (Index part = 0; part < parts; ++part) {
-          job.key_begin = keys.begin + keys.size() * part / parts;
-          job.key_end = keys.begin + keys.size() * (part + 1) / parts;
-          job.part = parts > 1 ? part : -1;
-          emit(job);
-          job.parts = 0;
-        }
+        emit_parts(job, keys, group, emit);
       }
   }
 }
 
-/// All jobs, in memory of the workspace: a first pass counts them, a second stores them.
-inline Plan make_plan(std::span<const Interval> intervals, const AttentionShape& shape,
-                      Workspace& workspace) {
+/// Stores the jobs that `generate` emits in memory of the workspace: a first pass counts them, a
+/// second stores them.
+template <class Generate>
+Plan store_jobs(const MaskView& mask, Index group, Workspace& workspace, Generate generate) {
   Index count = 0;
-  for_each_job(intervals, shape, [&](const Job&) { ++count; });
+  generate([&](const Job&) { ++count; });
   Job* jobs = workspace.take<Job>(count);
   Plan plan;
+  plan.mask = mask;
   plan.jobs = {jobs, static_cast<std::size_t>(count)};
-  for_each_job(intervals, shape, [&](const Job& job) {
-    const Index rows = job.rows(shape.group());
+  generate([&](const Job& job) {
+    const Index rows = job.rows(group);
     plan.max_job_rows = (std::max)(plan.max_job_rows, rows);
     plan.max_job_keys = (std::max)(plan.max_job_keys, job.key_end - job.key_begin);
     *jobs = job;

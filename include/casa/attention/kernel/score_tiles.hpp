@@ -9,71 +9,28 @@
 #include <limits>
 
 #include "casa/attention/kernel/dot_tiles.hpp"
+#include "casa/attention/kernel/lane_places.hpp"
 #include "casa/core/interval.hpp"
 
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-template <class T>
-using Lane =
-    simd::detail::IntOf<T>;  // the integer as wide as T, in which keys are counted for masks
+/// For each row of a panel, whether it sees a key: bit l is lane l's (of a narrow panel: row l's).
+using LaneBits = std::uint64_t;
 
-/// The keys that the rows of a panel see, counted from the first key of a block that one of them
-/// sees.
+/// The keys of a block that some rows of a panel see, counted from the first.
 template <class T>
-struct Visible {
+struct PanelKeys {
+  Index count = 0;
   Index unmasked_begin = 0;  ///< seen by every row: [unmasked_begin, unmasked_end)
   Index unmasked_end = 0;
-  const Lane<T>* begin =
-      nullptr;  ///< per lane; in a narrow panel, lanes of the vector's key i have i subtracted
-  const Lane<T>* end = nullptr;
+  const LaneBits* bits = nullptr;  ///< of all keys that are not unmasked, and of 16 behind the last
+  const Index* kept = nullptr;     ///< which keys of the block these are; null: all from its first
+  const Lane<T>* places = nullptr;  ///< their places among all keys, if score functions need them
+  bool first = false;               ///< no block before this one had keys that the panel sees
+  bool last = false;                ///< and no block after this one
 };
-
-/// One tile of scores, of M keys from `key` on: masked with -inf where a row does not see a key,
-/// stored, and folded into the running maximum. R > 0: a narrow panel of R rows, whose M keys fill
-/// one vector; R = 0: a wide panel.
-template <int M, int N, int R, class Rows, class Q, class T>
-CASA_INLINE void score_tile(Rows keys, const Q* q, Index units, Index key, T* scores,
-                            const Visible<T>& visible, Prefetcher& prefetcher,
-                            [[maybe_unused]] Index near, Row<simd::Vec<T>, N>& max) {
-  using V = simd::Vec<T>;
-  constexpr int groups = R > 0 ? 1 : M;
-  Tile<V, groups, N> row;
-  if constexpr (R > 0) {
-    row[0][0] = narrow_scores<R>(keys, key, q, units, near);
-  } else {
-    FetchCursor ahead =
-        near != 0 ? segment_cursor<M * kScoreSteps>(keys[key], near)
-                  : prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
-    if (kSums == 2 && units <= 2 * kChain)
-      dot_tile<M, N>(keys + key, 0, q, units, ahead, row);
-    else
-      dot_parts<M, N>(keys + key, q, units, ahead, row);
-  }
-  if (key < visible.unmasked_begin || key + M > visible.unmasked_end) {
-    const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
-    CASA_UNROLL
-    for (int n = 0; n < N; ++n) {
-      const auto begin =
-          simd::detail::load_as<simd::IntVec<T>>(visible.begin + n * simd::kLanes<T>);
-      const auto end = simd::detail::load_as<simd::IntVec<T>>(visible.end + n * simd::kLanes<T>);
-      CASA_UNROLL
-      for (int g = 0; g < groups; ++g) {
-        const auto at = simd::broadcast(static_cast<Lane<T>>(key + g));
-        row[g][n] = simd::select((at >= begin) & (at < end), row[g][n], none);
-      }
-    }
-  }
-  CASA_UNROLL
-  for (int g = 0; g < groups; ++g) {
-    CASA_UNROLL
-    for (int n = 0; n < N; ++n) {
-      max[n] = (simd::max)(row[g][n], max[n]);
-      simd::store(scores + (g * N + n) * simd::kLanes<T>, row[g][n]);
-    }
-  }
-}
 
 /// The most vectors of a panel.
 inline constexpr int kMaxVectors = 3;
@@ -86,12 +43,15 @@ struct QueryPanel {
   Index first = 0;  ///< its first row among the job's rows
   Index rows = 0;   ///< rows that exist; further lanes repeat the last one
   Interval seen;    ///< the hull of the keys that its rows see
+  Index head_dim = 0;
   /// values or pairs of them: (units, vectors * lanes), or (units / lanes, narrow, lanes)
   void* q = nullptr;
   T* max = nullptr;
   T* sum = nullptr;
   T* rescale = nullptr;  ///< per row, 2^(old maximum - new maximum): the factor of earlier sums
   T* scores = nullptr;   ///< (keys, width), then weights: see weights()
+  const Lane<T>* lane_rows = nullptr;   ///< of each lane the row of q and the head, if score
+  const Lane<T>* lane_heads = nullptr;  ///< functions need them
 
   Index width() const { return narrow > 0 ? narrow : vectors * simd::kLanes<T>; }
   /// (keys, width), or (pairs of keys, width)
@@ -101,40 +61,134 @@ struct QueryPanel {
   }
 };
 
-/// Scores of `count` keys, in base 2, and the largest of each lane. keys[count], ... repeat the
+/// What the tiles of one panel's scores of a block share. N vectors; R > 0: a narrow panel of R
+/// rows, R = 0: a wide one. Q: the type as which queries are multiplied.
+template <int N, int R, class Q, class Rows, class T, class Score>
+struct ScoreBlock {
+  static constexpr Index lanes = simd::kLanes<T>;
+  static constexpr int width = R > 0 ? R : N* static_cast<int>(lanes);
+  static constexpr bool kScored = !std::is_same_v<Score, PlainScore>;
+  using V = simd::Vec<T>;
+  using Places = LanePlaces<T, R>;
+  using OfRows = decltype(score_rows(std::declval<const Score&>(), std::declval<const Places&>()));
+
+  const QueryPanel<T>& panel;
+  Rows keys;
+  const PanelKeys<T>& seen;
+  const Score& score;
+  Prefetcher& prefetcher;
+  Index units;     ///< of a query
+  Index near = 0;  ///< tiles prefetch keys so many bytes ahead; 0: they follow the schedule
+
+  CASA_INLINE Places places(Index key, int n) const {
+    return {panel.lane_rows + n * lanes, panel.lane_heads + n * lanes, seen.places + key};
+  }
+};
+
+/// The score function of score_tile, applied to a tile, and the change to base 2.
+template <int M, int N, class Block, class V>
+CASA_INLINE void score_lanes(const Block& block, Index key,
+                             const Row<typename Block::OfRows, N>& rows, Tile<V, M, N>& row) {
+  using T = simd::Element<V>;
+  // (The factor's rounding error would not average out in large scores: as in Scaling.)
+  constexpr T log2e = static_cast<T>(1.4426950408889634073599L);
+  constexpr T rest = static_cast<T>(1.4426950408889634073599L - static_cast<long double>(log2e));
+  CASA_UNROLL
+  for (int m = 0; m < M; ++m) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const V s = apply_score(block.score, row[m][n], block.places(key + m, n), rows[n]);
+      row[m][n] = simd::fma(s, simd::broadcast(log2e), s * simd::broadcast(rest));
+    }
+  }
+}
+
+/// One tile of scores, of M keys from `key` on: masked with -inf where a row does not see a key,
+/// stored, and folded into the running maximum. The M keys of a narrow panel fill one vector.
+template <int M, int N, int R, class Q, class Rows, class T, class Score>
+CASA_INLINE void score_tile(
+    const ScoreBlock<N, R, Q, Rows, T, Score>& block, Index key,
+    const Row<typename ScoreBlock<N, R, Q, Rows, T, Score>::OfRows, N>& of_rows,
+    Row<simd::Vec<T>, N>& max) {
+  using V = simd::Vec<T>;
+  constexpr int groups = R > 0 ? 1 : M;
+  constexpr Index lanes = simd::kLanes<T>;
+  const PanelKeys<T>& seen = block.seen;
+  const Q* q = static_cast<const Q*>(block.panel.q);
+  const Index units = block.units, near = block.near;
+  Tile<V, groups, N> row;
+  if constexpr (R > 0) {
+    row[0][0] = narrow_scores<R>(block.keys, key, q, units, near);
+  } else {
+    FetchCursor ahead =
+        near != 0 ? segment_cursor<M * kScoreSteps>(block.keys[key], near)
+                  : block.prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
+    if (kSums == 2 && units <= 2 * kChain)
+      dot_tile<M, N>(block.keys + key, 0, q, units, ahead, row);
+    else
+      dot_parts<M, N>(block.keys + key, q, units, ahead, row);
+  }
+  if constexpr (block.kScored) score_lanes<groups, N>(block, key, of_rows, row);
+  if (key < seen.unmasked_begin || key + M > seen.unmasked_end) {
+    const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
+    CASA_UNROLL
+    for (int g = 0; g < groups; ++g) {
+      LaneBits bits = seen.bits[key + g];
+      if constexpr (R > 0) {
+        CASA_UNROLL
+        for (int k = 1; k < M; ++k) bits |= seen.bits[key + k] << (k * R);
+      }
+      CASA_UNROLL
+      for (int n = 0; n < N; ++n)
+        row[g][n] = simd::select_bits(bits >> (n * static_cast<int>(lanes)), row[g][n], none);
+    }
+  }
+  T* scores = block.panel.scores + key * block.width;
+  CASA_UNROLL
+  for (int g = 0; g < groups; ++g) {
+    CASA_UNROLL
+    for (int n = 0; n < N; ++n) {
+      max[n] = (simd::max)(row[g][n], max[n]);
+      simd::store(scores + (g * N + n) * lanes, row[g][n]);
+    }
+  }
+}
+
+/// Scores of a block's keys, in base 2, and the largest of each lane. keys[count], ... repeat the
 /// last key up to a whole tile.
-template <int N, int R, class Q, class Rows, class T>
-CASA_INLINE void score_block(const QueryPanel<T>& panel, Rows keys, Index count, Index head_dim,
-                             const Visible<T>& visible, Prefetcher& prefetcher,
+template <int N, int R, class Q, class Rows, class T, class Score>
+CASA_INLINE void score_block(ScoreBlock<N, R, Q, Rows, T, Score>& block,
                              Row<simd::Vec<T>, N>& max) {
+  using Block = ScoreBlock<N, R, Q, Rows, T, Score>;
   constexpr Index lanes = simd::kLanes<T>;
   constexpr int M = R > 0 ? static_cast<int>(lanes) / R : kTileKeys<N>;
-  constexpr int width = R > 0 ? R : N * static_cast<int>(lanes);
+  const Index count = block.seen.count;
+  Row<typename Block::OfRows, N> of_rows;
   CASA_UNROLL
-  for (int n = 0; n < N; ++n) max[n] = simd::broadcast(-std::numeric_limits<T>::infinity());
-  const Q* q = static_cast<const Q*>(panel.q);
-  const Index units = head_dim / kUnit<Q>;
+  for (int n = 0; n < N; ++n) {
+    max[n] = simd::broadcast(-std::numeric_limits<T>::infinity());
+    if constexpr (Block::kScored) of_rows[n] = score_rows(block.score, block.places(0, n));
+  }
   // Tiles prefetch keys here only if BlockFetches scheduled nothing (with a schedule the keys are
   // in cache already), and tiles of wide panels only if keys are contiguous: else what follows a
   // key are other heads.
-  const bool contiguous = prefetcher.idle() && (R > 0 || side_by_side(keys, count, units));
-  const Index near = contiguous ? segment_distance(keys, count, units) : 0;
+  const bool contiguous =
+      block.prefetcher.idle() && (R > 0 || side_by_side(block.keys, count, block.units));
+  block.near = contiguous ? segment_distance(block.keys, count, block.units) : 0;
   Index j = 0;
   for (; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {
       if (count - j <= M / 2) {
-        score_tile<M / 2, N, R>(keys, q, units, j, panel.scores + j * width, visible, prefetcher,
-                                near, max);
+        score_tile<M / 2>(block, j, of_rows, max);
         continue;
       }
     }
-    score_tile<M, N, R>(keys, q, units, j, panel.scores + j * width, visible, prefetcher, near,
-                        max);
+    score_tile<M>(block, j, of_rows, max);
   }
   if constexpr (kUnit<Q> == 2) {  // the last pair's second key may not exist: its weight must be 0
     CASA_UNROLL
     for (int n = 0; n < N; ++n)
-      simd::store(panel.scores + (R > 0 ? j : count) * width + n * lanes,
+      simd::store(block.panel.scores + (R > 0 ? j : count) * block.width + n * lanes,
                   simd::broadcast(-std::numeric_limits<T>::infinity()));
   }
 }
@@ -193,15 +247,17 @@ CASA_INLINE void weigh_block(const QueryPanel<T>& panel, Index count, bool first
   }
 }
 
-/// The scores of `count` keys, then their weights. Q: the type as which queries and weights are
-/// multiplied.
-template <class Q, class Rows, class T>
-void softmax_block(const QueryPanel<T>& panel, Rows keys, Index count, Index head_dim,
-                   const Visible<T>& visible, bool first, Prefetcher& prefetcher) {
+/// The scores of the keys that a panel sees, then their weights. Q: the type as which queries and
+/// weights are multiplied.
+template <class Q, class Rows, class T, class Score>
+void softmax_block(const QueryPanel<T>& panel, Rows keys, const PanelKeys<T>& seen,
+                   const Score& score, Prefetcher& prefetcher) {
   const auto run = [&]<int N, int R>() {
     Row<simd::Vec<T>, N> max;
-    score_block<N, R, Q>(panel, keys, count, head_dim, visible, prefetcher, max);
-    weigh_block<N, R, Q>(panel, count, first, max);
+    ScoreBlock<N, R, Q, Rows, T, Score> block{panel, keys,       seen,
+                                              score, prefetcher, panel.head_dim / kUnit<Q>};
+    score_block(block, max);
+    weigh_block<N, R, Q>(panel, seen.count, seen.first, max);
   };
   constexpr Index lanes = simd::kLanes<T>;
   if (panel.narrow == 1) return run.template operator()<1, 1>();

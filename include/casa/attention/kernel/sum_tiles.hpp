@@ -126,17 +126,17 @@ struct SumRows {
   const W* weights;  ///< (keys or pairs of keys, panel's width), from the first key that a row sees
   Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
   Index count;       ///< keys; of pairs an even number
-  T* carried;        ///< (rows, padded head_dim): sums so far
+  T* carried;        ///< (rows, padded_dim): sums so far
   const T* rescale;  ///< per row, applied to what is carried; null: begin from zero
-  T* const* result;  ///< per row, head_dim values; null: more keys follow, store to `carried`
+  T* const* result;  ///< per row, value_dim values; null: more keys follow, store to `carried`
   const T* factor;   ///< per row, applied to the result
 };
 
 /// Sizes that all tiles of a panel share.
 struct SumShape {
   Index width = 0;  ///< of the panel
-  Index head_dim = 0;
-  Index padded_dim = 0;  ///< whole vectors
+  Index value_dim = 0;
+  Index padded_dim = 0;  ///< value_dim, rounded up to whole vectors
   Index near = 0;        ///< tiles prefetch so many bytes ahead; 0: they follow the schedule
 };
 
@@ -208,10 +208,10 @@ template <int M, int N, class T, class W, class Values>
         simd::store(rows.carried + m * shape.padded_dim + at, acc[m][n]);
       } else {
         const V x = acc[m][n] * simd::broadcast(rows.factor[m]);
-        if (at + lanes <= shape.head_dim)
+        if (at + lanes <= shape.value_dim)
           simd::store(rows.result[m] + at, x);
         else
-          simd::store_partial(rows.result[m] + at, x, shape.head_dim - at);
+          simd::store_partial(rows.result[m] + at, x, shape.value_dim - at);
       }
     }
   }
