@@ -4,6 +4,7 @@
 //   read_text --images FILES...                       all three, on pictures of your own
 //   read_text --model DIR --images FILES...           one model
 //   read_text --model DIR --streams FILE --json OUT   one model, on one file of streams
+//   read_text --cost 256                              time and cache of so many tiles in one stream
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -13,6 +14,7 @@
 
 #include "casa/core/build_info.hpp"
 #include "read_text/compare.hpp"
+#include "read_text/cost.hpp"
 #include "read_text/pages.hpp"
 #include "support/images.hpp"
 #include "support/program.hpp"
@@ -42,6 +44,18 @@ void compare_all(const std::string& data, const casa::Context& context, Index th
   for (std::size_t n = 0; n < shown.size(); ++n)
     read_text::show_picture(streams, shown[n], truth[shown[n]], columns, screen, n == 1);
   read_text::put_table(streams, truth, columns, threads);
+}
+
+void put_costs(const std::string& data, Index tiles, const casa::Context& context) {
+  const program::Streams streams = program::load_streams(data + "/streams.safetensors");
+  program::put("variant,tile,cpu_seconds,cache_bytes\n");
+  for (const char* variant : kVariants) {
+    const auto costs =
+        read_text::tile_costs(TextReader(data + "/" + variant).reader, streams, tiles, context);
+    for (std::size_t i = 0; i < costs.cpu_seconds.size(); ++i)
+      program::print("%s,%zu,%.6f,%td\n", variant, i + 1, costs.cpu_seconds[i],
+                     costs.cache_bytes[i]);
+  }
 }
 
 struct ImageOptions {
@@ -93,7 +107,7 @@ int main(int argc, char** argv) {
   program::ReaderFiles files;
   std::string data = CASA_SOURCE_DIR "/tests/golden/reader";
   ImageOptions images;
-  Index threads = 1;
+  Index threads = 1, cost_tiles = 0;
   const program::ImageReader read_file("read_text");
   files.add_options(app);
   app.add_option("-i,--images", images.files, "image files to read (PNG, JPEG, PPM, PGM)");
@@ -112,6 +126,9 @@ int main(int argc, char** argv) {
                  "text file with what stands in the picture: how much is right");
   app.add_option("--data", data, "folder of the three models and their streams")
       ->capture_default_str();
+  app.add_option("--cost", cost_tiles,
+                 "print time and cache of each of so many tiles in one stream, as CSV")
+      ->check(CLI::Range(Index{1}, Index{100'000}));
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
   return program::run("read_text", app, argc, argv, [&] {
     std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
@@ -128,6 +145,10 @@ int main(int argc, char** argv) {
         for (const char* variant : kVariants) folders.push_back(data + "/" + variant);
       }
       read_images(images, folders, read_file, context);
+      return 0;
+    }
+    if (cost_tiles > 0) {
+      put_costs(data, cost_tiles, context);
       return 0;
     }
     if (files.none()) {

@@ -67,6 +67,9 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
   holds "cross-attention is" grep -qE '^cross_attention +99\.40 % +90\.97 % +87\.50 % +32\.14 %' "$work/out"
   holds "token insertion is" grep -qE '^token_insertion +99\.40 % +89\.66 % +85\.71 % +25\.00 %' "$work/out"
   expect 0 "read_text --images" "$CASA_EXAMPLES/read_text" --model "$reader/casa" --images "$work/white.pgm"
+  expect 0 "read_text --cost" "$CASA_EXAMPLES/read_text" --cost 5
+  holds "a line for each tile of each model" [ "$(grep -cE '^[a-z_]+,[1-5],[0-9.]+,[0-9]+$' "$work/out")" -eq 15 ]
+  expect 2 "read_text: no tiles" "$CASA_EXAMPLES/read_text" --cost 0
   expect 2 "read_text: tiles that are none" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --tiles stripes
   expect 1 "read_text: a truth that is not there" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --truth "$work/none.txt"
   holds "the file is named" grep -q "$work/none.txt" "$work/err"
