@@ -5,6 +5,7 @@
 //   read_text --model DIR --images FILES...           one model
 //   read_text --model DIR --streams FILE --json OUT   one model, on one file of streams
 //   read_text --cost 256                              time and cache of so many tiles in one stream
+//   read_text --attention OUT.png                     where CASA looked for each letter
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -19,6 +20,9 @@
 #include "support/images.hpp"
 #include "support/program.hpp"
 #include "support/reader_files.hpp"
+#ifndef PROGRAM_WITHOUT_IMAGE_FILES
+#include "read_text/attention.hpp"
+#endif
 
 namespace {
 
@@ -100,6 +104,54 @@ void read_images(const ImageOptions& options, const std::vector<std::string>& fo
   if (!table.empty()) program::put("\n" + table);
 }
 
+#ifndef PROGRAM_WITHOUT_IMAGE_FILES
+struct AttentionOptions {
+  std::string out;
+  std::vector<Index> head;  // layer and head, or none
+
+  void add_options(CLI::App& app) {
+    app.add_option("--attention", out,
+                   "write a PNG of where the model looked for each letter of a picture: the one of "
+                   "--images, or the first of the data");
+    app.add_option("--attention-head", head, "layer and head (the one that looks most sharply)")
+        ->expected(2);
+  }
+};
+
+int show_attention(const AttentionOptions& options, const program::ReaderFiles& files,
+                   const std::vector<std::string>& images, const std::string& data,
+                   const program::ImageReader& read_file, const casa::Context& context) {
+  if (!files.streams.empty() || !files.json.empty() || images.size() > 1) {
+    std::fprintf(stderr,
+                 "read_text: --attention goes with one of --images at most, not with --streams or "
+                 "--json\n");
+    return 2;
+  }
+  const std::string folder = files.model.empty() ? data + "/casa" : files.model;
+  const std::string streams_file = data + "/streams.safetensors";
+  program::Files distinct;
+  distinct.input_model("--model", folder);
+  distinct.input(images.empty() ? "--data" : "--images", images.empty() ? streams_file : images[0]);
+  distinct.output("--attention", options.out);
+  distinct.require_distinct();
+  program::require_replaceable("--attention", options.out);
+  const TextReader model(folder);
+  read_text::Grey picture;
+  if (images.empty()) {
+    const program::Streams streams = program::load_streams(streams_file);
+    const read_text::GreyView first(streams.images.row(0), streams.height, streams.width);
+    picture = read_text::in_frame(first, model.reader.side()).pixels;
+  } else {
+    const read_text::Grey grey = read_text::to_grey(read_file(images[0]));
+    picture = read_text::in_frame(grey, model.reader.side()).pixels;
+  }
+  std::optional<casa::AttentionHead> head;
+  if (!options.head.empty()) head = {.layer = options.head[0], .head = options.head[1]};
+  program::put(read_text::write_attention(options.out, model, picture, head, context) + "\n");
+  return 0;
+}
+#endif
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -130,10 +182,18 @@ int main(int argc, char** argv) {
                  "print time and cache of each of so many tiles in one stream, as CSV")
       ->check(CLI::Range(Index{1}, Index{100'000}));
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
+#ifndef PROGRAM_WITHOUT_IMAGE_FILES
+  AttentionOptions attention;
+  attention.add_options(app);
+#endif
   return program::run("read_text", app, argc, argv, [&] {
     std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     casa::ThreadPool pool(threads);
     const casa::Context context{.executor = pool};
+#ifndef PROGRAM_WITHOUT_IMAGE_FILES
+    if (!attention.out.empty())
+      return show_attention(attention, files, images.files, data, read_file, context);
+#endif
     if (!images.files.empty()) {
       if (!files.streams.empty() || !files.json.empty()) {
         std::fprintf(stderr, "read_text: --images goes with neither --streams nor --json\n");

@@ -76,8 +76,23 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
   case "${CASA_ABSENT:-}" in
     *image*)  # built without libpng
       expect 1 "read_text: a PNG" "$CASA_EXAMPLES/read_text" --images "$golden/page/page.png"
-      holds "the libraries are named" grep -q "without libjpeg and libpng" "$work/err" ;;
+      holds "the libraries are named" grep -q "without libjpeg and libpng" "$work/err"
+      expect 2 "read_text: no maps without libpng" "$CASA_EXAMPLES/read_text" --attention "$work/sheet.png" ;;
     *)
+      expect 0 "read_text --attention" "$CASA_EXAMPLES/read_text" --attention "$work/sheet.png"
+      holds "the picture is read" grep -qx 'Usenet;' "$work/out"
+      # 4 rows of 8 letters of 128 x 128 pixels: width and height of the header.
+      holds "the sheet is a PNG of its size" sh -c \
+        "od -An -tx1 -N 24 '$work/sheet.png' | tr -d ' \n' | grep -q '^89504e470d0a1a0a0000000d494844520000043600000284\$'"
+      expect 0 "read_text --attention of a named head" "$CASA_EXAMPLES/read_text" --attention "$work/other.png" \
+        --attention-head 3 1 --model "$reader/token_insertion" --images "$work/sheet.png"
+      expect 1 "read_text: a head that is not there" "$CASA_EXAMPLES/read_text" --attention "$work/none.png" --attention-head 3 6
+      holds "the head is named" grep -q 'head must be in \[0, 6), got 6' "$work/err"
+      holds "nothing is written" [ ! -e "$work/none.png" ]
+      expect 1 "read_text: a sheet over its picture" "$CASA_EXAMPLES/read_text" --attention "$work/sheet.png" --images "$work/sheet.png"
+      holds "the options are named" grep -q 'same file as --images' "$work/err"
+      expect 2 "read_text: maps of streams" "$CASA_EXAMPLES/read_text" --attention "$work/none.png" \
+        --model "$reader/casa" --streams "$reader/streams.safetensors"
       expect 0 "read_text on a page" "$CASA_EXAMPLES/read_text" --images "$golden/page/page.png" --truth "$golden/page/page.txt"
       holds "each of the three reads 99 % of it" [ "$(grep -cE '^(casa|cross_attention|token_insertion) +99\.[0-9]+ % of 2030 characters right' "$work/out")" -eq 3 ] ;;
   esac

@@ -1,0 +1,89 @@
+// Reads one picture and keeps, letter by letter, where a head of the model's fusion attention
+// looked.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "read_text/attention_sheet.hpp"
+#include "read_text/vocabulary.hpp"
+
+namespace read_text {
+
+/// What a model read of a picture, and what it looked at.
+struct Looked {
+  casa::AttentionHead head;        ///< of which
+  std::vector<LetterMap> letters;  ///< in the order in which they were read
+};
+
+/// Reads a picture of the model's size (side x side) and keeps the maps of `head`, or, if none is
+/// named, of the head whose maps are sharpest: whose largest weights are largest, on average over
+/// the letters. casa::error for a head that the model does not have.
+inline Looked look(const TextReader& reader, GreyView picture,
+                   std::optional<casa::AttentionHead> head, const casa::Context& context) {
+  const casa::Decoder<float>& decoder = reader.reader.model.decoder;
+  const casa::PatchEncoder<float>& encoder = *reader.reader.model.patch_encoder;
+  const casa::DecoderConfig& config = decoder.config();
+  casa::AttentionMaps<float> maps;
+  if (head) maps.heads = {*head};
+  for (Index layer = 0; !head && layer < config.num_hidden_layers; ++layer)
+    for (Index h = 0;
+         config.fusion && config.fusion->has_layer(layer) && h < config.num_attention_heads; ++h)
+      maps.heads.push_back({layer, h, casa::BlockAttention::fusion});
+
+  casa::Matrix<std::uint8_t> pixels(1, picture.rows() * picture.cols());
+  for (Index y = 0; y < picture.rows(); ++y)
+    std::copy_n(picture.row(y), picture.cols(), pixels.data() + y * picture.cols());
+  casa::PatchEncoder<float>::Scratch scratch;
+  casa::Matrix<float> tokens(encoder.config().num_patches(), encoder.config().out_hidden_size);
+  encoder.encode(pixels, tokens, scratch, context);
+
+  const program::Spelling& spelling = reader.vocabulary.spelling();
+  std::vector<Looked> of_head;
+  for (const casa::AttentionHead& h : maps.heads) of_head.push_back({h, {}});
+  std::vector<double> sharpness(of_head.size());
+  auto state = decoder.new_state();
+  casa::Matrix<float> logits(1, config.vocab_size);
+  const casa::Insertion image{0, tokens.rows()};
+  casa::StreamInput<float> input{&state, {}, {&image, 1}, tokens};
+  input.maps = &maps;
+  program::Ids caption{spelling.begin};
+  for (Index n = 0; n < spelling.most_tokens; ++n) {
+    input.ids = std::span(caption).last(1);
+    decoder.forward(input, logits, context);
+    input.insertions = {};
+    input.image_tokens = {};
+    caption.push_back(program::most_likely(logits));
+    if (caption.back() == spelling.end) break;
+    const std::string letter = reader.vocabulary.text({caption.back()});
+    for (std::size_t h = 0; h < of_head.size(); ++h) {
+      const auto weights = maps.image_weights(h, 0);
+      of_head[h].letters.push_back(
+          {letter.size() == 1 ? letter[0] : '\0', {weights.begin(), weights.end()}});
+      sharpness[h] += static_cast<double>(*std::max_element(weights.begin(), weights.end()));
+    }
+  }
+  casa::require(!of_head.empty(), reader.name, ": no layer looks at pictures");
+  return std::move(of_head[static_cast<std::size_t>(
+      std::max_element(sharpness.begin(), sharpness.end()) - sharpness.begin())]);
+}
+
+/// Writes the sheet of one picture to `path` and returns the text that was read.
+inline std::string write_attention(const std::string& path, const TextReader& reader,
+                                   GreyView picture, std::optional<casa::AttentionHead> head,
+                                   const casa::Context& context) {
+  const Looked looked = look(reader, picture, head, context);
+  const auto& vision = reader.reader.model.patch_encoder->config();
+  const Index patches = vision.image_size / vision.patch_size;
+  std::string text;
+  for (const LetterMap& one : looked.letters) text += one.letter;
+  write_png(path, attention_sheet(picture, {patches, patches}, looked.letters,
+                                  casa::text(reader.name, ", layer ", looked.head.layer, ", head ",
+                                             looked.head.head)));
+  return text;
+}
+
+}  // namespace read_text
