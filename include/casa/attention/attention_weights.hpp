@@ -18,7 +18,7 @@ CASA_NAMESPACE_BEGIN
 namespace detail {
 
 /// The dot product of n values, in double. Its eight sums are independent, so that compilers make
-/// vectors of them: n / 8 + 4 roundings lie behind one another.
+/// vectors of them: a value passes n / 8 + 4 roundings at most.
 template <class T, class S>
 double dot_in_double(const T* a, const S* b, Index n) {
   double sum[8] = {};

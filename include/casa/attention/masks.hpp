@@ -161,9 +161,9 @@ inline Mask packed_documents(const RowPlaces& rows, ListView<Index> lengths) {
                            [&](auto& row, Index p) { row.see(documents.begin_of(p), p + 1); });
 }
 
-/// A prefix, and behind it documents of these lengths, which all see the prefix and none of each
+/// A prefix, and after it documents of these lengths, which all see the prefix and not each
 /// other: many answers to one prompt. Throws casa::error for a negative prefix or length, and for a
-/// row behind the last document.
+/// row after the last document.
 ///
 ///   # . . . . .
 ///   # # . . . .
@@ -201,11 +201,11 @@ inline Mask sinks_window(const RowPlaces& rows, Index sinks, Index window) {
   });
 }
 
-/// Whether a mask may look at keys behind the row.
+/// Whether a mask may show keys after the row.
 enum class Direction { both, causal };
 
 /// A row sees the keys nearer than `window` and the global tokens; a row that is a global token
-/// sees all keys (Longformer, arXiv 2004.05150). Direction::causal hides what stands behind the row
+/// sees all keys (Longformer, arXiv 2004.05150). Direction::causal hides what stands after the row
 /// from all of them. `global` is ascending. Throws casa::error unless num_keys is not negative,
 /// window is positive and the global tokens are keys in order.
 ///
@@ -266,7 +266,7 @@ inline Mask block_sparse(const RowPlaces& rows, Index num_keys, Index block,
   });
 }
 
-/// A tree of drafted tokens behind `context` keys (SpecInfer, arXiv 2305.09781): node u stands at
+/// A tree of drafted tokens after `context` keys (SpecInfer, arXiv 2305.09781): node u stands at
 /// context + u, and its row sees the context, its ancestors and itself. parents[u] < u is its
 /// parent, or -1 where it follows the context. Any order in which parents stand before their
 /// children does; with nodes in depth-first order, a node next to its first child, rows have the

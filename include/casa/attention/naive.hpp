@@ -1,7 +1,6 @@
 // Attention by its definition, one row and head after the other, computed in double.
 //
-// Long sums are made of shorter ones: in one chain of additions their rounding would grow beyond
-// what attention in double may be off by.
+// Sums are added in blocks: one long chain would round more than the tests allow in double.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +27,7 @@ double dot(const T* a, const S* b, Index n) {
   return sum;
 }
 
-/// Keys of a part of the sums of weights and weighted values.
+/// Weights and weighted values are summed over blocks of this many keys; then the blocks are added.
 inline constexpr Index kPartKeys = 32;
 
 /// emit(r, h, max, sum, out) for every row and head: the state in double, scores in base 2.

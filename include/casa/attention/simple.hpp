@@ -52,8 +52,8 @@ inline std::vector<Interval> varlen_intervals(std::span<const std::int32_t> cu_s
 /// (total_k, num_kv_heads * head_dim), a row per token, sequences end to end as cu_seqlens (lists
 /// of std::int32_t, also in braces) say. There may be more rows than that: those of q see nothing
 /// (zeros, log-sum-exp -inf), those of k and v are not read. Returns RowMatrix (rows of q,
-/// num_heads * head_dim). Throws casa::error if sizes do not fit or the lists are none
-/// (varlen_intervals).
+/// num_heads * head_dim). Throws casa::error if sizes do not fit or a cu_seqlens list
+/// does not start at 0 or decreases (varlen_intervals).
 template <class Q, class K, class V>
 auto varlen(const Q& q, const K& k, const V& v, ListView<std::int32_t> cu_seqlens_q,
             ListView<std::int32_t> cu_seqlens_k, bool causal,

@@ -38,7 +38,7 @@ namespace masks {
 
 /// What the stream's text rows see: the image tokens of the windows that `images` chooses, all of
 /// them, and the text of those that `text` chooses, up to the row itself. `keys` says which tokens
-/// are keys: where images are none, `images` is not read, where text is none, `text`. A place of
+/// are keys: without images among them `images` is not read, without text `text`. A place of
 /// `rows` is the number of a text token, whatever the keys. Throws casa::error for a row that is no
 /// text token, and for a history that does not count from 1.
 ///

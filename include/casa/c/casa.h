@@ -57,7 +57,7 @@ typedef struct casa_pool casa_pool;
 /// The half-open range [begin, end) of keys; empty where begin >= end.
 typedef struct casa_interval {
   int64_t begin;  ///< the first place
-  int64_t end;    ///< behind the last
+  int64_t end;    ///< one past the last
 } casa_interval;
 
 /// `count` keys and their values where they lie: value i of token t of head h is
@@ -150,7 +150,7 @@ CASA_C_API casa_status casa_attend(const casa_attention* attention, void* out, i
 /// sequence b has queries [cu_seqlens_q[b], cu_seqlens_q[b + 1]) and keys [cu_seqlens_k[b],
 /// cu_seqlens_k[b + 1]); both lists have num_sequences + 1 entries, begin with 0 and do not fall.
 /// Causal unless 0, aligned at the bottom right: the last query of a sequence sees all its keys.
-/// Rows of q behind the last sequence see nothing. attention->intervals must be null.
+/// Rows of q after the last sequence see nothing. attention->intervals must be null.
 CASA_C_API casa_status casa_varlen(const casa_attention* attention, const int32_t* cu_seqlens_q,
                                    const int32_t* cu_seqlens_k, int64_t num_sequences,
                                    int32_t causal, void* out, int64_t out_stride, void* lse);

@@ -88,7 +88,7 @@ casa_status casa_varlen(const casa_attention* attention, const int32_t* cu_seqle
       casa::require(cu_k[num_sequences] <= input.attention.num_keys(), "cu_seqlens_k ends at ",
                     cu_k[num_sequences], ", but there are ", input.attention.num_keys(), " keys");
       auto intervals = casa::varlen_intervals({cu_q, entries}, {cu_k, entries}, causal != 0);
-      intervals.resize(static_cast<std::size_t>(a.rows));  // rows behind the last see nothing
+      intervals.resize(static_cast<std::size_t>(a.rows));  // rows after the last see nothing
       input.set_intervals(std::move(intervals));
       with_context(a.pool,
                    [&](const casa::Context& c) { casa::attend(input.attention, to, to_lse, c); });

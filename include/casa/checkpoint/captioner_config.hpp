@@ -38,8 +38,8 @@ struct CaptionerConfig {
   std::optional<Index> text_window;          ///< StateOptions::text_window, 0: all text is kept
   std::optional<Index> sinks;                ///< StateOptions::sinks
   std::optional<Index> horizon;              ///< StateOptions::horizon, 0: positions never restart
-  /// A new stream begins behind so many frames that the model was shown, for models whose text can
-  /// not be bounded (token insertion). 0: never.
+  /// A new stream begins after the model was shown this many frames, for models whose text can not
+  /// be bounded (token insertion). 0: never.
   std::optional<Index> restart_every;
   std::optional<Index> image_size;  ///< side in pixels that videos are scaled to
 
@@ -117,7 +117,7 @@ inline CaptionerConfig overlay(CaptionerConfig first, const CaptionerConfig& sec
 /// A captioner.json. `ids` makes a std::vector<int> of a std::string_view: the tokenizer's encode,
 /// or the folder's own list of words. casa::error that names the file and the key for a key that is
 /// not known, a value of another kind or out of range, and a text that `ids` refuses; and for a
-/// horizon that leaves no room behind the bounded text (StateOptions::horizon).
+/// horizon that leaves no room after the bounded text (StateOptions::horizon).
 template <std::invocable<std::string_view> Ids>
 CaptionerConfig captioner_config(const Json& j, Ids&& ids, const LoadLimits& limits = {}) {
   CaptionerConfig c;

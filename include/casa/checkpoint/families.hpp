@@ -72,7 +72,7 @@ inline constexpr std::array<KeyPrefixes, 3> key_prefixes{{
 }};
 
 /// The naming under which most tensors of `files` (SafeTensors, Checkpoint) are a decoder's; the
-/// first one where none is.
+/// first naming if no tensor fits any.
 template <class Files>
 const KeyPrefixes& find_prefixes(const Files& files) {
   const KeyPrefixes* best = &key_prefixes[0];

@@ -24,7 +24,7 @@ struct SpecialTokens {
   std::optional<int> image;         ///< stands for image tokens under token insertion
   std::optional<int> video;         ///< stands for tokens of a video
   std::optional<int> vision_start;  ///< stands before an image
-  std::optional<int> vision_end;    ///< stands behind an image
+  std::optional<int> vision_end;    ///< stands after an image
 };
 
 /// A config.json as it was understood.
@@ -190,8 +190,8 @@ inline VisionTowerConfig vision_tower_config(const Json& j, Index out_hidden_siz
   return c;
 }
 
-/// A token's id. One that no vocabulary has, negative ones above all, is how configs say that there
-/// is none.
+/// A token's id; nullopt for one that no vocabulary has, mostly negative: so configs say that there
+/// is no such token.
 inline std::optional<int> as_token_id(const Json& id, const LoadLimits& limits) {
   if (!id.is_integer()) id.fail_expected("an integer");
   if (id.kind() != Json::Kind::integer || id.as_int() < 0 || id.as_int() >= limits.vocab_size)

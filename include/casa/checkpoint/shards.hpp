@@ -176,9 +176,9 @@ inline ShardMap read_shard_map(const Json& index, const LoadLimits& limits) {
 }  // namespace detail
 
 /// The tensors of the files that an index names, from its own folder, as transformers sees them:
-/// which file a tensor is in, the files say, and metadata.total_size counts for nothing.
-/// casa::error for a tensor of the index that no file holds (unless limits.stale_index), or that
-/// two hold with different values.
+/// the files themselves say which tensors are in them; metadata.total_size is not read. Throws
+/// casa::error if a tensor of the index is in no file (unless limits.stale_index), or in two files
+/// with different values.
 inline Checkpoint read_sharded(const std::string& index_path, const LoadOptions& options = {}) {
   const LoadLimits& limits = options.limits;
   const Bytes text = read_file(index_path, {.max_bytes = limits.json_bytes,

@@ -11,7 +11,7 @@
 CASA_NAMESPACE_BEGIN
 namespace io::detail {
 
-/// A family without windows must not be asked for one.
+/// A config of a family without windows must not name one.
 inline void require_no_windows(const Json& text, const LoadLimits& limits) {
   const auto use = text.find_set("use_sliding_window");
   if (use && use->as_bool()) use->fail_expected("false (the family has no sliding windows)");

@@ -8,7 +8,7 @@ CASA_COMMON_NAMESPACE_BEGIN
 /// The half-open range [begin, end) of places in some order. Empty when begin >= end.
 struct Interval {
   Index begin = 0;  ///< the first place in it
-  Index end = 0;    ///< the first place behind it
+  Index end = 0;    ///< one past its last place
 
   /// Places in it; 0 if empty.
   CASA_COMMON_INLINE Index size() const { return end > begin ? end - begin : 0; }

@@ -63,7 +63,7 @@ inline bool lists(std::string_view list, std::string_view word) {
   return false;
 }
 
-/// A whole number that is positive, or 0 where the text is none, or one that does not fit.
+/// The positive whole number that the text is; 0 if it is anything else or does not fit.
 inline Index positive_number(std::string_view text) {
   while (!text.empty() && (text.back() == ' ' || text.back() == '\r')) text.remove_suffix(1);
   Index value = 0;

@@ -1,4 +1,4 @@
-// What a file from a stranger may ask for: every limit of the loaders, by name.
+// What a file of unknown origin may demand: every limit of the loaders, by name.
 //
 // A loader checks a limit before it allocates anything that the file's own numbers ask for, and its
 // error names the limit. The defaults let published models and photographs through; a file that is

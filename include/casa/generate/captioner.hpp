@@ -131,7 +131,7 @@ class Captioner {
   }
 
   /// The next token of the caption; the last of a frame closes it (status()). Throws casa::error
-  /// when none is open, when no text stands behind the image, and when a logit is NaN or infinite:
+  /// when no caption is open, when no text follows the image, and when a logit is NaN or infinite:
   /// the message names frame and token.
   int step() {
     require(caption_ == Caption::open, "Captioner::step: no caption is open (frame ", frames_, ")");

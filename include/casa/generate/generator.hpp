@@ -65,7 +65,7 @@ class Generator {
     Index images = 0;
     for (Index begin = 0; begin < length; begin += options_.prefill_chunk) {
       const Index end = (std::min)(length, begin + options_.prefill_chunk);
-      // An insertion point belongs to the text behind it; the last chunk takes what stands at the
+      // An insertion point belongs to the text after it; the last chunk takes what stands at the
       // end.
       insertions_.clear();
       const std::size_t first = next;

@@ -11,7 +11,7 @@ CASA_NAMESPACE_BEGIN
 
 /// xoshiro256++ (Blackman and Vigna, Scrambled Linear Pseudorandom Number Generators, ACM TOMS
 /// 2021), its state filled from the seed by SplitMix64, as its authors advise. Period 2^256 - 1. A
-/// copy goes on as the original does. Not for secrets.
+/// copy continues as the original does. Not for secrets.
 class Random {
  public:
   /// The whole state of a generator.

@@ -66,7 +66,7 @@ inline int tiff_orientation(const TiffReader& tiff, std::uint64_t type, std::uin
     return 1;
   };
   switch (type) {
-    case 3:  // integers; a negative one read as unsigned is none of 1 to 8 either
+    case 3:  // integers; a negative one read as unsigned is not 1 to 8 either
     case 4:
     case 6:
     case 8:
@@ -101,9 +101,9 @@ inline int tiff_orientation(const TiffReader& tiff, std::uint64_t type, std::uin
   }
 }
 
-/// The orientation in an Exif block, with or without its "Exif" mark: 1 to 8; 1 where the tag is no
-/// such number or the block is no Exif; nothing where there is no tag. What is damaged ends the
-/// search, as in Pillow: entries behind a value that lies outside the block are not seen.
+/// The orientation in an Exif block, with or without its "Exif" mark: 1 to 8; 1 if the tag holds
+/// another value or the block is not Exif; nullopt if there is no tag. What is damaged ends the
+/// search, as in Pillow: entries after a value that lies outside the block are not seen.
 inline std::optional<int> exif_orientation(std::span<const std::uint8_t> exif) {
   constexpr std::string_view kMark("Exif\0\0", 6);
   for (int repeat = 0; repeat < 2; ++repeat)
@@ -151,8 +151,8 @@ inline int xmp_orientation(std::string_view xmp) {
   return 1;
 }
 
-/// The bytes of a PNG text "Raw profile type exif": hexadecimal digits behind three line ends; none
-/// if it is anything else.
+/// The bytes of a PNG text "Raw profile type exif": hexadecimal digits after three line ends.
+/// Empty if the text is anything else.
 inline std::vector<std::uint8_t> raw_profile_bytes(std::string_view text) {
   for (int line = 0; line < 3; ++line) {
     const std::size_t end = text.find('\n');

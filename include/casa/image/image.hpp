@@ -18,8 +18,8 @@ CASA_NAMESPACE_BEGIN
 namespace io {
 
 /// An image file in memory, decoded to RGB of 8 bits, upright unless `options` ask for the stored
-/// pixels. `name` stands for it in messages. Throws casa::error if it is none of the known formats,
-/// beyond the limits, or cut or damaged where Pillow refuses it (`options.damaged`).
+/// pixels. `name` stands for it in messages. Throws casa::error if its format is not known, if it
+/// is beyond the limits, or if it is cut or damaged where Pillow refuses it (`options.damaged`).
 inline Image decode_image(std::span<const std::uint8_t> bytes, const DecodeOptions& options = {},
                           std::string_view name = "image") {
   require(!bytes.empty(), name, ": an empty file is not an image");

@@ -112,7 +112,7 @@ class JpegDecoder {
         return cut(where);
       }
     }
-    // Bytes behind undamaged rows are ignored: cameras often append data of their own. Behind
+    // Bytes after undamaged rows are ignored: cameras often append data of their own. After
     // damaged rows they are checked, since damage may mean that the file is cut and another one
     // follows; Pillow accepts an end that is missing.
     rows_read_ = true;
@@ -153,7 +153,7 @@ class JpegDecoder {
     }
     std::longjmp(decoder.jump_, 1);
   }
-  /// Warnings after which libjpeg goes on with pixels that the file does not hold.
+  /// Warnings after which libjpeg continues with pixels that the file does not hold.
   static bool spoils_pixels(int code) {
     return code != JWRN_EXTRANEOUS_DATA && code != JWRN_ADOBE_XFORM && code != JWRN_JFIF_MAJOR &&
            code != JWRN_TOO_MUCH_DATA && code != JWRN_BOGUS_ICC;

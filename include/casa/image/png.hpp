@@ -177,7 +177,7 @@ inline int png_orientation(const PngChunks& chunks, const PngDecoder& decoder) {
 /// A PNG file in memory, as RGB: grey is repeated, palettes are looked up, of 16 bits the high byte
 /// stays; transparency (alpha or tRNS) as `options.alpha` says. Turned as Exif or XMP say, unless
 /// `options.orientation` is stored. What Pillow reads is read, with its pixels, but for two kinds:
-/// grey of 16 bits, which Pillow cuts off at 255, and pixels that end early just behind a row,
+/// grey of 16 bits, which Pillow cuts off at 255, and pixels that end early just after a row,
 /// which it fills with zeros in silence. `options.damaged` takes less or more, `options.warn` is
 /// told of damage. `name` stands for the file in messages. Throws casa::error on anything else, or
 /// beyond the limits.

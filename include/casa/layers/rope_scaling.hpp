@@ -91,7 +91,7 @@ std::vector<double> yarn_inv_freq(Index dim, double theta, const YarnScaling& s)
           "above 0, got ",
           s.factor, ", ", s.original_max_position_embeddings, ", ", s.beta_fast, ", ", s.beta_slow);
   require(std::isfinite(theta) && theta > 1, "yarn_inv_freq: theta must exceed 1, got ", theta);
-  // The pair that turns so many times over the trained length.
+  // The pair that makes `turns` turns over the trained length.
   const auto pair_of = [&](double turns) {
     return static_cast<double>(dim) *
            std::log(s.original_max_position_embeddings / (turns * 2 * std::numbers::pi)) /

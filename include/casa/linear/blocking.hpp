@@ -29,7 +29,7 @@ inline constexpr Index kPackRows = 960;
 inline constexpr Index kBlockTiles = 24;
 /// Panels of a job, at most: more reuse of the packed rows against jobs that threads can share out.
 inline constexpr Index kJobPanels = 16;
-/// Packed rows of up to so many bytes count as staying in a core's second-level cache beside the
+/// Packed rows of up to this many bytes count as staying in a core's second-level cache beside the
 /// weights that pass through it. (Machines with 512-bit vectors have 1 MiB and more.)
 inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
 

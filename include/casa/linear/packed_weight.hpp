@@ -31,8 +31,8 @@ struct PanelSequence {
 }  // namespace detail
 
 /// A weight (outputs x depth), packed. Each piece it was made from begins a new panel; outputs of a
-/// panel that no piece has are zero. Copies share the values, which never change. Users meet it as
-/// Linear::packed(); how panels are laid out is internal.
+/// panel beyond the last piece are zero. Copies share the values, which never change. Users meet it
+/// as Linear::packed(); how panels are laid out is internal.
 template <Scalar T>
 class PackedWeight {
  public:

@@ -50,8 +50,7 @@ class Product {
   }
 
  private:
-  // One tile of rows. Each panel is read once, and its reads stay simd::kReadAhead bytes behind the
-  // prefetches.
+  // One tile of rows. Each panel is read once, and prefetched simd::kReadAhead bytes ahead.
   template <class S, class Store>
   void run_few(MatrixView<const T> x, Store& store) const {
     const Workspace::Frame frame(context_.workspace);

@@ -25,15 +25,15 @@ inline constexpr Index kTileRows = 6;
 /// more rows it takes two vectors at a time.
 inline constexpr Index kWholePanelRows = simd::kRegisters >= 32 ? kTileRows : 2;
 
-/// Vectors of a panel that a tile of so many rows takes at once.
+/// Vectors of a panel that a tile of `rows` rows takes at once.
 template <Scalar T>
 constexpr Index tile_vectors(Index rows) {
   return rows <= kWholePanelRows ? PanelFormat<T, T>::kVectors : 2;
 }
 
-/// x is packed in blocks of so many k: 16 values of the tile's first row, 16 of the second, ... A
+/// x is packed in blocks of this many k: 16 values of the tile's first row, 16 of the second, ... A
 /// block's rows lie close together however far apart those of x are, and nothing is transposed:
-/// transposing cost products of few rows a fifth.
+/// transposing made products of few rows 20 % slower.
 inline constexpr Index kPackedBlock = 16;
 /// Values of one row of packed x: depth, rounded up to whole blocks.
 constexpr Index packed_depth(Index depth) {
@@ -41,7 +41,7 @@ constexpr Index packed_depth(Index depth) {
 }
 
 /// Packs x as A, values or pairs of bfloat16 (then x.cols() must be even), into `to` (blocks x rows
-/// x kPackedBlock). Values behind the last of x are undefined.
+/// x kPackedBlock). Values after the last of x are undefined.
 template <class A, Scalar T>
 void pack_tile(MatrixView<const T> x, A* to) {
   constexpr Index block = simd::kUnit<A> * kPackedBlock;
@@ -65,9 +65,9 @@ void pack_tile(MatrixView<const T> x, A* to) {
     }
 }
 
-/// What a tile prefetches: from `at` on, for each k (or pair of k) as many lines as the tile itself
-/// reads, then on by `step` bytes; for each group of int8 also the lines of its scales, then on by
-/// `group_step` bytes.
+/// For each k (or pair of k) the tile prefetches, at `at`, as many lines as it reads, then advances
+/// `at` by `step` bytes. For each group of int8 values it also prefetches the lines of its scales,
+/// then advances `at` by `group_step` bytes.
 struct Prefetch {
   const std::byte* at = nullptr;
   Index step = 0;

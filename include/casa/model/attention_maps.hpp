@@ -59,9 +59,9 @@ CASA_NAMESPACE_BEGIN
 ///   model.forward({.state = &state, .ids = ids, .maps = &maps}, logits, context);
 ///   maps.image_weights(0, maps.num_rows() - 1);  // of the newest row, over its window's images
 ///
-/// Each pass that is given it replaces the results. After a pass that threw there are none (those
-/// of the pass before, where the request itself was refused). Nothing of a stream is kept here:
-/// maps may be asked of any pass, and not of others.
+/// Each pass that is given it replaces the results. After a pass that threw it holds no results,
+/// unless the request itself was refused: then it still holds those of the pass before. Nothing of
+/// a stream is kept here: maps may be requested of any pass, and left out of others.
 template <Scalar T>
 struct AttentionMaps {
   /// The request: the heads to show, in any order. A pass throws casa::error for a layer or head
@@ -165,7 +165,7 @@ struct MapStream {
   std::int64_t image_len = 0;      // image tokens likewise
   std::int64_t started_at = 0;     // the number of the first text token
   Index self_tokens = 0;           // keys of a self-attention cache, this pass's included
-  Index sinks = 0;                 // how many of them are the first of the stream
+  Index sinks = 0;                 // of them the stream's first tokens (StateOptions::sinks)
   Index text_rows = 0, asked = 0;  // rows of this pass, and how many of them give logits
 };
 

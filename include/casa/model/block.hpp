@@ -9,8 +9,8 @@ CASA_NAMESPACE_BEGIN
 namespace detail {
 
 /// One block's forward pass over x (text rows) and y (image rows), both (rows x hidden_size), in
-/// place. In the last block (BlockPass::text_ends) the rows that give no logits stop before the
-/// last attention, once their keys are projected: x_ is then the rows that go on, at the top of x.
+/// place. In the last block (BlockPass::text_ends) rows without logits only contribute keys; once
+/// these are projected, x_ shrinks to the rows with logits, moved to the top of x.
 template <Scalar T>
 class BlockForward {
  public:

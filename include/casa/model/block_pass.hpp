@@ -34,7 +34,8 @@ struct BlockCache {
 
 namespace detail {
 
-/// Neighbouring rows of one kind that stay neighbours in the order of fusion's keys.
+/// A range of text rows, or of image rows, that is also contiguous in the fusion cache, so that one
+/// append copies it.
 struct KeySegment {
   bool image = false;
   Interval rows = {};  // of y if image, else of x

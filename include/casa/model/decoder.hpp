@@ -153,7 +153,7 @@ class Decoder {
     require(static_cast<double>(o.horizon) <= dynamic->max_position_embeddings,
             "StateOptions: horizon: keys beyond max_position_embeddings, ",
             dynamic->max_position_embeddings,
-            ", were turned with other frequencies (rope_type dynamic) and cannot stand beside a "
+            ", were rotated with other frequencies (rope_type dynamic) and cannot stand beside a "
             "restart: horizon must not exceed it, got ",
             o.horizon);
     require(
@@ -184,7 +184,8 @@ class Decoder {
                                   .asked = in.logit_rows(),
                                   .rope = detail::rope_at<T>(rope_, config_.rope, config_.head_dim,
                                                              at.length() - s.origin_, s.rope_)};
-    // Images stand at 0: text positions count from where positions last restarted.
+    // With ImageRope::none images have position 0, so text positions are counted from the last
+    // restart (origin_).
     if (config_.fusion && config_.fusion->image_rope == ImageRope::none)
       for (Position& p : at.text) p = p.t - s.origin_;
     return pass;
@@ -209,7 +210,7 @@ class Decoder {
   detail::SeenKeys sliding(DecoderState<T>& s) const {
     if (config_.sliding_layers.empty()) return {};
     const Index window = config_.sliding_window, sinks = s.options_.sinks;
-    // How many tokens behind the sinks were evicted and still count in positions.
+    // How many tokens after the sinks were evicted and still count in positions.
     const auto gap =
         static_cast<Index>(s.text_len() - s.self_tokens_ - (std::max)(s.origin_, s.started_at_));
     const auto each = [](std::span<const Interval> from, std::vector<Interval>& to, auto&& f) {

@@ -26,7 +26,7 @@ CASA_NAMESPACE_BEGIN
 
 /// Keys and values of consecutive tokens as (head, token, head_dim), so that a head's keys are
 /// contiguous. Tokens are added at the end. They are removed at the end (truncate), or at the front
-/// behind the first `pinned` ones (drop). Memory grows by doubling and is reused: a cache that
+/// after the first `pinned` ones (drop). Memory grows by doubling and is reused: a cache that
 /// drops as much as it appends stops allocating. A call that throws leaves the cache as it was.
 template <Storage S>
 class KvCache {
@@ -80,8 +80,8 @@ class KvCache {
     end_ += count;
   }
 
-  /// Keeps the first `count` tokens from now on, whatever is dropped. Throws casa::error if fewer
-  /// are held or more are pinned, and once something was dropped.
+  /// Keeps the first `count` tokens from now on, whatever is dropped. Call it before the first
+  /// drop(). Throws casa::error unless pinned() <= count <= size().
   void pin(Index count) {
     if (pinned_ != begin_)
       fail("KvCache::pin: tokens behind the first ", pinned_, " were dropped already");
@@ -91,8 +91,8 @@ class KvCache {
     pinned_ = begin_ = count;
   }
 
-  /// Removes `count` tokens right behind the pinned ones. Throws casa::error unless so many are
-  /// held there.
+  /// Removes `count` tokens right after the pinned ones. Throws casa::error unless that many
+  /// are held there.
   void drop(Index count) {
     if (count < 0 || count > end_ - begin_)
       fail("KvCache::drop: count must be in [0, ", end_ - begin_, "] (held and not pinned), got ",

@@ -18,11 +18,11 @@ struct StateOptions {
   /// (arXiv 2309.17453); 0: all text is kept. The bound is applied when a chunk has passed: a token
   /// sees its own chunk up to itself, and what was kept before the chunk.
   Index text_window = 0;
-  Index sinks = 4;  ///< text tokens at the stream's begin that stay; read where text_window > 0
+  Index sinks = 4;  ///< text tokens at the stream's start that stay; read where text_window > 0
   /// For models that know no position beyond some length. 0: kept text stays at its position, so
   /// that its distance from the sinks grows for ever. Else positions stay below this number: before
   /// a chunk that would pass it, the sinks move to positions 0, 1, ..., the window to those right
-  /// behind them, and the stream goes on from there.
+  /// after them, and the stream continues from there.
   Index horizon = 0;
 
   CASA_COMMON_INLINE friend bool operator==(const StateOptions&, const StateOptions&) = default;
@@ -38,7 +38,7 @@ class StreamTransaction;
 }
 
 /// The memory of one stream. Made by Decoder::new_state, changed by Decoder::forward. Two streams
-/// never share anything; a copy goes on by itself. One thread at a time may use a state.
+/// never share anything; a copy is independent. One thread at a time may use a state.
 ///
 /// Self-attention keeps keys and values of text alone. Fusion layers keep those of the current
 /// window, or of all windows with History::all. With History::window an image therefore costs

@@ -15,7 +15,7 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// What comes next in one stream: text, with images before some of its tokens or behind the last.
+/// What comes next in one stream: text, with images before some of its tokens or after the last.
 template <Scalar T>
 struct StreamInput {
   DecoderState<T>* state = nullptr;  ///< of a decoder of the same config; changed by the pass

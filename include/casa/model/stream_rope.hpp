@@ -16,7 +16,7 @@ namespace detail {
 struct RowPositions {
   std::span<Position> self, text, image;
 
-  /// Memory for the positions of so many rows; valid until the workspace's frame ends.
+  /// Memory for the positions of that many rows; valid until the workspace's frame ends.
   static RowPositions take(Workspace& workspace, Index self_rows, Index text_rows,
                            Index image_rows) {
     const auto positions = [&](Index count) {

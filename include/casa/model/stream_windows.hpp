@@ -78,8 +78,8 @@ class StreamWindows {
   /// The chunk's rows in the order in which fusion caches their keys.
   std::span<const KeySegment> segments() const { return segments_; }
 
-  /// The chunk has passed: its tokens count, and windows that no later row can see are forgotten
-  /// (their keys with trim_front).
+  /// Called once a pass has succeeded: counts the chunk's tokens and forgets windows that later
+  /// rows can not see (trim_front removes their keys).
   void commit(const FusionConfig* fusion) {
     image_len_ += live_.image_len() - before_.image_len();
     counter_ = counter_after_;

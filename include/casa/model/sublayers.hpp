@@ -24,7 +24,7 @@ struct Qkv {
   MatrixView<T> v = {};  // (rows, num_kv_heads * head_dim)
 };
 
-/// The text rows of a stream that ask: all of them, or those that give logits.
+/// Which text rows of a stream have queries: all, or only those with logits.
 enum class QueryRows { all, asked };
 
 /// The steps that both sublayers are made of. What they return lies in the context's workspace.

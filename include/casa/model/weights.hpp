@@ -62,7 +62,7 @@ struct BlockSpec {
 struct DecoderSpec {
   TensorSpec embed_tokens;            ///< (vocab_size, hidden_size)
   std::vector<BlockSpec> blocks;      ///< num_hidden_layers of them
-  TensorSpec norm;                    ///< (hidden_size), behind the last block
+  TensorSpec norm;                    ///< (hidden_size), after the last block
   std::optional<TensorSpec> lm_head;  ///< (vocab_size, hidden_size); none: tied to embed_tokens
 };
 

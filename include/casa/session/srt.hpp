@@ -36,12 +36,12 @@ inline std::string srt_cue(std::int64_t number, std::int64_t begin, std::int64_t
 /// What must be known to add cues to a file.
 struct SrtEnd {
   std::int64_t cues = 0;    ///< how many there are
-  std::int64_t number = 0;  ///< of the last cue; 0: there is none
+  std::int64_t number = 0;  ///< of the last cue; 0: there are no cues
   std::int64_t end = 0;     ///< milliseconds: the latest end of a cue
 };
 
 /// Reads a SubRip file line by line, whoever wrote it (CR LF, a byte order mark and coordinates
-/// behind the times are fine). Throws casa::error that names file and line where it is none.
+/// after the times are fine). Throws casa::error, naming file and line, if the text is not SubRip.
 class SrtScanner {
  public:
   /// `file` is what errors call it.
@@ -69,7 +69,8 @@ class SrtScanner {
   /// Cues whose times have been read.
   std::int64_t cues() const { return found_.cues; }
 
-  /// After the last line. A last cue that no empty line ends may be cut, and is refused.
+  /// Call it after the last line. A last cue without an empty line after it may be cut, and is
+  /// refused.
   SrtEnd finish() const {
     require(next_ == Next::number, file_, ": cue ", found_.number,
             next_ == Next::times ? " has no times" : " is not ended by an empty line",

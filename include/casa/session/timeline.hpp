@@ -109,7 +109,7 @@ inline std::string srt_time(std::int64_t milliseconds) {
   return s;
 }
 
-/// The milliseconds that srt_time wrote as `time`; nothing where it is no such time.
+/// The milliseconds that srt_time wrote as `time`; nullopt if it is not in that form.
 inline std::optional<std::int64_t> parse_srt_time(std::string_view time) {
   constexpr std::size_t tail = 10, most_hour_digits = 12;  // ":mm:ss,mmm"
   if (time.size() < tail + 2 || time.size() > tail + most_hour_digits) return std::nullopt;

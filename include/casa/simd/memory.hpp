@@ -122,7 +122,7 @@ inline constexpr bool kWidensFast = std::is_same_v<S, bfloat16> ||
 template <class S>
 using Loaded = decltype(load(std::declval<const S*>()));
 
-/// The first n < lanes values, zeros behind them; nothing behind p[n - 1] is read.
+/// The first n < lanes values, zeros after them; nothing after p[n - 1] is read.
 template <class S>
 CASA_INLINE Loaded<S> load_partial(const S* p, Index n) {
 #if CASA_SIMD_AVX512

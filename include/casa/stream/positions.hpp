@@ -1,4 +1,4 @@
-// Rotary positions of text and image tokens, counted as a stream goes on.
+// Rotary positions of text and image tokens, counted as a stream grows.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ enum class ImageRope {
   off,           ///< none: nothing is rotated in fusion layers
   none,          ///< 0: image keys are not rotated, text is
   window_start,  ///< K
-  consecutive,   ///< K, K+1, ... through the window's images; its text follows behind the last
+  consecutive,   ///< K, K+1, ... through the window's images; its text follows the last
   stream         ///< the place in the merged stream, for text and images
 };
 

@@ -38,12 +38,12 @@ enum class ChatDate { none, july_2024, today };
 struct ChatTemplate {
   std::string_view name;                ///< as chat_template() finds it
   ChatStyle style = ChatStyle::chatml;  ///< what is written around a turn
-  /// The system text where the first message is none; empty: there is no such turn.
+  /// System text written if the first message is not a system message; empty: no system turn.
   std::string_view default_system = {};
   bool vision_delimiters = false;  ///< an image stands between <|vision_start|> and <|vision_end|>
   ChatDate date = ChatDate::none;  ///< other than none: a system turn with dates, always
   bool requires_bos = false;       ///< can not be written without a bos token
-  bool always_answers = false;     ///< ends with the head of an answer whether asked or not
+  bool always_answers = false;     ///< ends with the head of an answer, whatever the options
 };
 
 /// The templates we know, by name.
@@ -70,7 +70,7 @@ inline std::string chat_template_names() {
   return names;
 }
 
-/// The template of a name. Throws casa::error where there is none.
+/// The template of a name. Throws casa::error if there is none of that name.
 inline const ChatTemplate& chat_template(std::string_view name) {
   for (const ChatTemplate& t : kChatTemplates)
     if (t.name == name) return t;
@@ -88,7 +88,7 @@ inline std::optional<ChatTemplate> published_chat_template(std::string_view jinj
   // tests/text/chat_templates.py says where each text is found and holds them against this table.
   constexpr std::array<Row, 11> known = {{
       {0x3228f3ab876bb3d6, "chatml"},
-      {0x272d690885cbd340, "chatml"},  // says first what add_generation_prompt is when not given
+      {0x272d690885cbd340, "chatml"},  // its Jinja first sets a default for add_generation_prompt
       {0x1ce7e9d93a3391ab, "smollm2"},
       {0x44e5c9b48afcf84e, "qwen2"},
       {0xded0e0b4476fdfbf, "qwen2"},  // Qwen2.5's base and 1M models: without tools the same
@@ -112,8 +112,9 @@ inline std::optional<ChatTemplate> published_chat_template(std::string_view jinj
 /// What a template is given besides the messages.
 struct ChatOptions {
   bool add_generation_prompt = true;  ///< with the head of the answer that is to come
-  bool own_system = true;             ///< false: without the system turn that no message asks for
-  std::string date = {};              ///< in place of the date that the template writes by itself
+  /// Whether to write the template's default system turn if no system message is given.
+  bool own_system = true;
+  std::string date = {};  ///< in place of the date that the template writes by itself
   std::string bos = "<|begin_of_text|>";  ///< written before the first turn of Llama 3 templates
   ImageForm form = ImageForm::insertion_point;  ///< image_pad: with vision delimiters only
 };

@@ -31,7 +31,7 @@ class TemplateReducer {
   std::string reduced() {
     const std::string_view all = text_;
     std::size_t at = 0;
-    bool strip = false, trim = false;  // what the tag before asks of the data behind it
+    bool strip = false, trim = false;  // what the tag before the data does to the data
     while (at < all.size()) {
       const std::size_t open = find_open(at);
       std::string_view data = all.substr(at, open - at);
@@ -97,7 +97,7 @@ class TemplateReducer {
     }
     fail("chat template: a tag does not end");
   }
-  /// One behind the closing quote of the string that begins at `at`.
+  /// One past the closing quote of the string that begins at `at`.
   static std::size_t string_end(std::string_view s, std::size_t at) {
     const char quote = s[at];
     for (std::size_t i = at + 1; i < s.size(); ++i) {

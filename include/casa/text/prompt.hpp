@@ -108,8 +108,8 @@ inline void require_images(const Prompt& prompt, Index num_images) {
           " is the text and no mark)");
 }
 
-/// The ids of a prompt. An image parts the text as a token would: what stands on either side of it
-/// is encoded on its own. Throws casa::error for places and stretches that are none.
+/// The ids of a prompt. An image splits the text: the parts before and after it are encoded apart.
+/// Throws casa::error unless image_at ascends within the text and stretches end within it.
 inline EncodedPrompt encode(const Tokenizer& tokenizer, const Prompt& prompt) {
   EncodedPrompt out;
   if (prompt.add_special) out.ids = tokenizer.prefix();

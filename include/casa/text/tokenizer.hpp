@@ -69,7 +69,7 @@ class StreamDecoder;
 
 /// A tokenizer, made from tokenizer.json. Immutable and cheap to copy; any number of threads may
 /// use one. Throws casa::error for a file that is broken or asks for what we do not do, a text that
-/// is not UTF-8 or too long, and an id that is none.
+/// is not UTF-8 or too long, and an id outside the vocabulary.
 class Tokenizer {
  public:
   /// path: a tokenizer.json, or the folder it lies in.
@@ -87,7 +87,7 @@ class Tokenizer {
   /// The ids of a text. add_special: with what the file's template puts around it (bos, eos).
   /// Special tokens that are written out in the text become their ids either way, except in the
   /// stretches `plain` (in order, not overlapping), where they are text like any other: what a
-  /// stranger wrote can not end a turn there. Throws casa::error for stretches that are none.
+  /// stranger wrote can not end a turn there. Throws casa::error for stretches outside the text.
   std::vector<int> encode(std::string_view text, bool add_special = true,
                           std::span<const TextRange> plain = {}) const {
     const detail::TokenizerParts& p = *parts_;
@@ -120,7 +120,7 @@ class Tokenizer {
   }
 
   /// The text of ids, always UTF-8: what can not be part of a character becomes U+FFFD. An id below
-  /// vocab_size() that no token has is no text.
+  /// vocab_size() without a token gives no text.
   std::string decode(std::span<const int> ids, bool skip_special = false) const {
     std::string out;
     detail::DecoderRun run(parts_->decoder);
@@ -151,12 +151,12 @@ class Tokenizer {
     require(has_token(id), "Tokenizer: no token has the id ", id);
     return parts_->tokens[static_cast<std::size_t>(id)];
   }
-  /// Published files have holes: ids below vocab_size() that no token has.
+  /// Published files have holes: ids below vocab_size() without a token.
   bool has_token(int id) const {
     return id >= 0 && id < vocab_size() && parts_->assigned[static_cast<std::size_t>(id)];
   }
-  /// Is it left out where skip_special is asked for? (Added tokens marked special; as in the
-  /// reference not those whose normalized form is another.)
+  /// Whether skip_special leaves it out: added tokens that are marked special, but, as in the
+  /// reference, not those that normalisation changes.
   bool is_special(int id) const {
     return id >= 0 && id < vocab_size() && parts_->special[static_cast<std::size_t>(id)];
   }
@@ -167,8 +167,8 @@ class Tokenizer {
   /// The ids that encode puts after a text (eos).
   const std::vector<int>& suffix() const { return parts_->suffix; }
 
-  /// Throws unless each of the ids is a row of an embedding table of so many rows. A token that no
-  /// text holds may lie beyond it, as in published folders.
+  /// Throws unless each of the ids is a row of an embedding table of that many rows. A token that
+  /// no text holds may lie beyond it, as in published folders.
   void require_rows(std::span<const int> ids, Index embedding_rows) const {
     for (const int id : ids)
       require(id >= 0 && id < embedding_rows, "Tokenizer: the token ",
@@ -263,7 +263,7 @@ class StreamDecoder {
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true)
       : tokenizer_(tokenizer), skip_special_(skip_special), run_(tokenizer.parts_->decoder) {}
 
-  /// The text that is certain after this id. Throws casa::error for an id that is none.
+  /// The text that is certain after this id. Throws casa::error for an id outside the vocabulary.
   std::string push(int id) {
     std::string piece;
     tokenizer_.require_id(id);

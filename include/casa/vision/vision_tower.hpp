@@ -174,7 +174,7 @@ class VisionTower {
         cache.self);
   }
 
-  // The patches of a token are consecutive rows, so that they, end to end, are a row of the merger.
+  // merge_unit consecutive rows are read as one row merge_unit times as wide.
   void merge(MatrixView<T> x, const VisionOrder& order, MatrixView<T> tokens,
              const Context& context) const {
     const Index unit = config_.merge_unit(), count = x.rows() / unit, width = unit * x.cols();

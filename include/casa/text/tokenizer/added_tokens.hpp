@@ -35,8 +35,8 @@ namespace detail {
 class AddedTokenFinder {
  public:
   AddedTokenFinder() = default;
-  /// Tokens as they look in a text that `normalizer` has gone over. Of two that look the same a
-  /// special one is found, then the first.
+  /// Finds the tokens in a text that `normalizer` has normalised. If two tokens normalise to the
+  /// same text, the special one wins, else the earlier.
   AddedTokenFinder(std::vector<AddedToken> tokens, const Normalizer& normalizer)
       : tokens_(std::move(tokens)),
         word_(std::in_place, R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", "single_word",

@@ -163,7 +163,7 @@ class Utf8Repair {
 /// ...
 struct ByteAlphabet {
   std::array<char32_t, 256> letter = {};
-  std::array<int, 324> byte = {};  ///< of a letter; -1 where it is none
+  std::array<int, 324> byte = {};  ///< the byte that a letter stands for; -1: not in the alphabet
 
   ByteAlphabet() {
     byte.fill(-1);

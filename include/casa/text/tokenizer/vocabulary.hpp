@@ -108,7 +108,7 @@ class Vocabulary {
     if (number == ids_.size()) ids_.push_back(id);
     ids_[number] = id;
   }
-  /// -1 where there is no such token.
+  /// The id of a token; -1 if there is no such token.
   int find(std::string_view token) const {
     const std::size_t number = strings_.find(token);
     return number == StringTable::npos ? -1 : ids_[number];
