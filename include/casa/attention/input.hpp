@@ -57,7 +57,8 @@ struct KeyPiece {
 
 /// out[r, h] = sum_j softmax_j(scale q[r, h] . k[j]) v[j] over the keys j that row r sees. With a
 /// sink the denominator of the softmax of head h has one more term, exp(sinks[h]), which has no
-/// value: it takes weight from the keys (gpt-oss; "attention is off by one").
+/// value: it takes weight from the keys (gpt-oss; "attention is off by one"). These sinks are
+/// learned logits and no tokens; StateOptions::sinks are first tokens that a cache keeps.
 template <Scalar T, StorageFor<T> S = T>
 struct AttentionInput {
   AttentionShape shape;   ///< heads of q and of the keys
@@ -66,7 +67,7 @@ struct AttentionInput {
   std::span<const KeyPiece<S>> keys;    ///< laid end to end; their places are 0, 1, 2, ...
   std::span<const Interval> intervals;  ///< the places that each row sees: one per row, or lists
   std::span<const Index> interval_offsets = {};  ///< (rows + 1) of lists, as in MaskView; else none
-  std::span<const T> sinks = {};  ///< (num_heads): a logit in each head's denominator; or none
+  std::span<const T> sinks = {};  ///< (num_heads): learned sink logits, one per head; or none
 
   /// Query rows; out has as many.
   Index num_rows() const { return q.rows(); }

@@ -53,7 +53,7 @@ CASA_COMMON_NAMESPACE_END
 
 CASA_NAMESPACE_BEGIN
 
-/// What one stream is asked to show of its attention, and what its last pass showed:
+/// Which attention maps of one stream a pass records, and those that its last pass recorded:
 ///
 ///   AttentionMaps<float> maps{.heads = {{.layer = 2, .head = 5}}};
 ///   model.forward({.state = &state, .ids = ids, .maps = &maps}, logits, context);
@@ -121,10 +121,10 @@ struct AttentionMaps {
 namespace detail {
 
 /// Throws casa::error, naming what does not fit, unless a pass of `text_rows` rows, the last
-/// `asked` of which give logits, can show these maps.
+/// `logit_rows` of which give logits, can show these maps.
 template <Scalar T>
 void check_maps(const AttentionMaps<T>& maps, const DecoderConfig& config, Index text_rows,
-                Index asked) {
+                Index logit_rows) {
   for (std::size_t i = 0; i < maps.heads.size(); ++i) {
     const auto& [layer, head, attention] = maps.heads[i];
     require(0 <= layer && layer < config.num_hidden_layers, "AttentionMaps: heads[", i,
@@ -139,12 +139,12 @@ void check_maps(const AttentionMaps<T>& maps, const DecoderConfig& config, Index
             "AttentionMaps: heads[", i, "] asks for the self-attention of layer ", layer,
             ", in whose place stands fusion");
   }
-  Index previous = text_rows - asked - 1;
+  Index previous = text_rows - logit_rows - 1;
   for (std::size_t i = 0; i < maps.chunk_rows.size(); ++i) {
     const Index row = maps.chunk_rows[i];
     require(row > previous && row < text_rows, "AttentionMaps: chunk_rows[", i,
-            "] must ascend among the rows that give logits, [", text_rows - asked, ", ", text_rows,
-            "), got ", row);
+            "] must ascend among the rows that give logits, [", text_rows - logit_rows, ", ",
+            text_rows, "), got ", row);
     previous = row;
   }
 }
@@ -160,13 +160,13 @@ void check_maps_of_last_row(const AttentionMaps<T>& maps, const DecoderConfig& c
 /// Where a stream is as a pass begins: what names the rows and keys of its maps.
 struct MapStream {
   const FusionConfig* fusion = nullptr;
-  const StreamLayout& live;        // the windows that fusion sees, this pass's tokens included
-  std::int64_t text_len = 0;       // text tokens since the stream began, this pass's included
-  std::int64_t image_len = 0;      // image tokens likewise
-  std::int64_t started_at = 0;     // the number of the first text token
-  Index self_tokens = 0;           // keys of a self-attention cache, this pass's included
-  Index sinks = 0;                 // of them the stream's first tokens (StateOptions::sinks)
-  Index text_rows = 0, asked = 0;  // rows of this pass, and how many of them give logits
+  const StreamLayout& live;             // the windows that fusion sees, this pass's tokens included
+  std::int64_t text_len = 0;            // text tokens since the stream began, this pass's included
+  std::int64_t image_len = 0;           // image tokens likewise
+  std::int64_t started_at = 0;          // the number of the first text token
+  Index self_tokens = 0;                // keys of a self-attention cache, this pass's included
+  Index sinks = 0;                      // of them the stream's first tokens (StateOptions::sinks)
+  Index text_rows = 0, logit_rows = 0;  // rows of this pass; the last ones give logits
 };
 
 /// Names the rows and keys of a pass that begins, and makes room for its maps.
@@ -185,20 +185,20 @@ void begin_maps(AttentionMaps<T>& maps, const MapStream& s) {
     maps.rows.push_back({number, window});
   };
   if (maps.chunk_rows.empty())
-    for (Index row = s.text_rows - s.asked; row < s.text_rows; ++row) show(row);
+    for (Index row = s.text_rows - s.logit_rows; row < s.text_rows; ++row) show(row);
   for (const Index row : maps.chunk_rows) show(row);
 
-  const auto is_asked = [&](BlockAttention attention) {
+  const auto is_recorded = [&](BlockAttention attention) {
     return std::any_of(maps.heads.begin(), maps.heads.end(),
                        [&](const AttentionHead& h) { return h.attention == attention; });
   };
   // Behind the sinks the cache holds the newest text.
-  const Index self_tokens = is_asked(BlockAttention::self) ? s.self_tokens : 0;
+  const Index self_tokens = is_recorded(BlockAttention::self) ? s.self_tokens : 0;
   for (Index j = 0; j < self_tokens; ++j)
     maps.self_keys.push_back(
         {.number = j < s.sinks ? s.started_at + j : s.text_len - s.self_tokens + j});
 
-  for (Index w = 0; is_asked(BlockAttention::fusion) && w <= newest; ++w) {
+  for (Index w = 0; is_recorded(BlockAttention::fusion) && w <= newest; ++w) {
     const Window& window = s.live.window(w);
     for (Index j = window.image.begin; j < window.image.end; ++j)
       maps.fusion_keys.push_back({true, first_image + j, newest - w, j - window.image.begin});
@@ -210,9 +210,9 @@ void begin_maps(AttentionMaps<T>& maps, const MapStream& s) {
     maps.weights.emplace_back(maps.num_rows(), std::ssize(maps.keys(i)));
 }
 
-/// Whether any head of this attention is asked for.
+/// Whether the maps show any head of this attention.
 template <Scalar T>
-bool asks_for(const AttentionMaps<T>& maps, Index layer, BlockAttention attention) {
+bool has_head_of(const AttentionMaps<T>& maps, Index layer, BlockAttention attention) {
   return std::any_of(maps.heads.begin(), maps.heads.end(), [&](const AttentionHead& h) {
     return h.layer == layer && h.attention == attention;
   });
@@ -225,8 +225,8 @@ void write_maps(AttentionMaps<T>& maps, std::pair<Index, BlockAttention> of,
                 const AttentionInput<T, S>& in, const T* lse) {
   const Index heads = in.shape.num_heads;
   for (std::size_t i = 0; i < maps.heads.size(); ++i) {
-    const AttentionHead& asked = maps.heads[i];
-    if (std::pair(asked.layer, asked.attention) != of) continue;
+    const AttentionHead& recorded = maps.heads[i];
+    if (std::pair(recorded.layer, recorded.attention) != of) continue;
     for (Index m = 0; m < maps.num_rows(); ++m) {
       const Index row =
           in.num_rows() -
@@ -236,7 +236,7 @@ void write_maps(AttentionMaps<T>& maps, std::pair<Index, BlockAttention> of,
       one.intervals = in.mask().row(row);
       const Index list[] = {0, static_cast<Index>(one.intervals.size())};
       if (!in.interval_offsets.empty()) one.interval_offsets = list;
-      attention_weights(one, {asked.head},
+      attention_weights(one, {recorded.head},
                         std::span<const T>(lse + row * heads, static_cast<std::size_t>(heads)),
                         maps.weights[i].view().middle_rows(m, 1));
     }

@@ -51,9 +51,11 @@ class BlockForward {
 
  private:
   // The rows that ask in the block's last attention.
-  QueryRows last_queries() const { return pass_.text_ends ? QueryRows::asked : QueryRows::all; }
+  QueryRows last_queries() const {
+    return pass_.text_ends ? QueryRows::with_logits : QueryRows::all;
+  }
   void drop_rows_that_end(QueryRows which) {
-    if (which == QueryRows::asked) x_ = compact_asked_rows(pass_.streams, x_);
+    if (which == QueryRows::with_logits) x_ = compact_logit_rows(pass_.streams, x_);
   }
 
   void run_self_attention() {
@@ -104,7 +106,7 @@ class BlockForward {
     const Qkv<T> images = fusion.project_images(y_);
     const auto attended = fusion.attend(text, images, which, x_.rows());
     fusion.project_out(attended.text, x_, Accumulate::yes);
-    if (fusion.images_ask()) fusion.project_out(attended.image, y_, Accumulate::yes);
+    if (fusion.images_have_queries()) fusion.project_out(attended.image, y_, Accumulate::yes);
     observe("fusion");
   }
 
@@ -131,7 +133,7 @@ class BlockForward {
 
 /// The text rows x and image rows y (rows x hidden_size) through one block, in place. caches[s] are
 /// those of stream s. `has_fusion`: this block is one of pass.fusion->layers. Where pass.text_ends,
-/// the rows that give logits are at the top of x then (compact_asked_rows).
+/// the rows that give logits are at the top of x then (compact_logit_rows).
 template <Scalar T>
 void block_forward(const BlockWeights<T>& weights, bool has_fusion, Index layer,
                    const BlockPass<T>& pass, std::span<BlockCache<T>* const> caches,

@@ -55,7 +55,7 @@ struct StreamPass {
   SeenKeys seen = {};                         // in blocks that see the whole stream
   SeenKeys sliding = {};                      // in blocks whose attention slides
   std::span<const KeySegment> segments = {};  // its rows in the order in which fusion caches them
-  Index asked = 0;                            // its last `asked` text rows give logits
+  Index logit_rows = 0;                       // the last `logit_rows` text rows give logits
   const Rope* rope = nullptr;                 // its frequencies
 };
 
@@ -82,10 +82,10 @@ struct BlockPass {
 
 /// Moves the rows of x that give logits to its top, in order, and returns a view of them.
 template <Scalar T>
-MatrixView<T> compact_asked_rows(std::span<const StreamPass> streams, MatrixView<T> x) {
+MatrixView<T> compact_logit_rows(std::span<const StreamPass> streams, MatrixView<T> x) {
   Index count = 0;
   for (const StreamPass& s : streams)
-    for (Index r = s.text.end - s.asked; r < s.text.end; ++r, ++count)
+    for (Index r = s.text.end - s.logit_rows; r < s.text.end; ++r, ++count)
       if (r != count) std::copy_n(x.row(r), x.cols(), x.row(count));
   return x.middle_rows(0, count);
 }

@@ -181,7 +181,7 @@ class Decoder {
                                            .image = s.windows_.seen_by_images()},
                                   .sliding = sliding(s),
                                   .segments = s.windows_.segments(),
-                                  .asked = in.logit_rows(),
+                                  .logit_rows = in.logit_rows(),
                                   .rope = detail::rope_at<T>(rope_, config_.rope, config_.head_dim,
                                                              at.length() - s.origin_, s.rope_)};
     // With ImageRope::none images have position 0, so text positions are counted from the last
@@ -203,7 +203,7 @@ class Decoder {
                                      .self_tokens = s.self_tokens_ + rows,
                                      .sinks = s.options_.text_window > 0 ? s.options_.sinks : 0,
                                      .text_rows = rows,
-                                     .asked = in.logit_rows()});
+                                     .logit_rows = in.logit_rows()});
   }
 
   // What the rows see in blocks of sliding_layers.
@@ -294,7 +294,7 @@ class Decoder {
                                layer, pass, {caches, inputs.size()}, x, y, context);
     }
     if (trace) show_norm(x, context, *trace);
-    head(trace ? detail::compact_asked_rows(pass.streams, x) : x.middle_rows(0, logits.rows()),
+    head(trace ? detail::compact_logit_rows(pass.streams, x) : x.middle_rows(0, logits.rows()),
          logits, context);
   }
 

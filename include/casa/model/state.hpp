@@ -18,7 +18,9 @@ struct StateOptions {
   /// (arXiv 2309.17453); 0: all text is kept. The bound is applied when a chunk has passed: a token
   /// sees its own chunk up to itself, and what was kept before the chunk.
   Index text_window = 0;
-  Index sinks = 4;  ///< text tokens at the stream's start that stay; read where text_window > 0
+  /// Attention sinks: how many text tokens at the stream's start stay in the cache (arXiv
+  /// 2309.17453); read where text_window > 0. Not AttentionInput::sinks, which are learned logits.
+  Index sinks = 4;
   /// For models that know no position beyond some length. 0: kept text stays at its position, so
   /// that its distance from the sinks grows for ever. Else positions stay below this number: before
   /// a chunk that would pass it, the sinks move to positions 0, 1, ..., the window to those right

@@ -25,7 +25,7 @@ struct Qkv {
 };
 
 /// Which text rows of a stream have queries: all, or only those with logits.
-enum class QueryRows { all, asked };
+enum class QueryRows { all, with_logits };
 
 /// The steps that both sublayers are made of. What they return lies in the context's workspace.
 template <Scalar T>
@@ -86,13 +86,14 @@ class AttentionSteps {
 
   const SeenKeys& seen(const StreamPass& s) const { return pass_.sliding ? s.sliding : s.seen; }
   Interval query_rows(const StreamPass& s, QueryRows which) const {
-    return which == QueryRows::asked ? Interval{s.text.end - s.asked, s.text.end} : s.text;
+    return which == QueryRows::with_logits ? Interval{s.text.end - s.logit_rows, s.text.end}
+                                           : s.text;
   }
-  /// What stream s is asked to show of this block's attention; null: nothing.
+  /// The maps that stream s records of this block's attention; null: none.
   AttentionMaps<T>* maps(std::size_t s, BlockAttention attention) const {
     if (pass_.maps.empty()) return nullptr;
-    AttentionMaps<T>* const asked = pass_.maps[s];
-    return asked && asks_for(*asked, pass_.layer, attention) ? asked : nullptr;
+    AttentionMaps<T>* const recorded = pass_.maps[s];
+    return recorded && has_head_of(*recorded, pass_.layer, attention) ? recorded : nullptr;
   }
   /// The attention of the rows `queries` of q over a cache, into out (as many rows). `seen` has one
   /// interval for each of the stream's rows `all`, of which `queries` are the last. `maps`, unless
@@ -194,8 +195,8 @@ class FusionAttention {
   /// k and v of the image rows y and, where images ask, q.
   Qkv<T> project_images(MatrixView<const T> y) const {
     const MatrixView<T> normed_images = normed(y);
-    return images_ask() ? steps_.split(steps_.project(weights_.qkv, normed_images))
-                        : steps_.project_kv(weights_.qkv, normed_images);
+    return images_have_queries() ? steps_.split(steps_.project(weights_.qkv, normed_images))
+                                 : steps_.project_kv(weights_.qkv, normed_images);
   }
 
   /// Attention before Wo, (rows that ask, num_heads * head_dim).
@@ -225,7 +226,7 @@ class FusionAttention {
                     out.text.middle_rows(row, queries.size()),
                     steps_.maps(s, BlockAttention::fusion), BlockAttention::fusion);
       row += queries.size();
-      if (images_ask())
+      if (images_have_queries())
         steps_.attend(image.q, stream.image, stream.image, steps_.seen(stream).image, cache,
                       out.image.middle_rows(stream.image.begin, stream.image.size()));
     }
@@ -248,7 +249,7 @@ class FusionAttention {
   }
 
   /// Whether image rows have queries in this block.
-  bool images_ask() const {
+  bool images_have_queries() const {
     return config_.update == ImageUpdate::attention_ffn && !steps_.pass().images_end;
   }
 

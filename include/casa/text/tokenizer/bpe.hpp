@@ -143,8 +143,8 @@ class Bpe {
  private:
   static constexpr std::size_t small = 40;
 
-  /// Collects a run of characters that have no token, to turn them into one unknown token or into
-  /// bytes.
+  /// Collects consecutive characters that have no token, to turn them into one unknown token or
+  /// into bytes.
   class Unknown {
    public:
     Unknown(const BpeOptions& options, std::vector<int>& ids) : options_(options), ids_(ids) {}

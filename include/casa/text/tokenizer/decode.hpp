@@ -18,7 +18,7 @@ namespace detail {
 struct DecoderStep {
   enum class Kind {
     byte_level,     ///< GPT-2's alphabet to bytes, all as one string; broken characters as U+FFFD
-    byte_fallback,  ///< runs of <0x..> to text; a run that is not UTF-8 to U+FFFD for each byte
+    byte_fallback,  ///< consecutive <0x..> to text; if not UTF-8, each byte to U+FFFD
     replace,        ///< `pattern` to `content` in each string
     fuse,           ///< all strings as one
     strip,          ///< up to `start` and `stop` times `content` off the ends of each string
@@ -32,8 +32,8 @@ struct DecoderStep {
   bool drop_first = false;
 };
 
-/// The steps of a decoder with their state. A step may receive a string in several parts; `begins`
-/// says whether a part is the first of its string.
+/// The steps of a decoder with their state while it decodes one text. A step may receive a string
+/// in several parts; `begins` says whether a part is the first of its string.
 class DecoderRun {
  public:
   explicit DecoderRun(const std::vector<DecoderStep>& steps)
@@ -50,7 +50,7 @@ class DecoderRun {
  private:
   struct State {
     bool any = false;  // a string has begun
-    std::string held;  // byte_fallback: bytes of a run; strip: a tail that may have to go
+    std::string held;  // byte_fallback: bytes of <0x..>; strip: a tail that may have to go
     Utf8Repair repair;
     std::size_t stripped = 0;  // from the front of the present string
     bool front = true;         // still at the front of the present string
@@ -98,7 +98,7 @@ class DecoderRun {
         return;
       }
       case DecoderStep::Kind::byte_fallback:
-        return end_run(i, out);
+        return put_bytes(i, out);
       case DecoderStep::Kind::strip:
         state.held.clear();
         return;
@@ -120,14 +120,14 @@ class DecoderRun {
       states_[i].held += static_cast<char>(static_cast<unsigned char>(byte));
       return;
     }
-    if (begins) end_run(i, out);
+    if (begins) put_bytes(i, out);
     feed(i + 1, token, begins, out);
   }
-  void end_run(std::size_t i, std::string& out) {
-    const std::string run = std::exchange(states_[i].held, {});
-    if (run.empty()) return;
-    if (find_invalid_utf8(run) == std::string_view::npos) return feed(i + 1, run, true, out);
-    for (std::size_t n = 0; n < run.size(); ++n) feed(i + 1, kReplacementCharacter, true, out);
+  void put_bytes(std::size_t i, std::string& out) {
+    const std::string bytes = std::exchange(states_[i].held, {});
+    if (bytes.empty()) return;
+    if (find_invalid_utf8(bytes) == std::string_view::npos) return feed(i + 1, bytes, true, out);
+    for (std::size_t n = 0; n < bytes.size(); ++n) feed(i + 1, kReplacementCharacter, true, out);
   }
 
   void strip(std::size_t i, std::string_view part, bool begins, std::string& out) {

@@ -44,7 +44,8 @@ inline bool is_younger_than_unicode9(char32_t c) {
   return next != kYoungerThanUnicode9.begin() && c <= std::prev(next)->second;
 }
 
-/// Sorts the combining marks of each run by class. utf8proc's own ordering takes quadratic time.
+/// Sorts each stretch of consecutive combining marks by class. utf8proc's own ordering takes
+/// quadratic time.
 inline void order_marks(std::vector<utf8proc_int32_t>& points) {
   const auto mark_class = [](utf8proc_int32_t c) {
     return c < 0x300 ? 0 : utf8proc_get_property(c)->combining_class;

@@ -90,7 +90,7 @@ class Unigram {
     }
     // Follows the best pieces from the end to the beginning, then reverses the ids.
     const std::size_t first = out.size();
-    std::size_t unknown_end = 0;  // end of the current run of unknown pieces; 0: none
+    std::size_t unknown_end = 0;  // end of the current stretch of unknown pieces; 0: none
     for (std::size_t end = text.size(); end > 0;) {
       const int piece = last[end];
       const bool unknown = piece == unknown_character || piece == unk_id_;
@@ -110,14 +110,14 @@ class Unigram {
  private:
   static constexpr int nothing = -1, unknown_character = -2;
 
-  /// A run of unknown pieces: a token if it happens to be one, else its bytes, else one unknown
+  /// A stretch of unknown pieces: a token if it happens to be one, else its bytes, else one unknown
   /// token.
-  void put_unknown(std::string_view run, std::vector<int>& reversed) const {
-    if (const int id = vocabulary_->find(run); id >= 0) return reversed.push_back(id);
+  void put_unknown(std::string_view stretch, std::vector<int>& reversed) const {
+    if (const int id = vocabulary_->find(stretch); id >= 0) return reversed.push_back(id);
     const auto byte_id = [&](char c) { return byte_ids_[static_cast<unsigned char>(c)]; };
     if (byte_fallback_ &&
-        std::all_of(run.begin(), run.end(), [&](char c) { return byte_id(c) >= 0; })) {
-      for (auto c = run.rbegin(); c != run.rend(); ++c) reversed.push_back(byte_id(*c));
+        std::all_of(stretch.begin(), stretch.end(), [&](char c) { return byte_id(c) >= 0; })) {
+      for (auto c = stretch.rbegin(); c != stretch.rend(); ++c) reversed.push_back(byte_id(*c));
     } else {
       reversed.push_back(unk_id_);
     }
