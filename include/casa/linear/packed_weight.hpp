@@ -30,9 +30,11 @@ struct PanelSequence {
 
 }  // namespace detail
 
-/// A weight (outputs x depth), packed. Each piece it was made from begins a new panel; outputs of a
-/// panel beyond the last piece are zero. Copies share the values, which never change. Users meet it
-/// as Linear::packed(); how panels are laid out is internal.
+/// A weight (outputs x depth), packed. Each piece it was made from begins a new panel; in a panel
+/// that its piece does not fill the rest is zero. Copies share the values, which never change.
+///
+/// Users meet it as Linear::packed() and may read sizes, type and single rows (depth(), unpack_row
+/// and so on). How values lie in a panel, and what gives panels, may change in any version.
 template <Scalar T>
 class PackedWeight {
  public:
