@@ -2,13 +2,14 @@
 //
 // A FusionLayer takes its weights as matrices (nothing is loaded) and gives the update that images
 // make to the text; the model adds it where it likes. Prints the updates (the first four of 16
-// columns) of 5 words in a stream of two images of 4 tokens, 3 words behind the first and 2 behind
+// columns) of 5 words in a stream of two images of 4 tokens, 3 words after the first and 2 after
 // the second: of the whole stream at once, as in training, and whether they are the same where
 // image and words come one by one and a cache holds the window's keys.
 #include <casa/casa.hpp>
 
 #include <iomanip>
 #include <iostream>
+#include <utility>
 #include <vector>
 
 using Matrix = casa::RowMatrix<float>;
@@ -24,43 +25,32 @@ casa::FusionLayer<float> make_layer() {
   // Weights as checkpoints hold them, (out x in): y = W x. Here they would come from your own code.
   const Matrix wq = numbers(kHeads * kHeadDim, kHidden, 29), wo = numbers(kHidden, wq.rows(), 37);
   const Matrix wk = numbers(kKvHeads * kHeadDim, kHidden, 31), wv = numbers(wk.rows(), kHidden, 41);
-  const auto piece = [](const Matrix& w) {
-    return casa::LinearPiece{casa::MatrixView<const float>(w), {}};
-  };
-  const std::vector<casa::LinearPiece> qkv = {piece(wq), piece(wk), piece(wv)};
+  const std::vector<casa::LinearPiece> qkv = {{wq}, {wk}, {wv}};
   casa::FusionLayerWeights<float> weights;
-  weights.attention = {casa::Linear<float>(qkv), casa::Linear<float>(piece(wo))};  // copies
+  weights.attention = {casa::Linear<float>(qkv), casa::Linear<float>(casa::LinearPiece{wo})};
   weights.norm = casa::Buffer<float>(kHidden);
   for (float& gain : weights.norm.span()) gain = 1;
-
-  casa::FusionLayerConfig config;  // fusion: CASA unless said otherwise
-  config.hidden_size = kHidden;
-  config.shape = {kHeads, kKvHeads, kHeadDim};
-  return {config, std::move(weights)};
+  // What the layer computes is CASA unless config.fusion says otherwise.
+  return {{.hidden_size = kHidden, .shape = {kHeads, kKvHeads, kHeadDim}}, std::move(weights)};
 }
 
 int main() {
   const casa::FusionLayer<float> layer = make_layer();
-  const casa::Context context;
   const Matrix images = numbers(8, kHidden, 17), words = numbers(5, kHidden, 59);
-
   casa::StreamLayout stream;
-  for (const casa::Index words_behind : {3, 2}) {
-    stream.append_image(4);
-    stream.append_text(words_behind);
-  }
+  for (const casa::Index words_after : {3, 2})
+    stream.append_image(4), stream.append_text(words_after);
   Matrix update(words.rows(), kHidden);
-  layer.forward(stream, words, images, update, context);
+  layer.forward(stream, words, images, update);
   std::cout << std::fixed << std::setprecision(3) << update.leftCols(4) << '\n';
 
   casa::FusionLayerState<float> state = layer.new_state();
   Matrix one_by_one(words.rows(), kHidden);
   for (const casa::Window& window : stream.windows()) {
     if (window.image.size() > 0)
-      layer.append_image(state, images.middleRows(window.image.begin, window.image.size()),
-                         context);
+      layer.append_image(state, images.middleRows(window.image.begin, window.image.size()));
     for (casa::Index i = window.text.begin; i < window.text.end; ++i)
-      layer.append_text(state, words.row(i), one_by_one.row(i), context);
+      layer.append_text(state, words.row(i), one_by_one.row(i));
   }
   const float difference = (one_by_one - update).cwiseAbs().maxCoeff();
   std::cout << "token by token: " << (difference < 1e-5f ? "the same" : "another result") << '\n'

@@ -22,6 +22,8 @@ struct TileSplit {
   Index size(Index t) const { return begin(t + 1) - begin(t); }
 };
 
+// Each number below says what it trades against what. None of them was measured apart.
+
 /// Rows of x packed at a time: bounds the scratch memory.
 inline constexpr Index kPackRows = 960;
 /// Tiles that share a block of weights, at most: more reuse of each block against more packed rows
@@ -42,7 +44,8 @@ inline Index block_depth_for(Index depth, Index tiles) {
   return ceil_div(ceil_div(depth, blocks), kQuantGroup) * kQuantGroup;
 }
 
-/// Panels of each of `shares` jobs, at most: an even number (see Product).
+/// Panels of each of `shares` jobs, at most. An even number: where panels of gate and up alternate
+/// (swiglu.hpp), a job must hold whole pairs of them.
 constexpr Index even_share(Index panels, Index shares) {
   return ceil_div(ceil_div(panels, shares), 2) * 2;
 }

@@ -24,8 +24,8 @@ inline constexpr bool kWidensBefore =
 
 /// x W^T for a sequence of panels. Calls store(panel, row, rows, tile, worker) once for each panel
 /// and each tile of rows: tile (rows x kWidth) holds the outputs of rows [row, row + rows). The
-/// panels of a job come to one worker in order, and a job holds an even number of them, so that a
-/// caller may combine a panel with the one before (swiglu.hpp).
+/// panels of a job come to one worker in order, and a job holds an even number of them: where
+/// panels of gate and up alternate, a job holds whole pairs, which swiglu.hpp combines.
 template <Scalar T>
 class Product {
  public:
