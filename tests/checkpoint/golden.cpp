@@ -48,6 +48,7 @@ TEST_CASE("golden: the repository holds cases of every kind, and each file loads
       ++files;
       const auto d = c.description();
       CHECK(fs::path(c.name).filename() == d.at("name").as_string());
+      if (kind == "variants") continue;  // lists of intervals, not streams
       CHECK(d.at("text_len").as_int() >= 0);
       Index images = 0;
       for (const auto& [k, n] : c.insertions()) images += n;
