@@ -196,12 +196,15 @@ class Stream {
     return s;
   }
 
-  // At the size that the encoder would scale it to, where that is one size for all pictures.
+  // In the size and the grey that the encoder would make of it, where it makes one size of all.
   casa::io::Image as_the_model_sees(casa::io::Image image) const {
     if (!model_.patch_encoder) return image;
     const Index side = model_.patch_encoder->config().image_size;
-    if (image.height() == side && image.width() == side) return image;
-    return casa::io::resize_bicubic(image, side, side);
+    if (image.height() != side || image.width() != side)
+      image = casa::io::resize_bicubic(image, side, side);
+    for (Index i = 0; i < image.size(); i += 3)
+      std::fill_n(image.data() + i, 3, casa::io::luma(image.data() + i));
+    return image;
   }
   // The side in pixels of what becomes an image token.
   Index patch() const {

@@ -1,6 +1,7 @@
 // Where frames come from: raw pixels on stdin, image files, or a video that ffmpeg decodes.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <functional>
 #include <memory>
@@ -94,16 +95,13 @@ inline FrameSource video(const std::string& ffmpeg, const std::string& file, cas
                          Interrupted interrupted) {
   using casa::text;
   std::vector<std::string> arguments{
-      ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-protocol_whitelist", "file,pipe"};
-  if (realtime) arguments.push_back("-re");
-  for (const std::string& argument :
-       {std::string("-i"), "file:" + file, std::string("-map"), std::string("0:v:0"),
-        std::string("-vf"),
-        text("fps=", rate.numerator, "/", rate.denominator, ",scale=", shape.width, ":",
-             shape.height, ":flags=area"),
-        std::string("-f"), std::string("rawvideo"), std::string("-pix_fmt"), std::string("rgb24"),
-        std::string("pipe:1")})
-    arguments.push_back(argument);
+      ffmpeg, "-nostdin", "-hide_banner", "-loglevel", "error", "-protocol_whitelist", "file,pipe",
+      "-i", "file:" + file, "-map", "0:v:0", "-vf",
+      text("fps=", rate.numerator, "/", rate.denominator, ",scale=", shape.width, ":", shape.height,
+           ":flags=area"),
+      // Each frame at once: the end of one must not wait in a buffer for the next.
+      "-f", "rawvideo", "-pix_fmt", "rgb24", "-flush_packets", "1", "pipe:1"};
+  if (realtime) arguments.insert(std::ranges::find(arguments, "-i"), "-re");
   auto child = std::make_shared<Child>(arguments);
   return [=, number = std::int64_t{0}]() mutable -> std::optional<casa::io::Image> {
     if (!child) return std::nullopt;

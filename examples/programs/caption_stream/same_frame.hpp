@@ -33,9 +33,9 @@ inline double largest_patch_difference(const casa::io::Image& a, const casa::io:
   return largest;
 }
 
-/// A frame is the same where no patch differs by more than this. Measured at 8 x 8 pixels of 128 x
-/// 128, over still slides of 512 x 512 that x264 encoded: at its defaults it moved a patch by up to
-/// 0.005, at -crf 28 by up to 0.009, at -crf 35 by up to 0.015 (then a slide is now and then read
-/// again, to the same text). One letter for another moved a patch by 0.065 and more, and by 0.016
-/// where the letters were a fifth of the range lighter than their ground.
+/// A frame is the same where no patch differs by more than this. Measured at 8 x 8 pixels of grey
+/// 128 x 128, over still slides of 512 x 512 that x264 encoded: at its defaults it moved a patch by
+/// up to 0.004, at -crf 28 by up to 0.009, at -crf 35 by up to 0.015 (then a slide is now and then
+/// read again, to the same text). One letter for another moved a patch by 0.065 and more, and by
+/// 0.016 where letters and ground were a fifth of the range apart.
 inline constexpr double kSameFrame = 0.01;
