@@ -32,6 +32,9 @@ refusal $attend "must hold q's scalar type" 'auto out = attend(q, doubles, doubl
 refusal $attend 'the same scalar type' 'auto out = attend(q, k, doubles, sees);'
 refusal $attend 'Eigen expression' 'auto out = attend(2 * q, k, k, sees);'
 refusal $attend 'Eigen::bfloat16' 'auto out = attend(q, other, other, sees);'
+refusal $attend 'attend needs a mask' 'auto out = attend(q, k, k);'
+refusal $attend 'attend takes the mask' \
+  'std::vector<std::pair<int, int>> pairs; auto out = attend(q, k, k, pairs);'
 refusal $attend 'are matrices' 'auto out = attend(q.data(), k, k, sees);'
 refusal $attend 'float or double' \
   'MatrixView<const bfloat16> b; auto out = attend(b, b, b, sees);'
@@ -46,5 +49,6 @@ refusal casa/model/decoder.hpp 'Eigen expression' 'Linear<float> l(LinearPiece{q
 refusal casa/model/decoder.hpp 'Eigen::bfloat16' 'Linear<float> l(LinearPiece{other});'
 
 accepted $attend 'auto out = attend(q, k, k, {{0, 14}}); out = attend(q, k, k, sees);'
+accepted $attend 'RowMatrix<bfloat16> m = other.cast<float>().unaryExpr([](float x) { return narrow<bfloat16>(x); }); attend(q, m, m, sees);'
 accepted casa/model/decoder.hpp 'auto out = attend(q, k, k, {{0, 14}}, {.num_heads = 2, .num_kv_heads = 2});'
 accepted casa/model/decoder.hpp 'Linear<float> l(LinearPiece{q}); Eigen::VectorXf b; Linear<float> m(LinearPiece{q, b});'

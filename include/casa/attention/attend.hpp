@@ -77,7 +77,7 @@ struct AttendOptions {
   T* lse = nullptr;                  ///< (rows, num_heads), written unless null
   const Context* context = nullptr;  ///< threads and scratch memory; one thread unless given
   Index value_dim = 0;               ///< of a head of v and of the result; 0: head_dim
-  std::span<const T> sinks = {};     ///< (num_heads): a logit in each head's denominator; or none
+  std::span<const T> sinks = {};     ///< (num_heads): learned sink logits (AttentionInput); or none
 };
 
 namespace detail {
@@ -101,6 +101,14 @@ struct ValueOfMatrix<MatrixView<T>> {
 };
 template <class M>
 using ValueOf = typename ValueOfMatrix<M>::type;
+
+/// A matrix, whatever it holds.
+template <class M>
+concept AttentionMatrix = !std::is_void_v<ValueOf<M>>;
+/// Neither one interval a row nor lists of them.
+template <class M>
+concept NoMask = !std::is_convertible_v<const M&, MaskView> &&
+                 !std::is_constructible_v<ListView<Interval>, const M&>;
 
 /// The scalar computed in for queries Q; float stands in where that is refused.
 template <class Q>
@@ -152,7 +160,11 @@ RowMatrix<T> attend_matrices(MatrixView<const T> q, MatrixView<const S> k, Matri
   const AttentionShape shape{options.num_heads, options.num_kv_heads, q.cols() / options.num_heads,
                              options.value_dim};
   check_shape(shape);
-  require_equal("attend: columns of k", k.cols(), shape.num_kv_heads * shape.head_dim);
+  if (k.cols() != shape.num_kv_heads * shape.head_dim)
+    fail("attend: columns of k: expected num_kv_heads * head_dim = ", shape.num_kv_heads, " * ",
+         shape.head_dim,
+         shape.num_heads == 1 ? " (num_heads is 1: set AttendOptions::num_heads?)" : "", ", got ",
+         k.cols());
   require_equal("attend: columns of v", v.cols(),
                 checked_mul(shape.num_kv_heads, shape.output_dim(), "attend: v"));
   require_equal("attend: rows of v", v.rows(), k.rows());
@@ -215,6 +227,25 @@ auto attend(const Q& q, const K& k, const V& v, const M& mask,
   } else {
     return RowMatrix<T>();
   }
+}
+/// Refused by one sentence: a call without a mask.
+template <detail::AttentionMatrix Q, class K, class V>
+auto attend(const Q&, const K&, const V&) {
+  constexpr bool has_mask = std::is_void_v<detail::ValueOf<Q>>;  // false
+  static_assert(has_mask,
+                "casa: attend needs a mask: casa::masks::causal(rows) of attention/masks.hpp, or "
+                "one casa::Interval{0, keys} a row where every row sees every key");
+  return RowMatrix<detail::ComputeType<Q>>();
+}
+/// Refused by one sentence: a mask of another type.
+template <detail::AttentionMatrix Q, class K, class V, detail::NoMask M, class Score = PlainScore>
+auto attend(const Q&, const K&, const V&, const M&, const detail::OptionsFor<Q>& = {},
+            const Score& = {}) {
+  constexpr bool is_mask = std::is_void_v<detail::ValueOf<Q>>;  // false
+  static_assert(is_mask,
+                "casa: after q, k and v attend takes the mask: a list of casa::Interval, one a row "
+                "(std::vector<casa::Interval>, a span, or braces), or a casa::Mask");
+  return RowMatrix<detail::ComputeType<Q>>();
 }
 
 CASA_NAMESPACE_END

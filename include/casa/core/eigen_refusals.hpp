@@ -58,9 +58,10 @@ constexpr bool can_be_viewed() {
         std::is_void_v<T> || std::is_const_v<T> ||
         std::is_convertible_v<decltype(std::declval<std::remove_reference_t<E>&>().data()), T*>;
     static_assert(stored,
-                  "casa: casa reads float, double, casa::bfloat16 and casa::half, and this Eigen "
-                  "object holds another type; of Eigen::bfloat16 and Eigen::half make casa's own: "
-                  "casa::narrow<casa::bfloat16>(static_cast<float>(x))");
+                  "casa: this Eigen object holds a type that is not read: float, double, "
+                  "casa::bfloat16 and casa::half are; of Eigen::bfloat16 or Eigen::half x make "
+                  "casa's own: casa::RowMatrix<casa::bfloat16> m = x.cast<float>().unaryExpr("
+                  "[](float v) { return casa::narrow<casa::bfloat16>(v); });");
     static_assert(!stored || same,
                   "casa: this Eigen object holds another scalar type than the view of it; convert "
                   "it first: casa::RowMatrix<float> m = other.cast<float>();");
