@@ -126,22 +126,29 @@ void print_caches(const ModelConfig& config) {
   const Index per_layer = 2 * c.num_key_value_heads * c.head_dim * Index{sizeof(float)};
   const auto fused = c.fusion ? static_cast<Index>(c.fusion->layers.size()) : 0;
   const bool replaced = fused > 0 && c.fusion->placement == casa::Placement::replace;
-  const bool all = fused > 0 && c.fusion->history == casa::History::all;
+  const casa::History history = fused > 0 ? c.fusion->history : casa::History::window;
+  const bool all = history.rule == casa::History::Rule::all;
+  const std::string forgotten =
+      all ? ""
+      : history.rule == casa::History::Rule::every
+          ? casa::text(", of which one window in ", history.count, " stays")
+      : history.count > 1 ? casa::text(", gone ", history.count, " images later")
+                          : ", gone when the next image comes";
   const bool text_keys = fused > 0 && c.fusion->keys == casa::Keys::image_text;
   const Index self = per_layer * (c.num_hidden_layers - (replaced ? fused : 0));
   const Index fusion_text = text_keys ? per_layer * fused : 0;
   program::print("cache (float)    %td bytes a text token%s\n", self + (all ? fusion_text : 0),
                  all || fusion_text == 0
                      ? ""
-                     : casa::text(", and ", fusion_text, " while its window is open").c_str());
+                     : casa::text(", and ", fusion_text, " while its window is kept").c_str());
   if (fused == 0) return;
   const Index image_token = per_layer * fused;
   const auto print = [&](const char* what, Index tokens) {
     program::print("                 %td bytes %s of %td tokens%s\n", image_token * tokens, what,
-                   tokens, all ? "" : ", gone when the next image comes");
+                   tokens, forgotten.c_str());
   };
   program::print("                 %td bytes an image token%s\n", image_token,
-                 all ? "" : ", while its window is open");
+                 all ? "" : ", while its window is kept");
   if (const auto& v = config.vision_tower) {
     const Index side = 448 / (v->patch_size * v->spatial_merge_size);
     print("an image of 448 x 448 pixels,", side * side);

@@ -4,158 +4,19 @@
 // token sees its chunk up to itself and what was kept before the chunk.
 #include <doctest/doctest.h>
 
-#include <functional>
-
 #include "casa/model/sinks.hpp"
 #include "random_model.hpp"
 #include "support/difference.hpp"
+#include "support/twin.hpp"
 
 using namespace casa;
+using model_test::Dense;
 using model_test::random_ids;
 using model_test::random_matrix;
 using model_test::RandomWeights;
+using model_test::Twin;
 
 namespace {
-
-using Dense = RowMatrix<double>;
-
-// A decoder by its definition: everything at once, in double, dense masks. Fusion layers stand
-// before self-attention; their keys are images, or images and text, of a window.
-class Twin {
- public:
-  using Visible = std::function<bool(Index row, Index key)>;
-  using Distance = std::function<std::int64_t(Index row, Index key)>;
-
-  Twin(const DecoderConfig& config, RandomWeights& weights) : c_(config), weights_(weights) {}
-
-  // images: the image tokens of one window after the other; windows[w] = text at which it starts.
-  // origins: where positions began to count when each token came.
-  Matrix<double> logits(const std::vector<int>& ids, const Visible& visible,
-                        const Distance& distance, const std::vector<Insertion>& windows = {},
-                        const Dense& images = {}, const std::vector<Index>& origins = {}) const {
-    const DecoderSpec spec = decoder_spec(c_);
-    const Dense embed = tensor(spec.embed_tokens);
-    const auto n = static_cast<Index>(ids.size());
-    Dense h(n, c_.hidden_size);
-    for (Index i = 0; i < n; ++i) h.row(i) = embed.row(ids[static_cast<std::size_t>(i)]);
-    for (std::size_t layer = 0; layer < spec.blocks.size(); ++layer) {
-      const BlockSpec& b = spec.blocks[layer];
-      if (b.fusion_attention) h += fusion(b, h, windows, images, origins);
-      const Dense x = norm(h, *b.input_norm);
-      const bool slides = c_.slides(static_cast<Index>(layer));
-      const auto seen = [&](Index i, Index j) {
-        return visible(i, j) && (!slides || distance(i, j) < c_.sliding_window);
-      };
-      h += attention(*b.self_attention, x, x, seen, distance);
-      const Dense m = norm(h, b.post_attention_norm);
-      const Dense gate = linear(b.mlp.gate, m);
-      h += linear(
-          b.mlp.down,
-          (gate.array() / (1 + (-gate.array()).exp()) * linear(b.mlp.up, m).array()).matrix());
-    }
-    const Dense out = norm(h, spec.norm) * tensor(*spec.lm_head).transpose();
-    Matrix<double> result(out.rows(), out.cols());
-    result.eigen() = out;
-    return result;
-  }
-
- private:
-  Dense tensor(const TensorSpec& s) const { return weights_.get(s).eigen().cast<double>(); }
-  Dense linear(const LinearSpec& s, const Dense& x) const {
-    Dense y = x * tensor(s.weight).transpose();
-    if (s.bias) y.rowwise() += tensor(*s.bias).row(0);
-    return y;
-  }
-  Dense norm(const Dense& x, const TensorSpec& s) const {
-    Dense y(x.rows(), x.cols());
-    const Dense w = tensor(s);
-    for (Index r = 0; r < x.rows(); ++r)
-      y.row(r) = (x.row(r) / std::sqrt(x.row(r).squaredNorm() / static_cast<double>(x.cols()) +
-                                       c_.rms_norm_eps))
-                     .cwiseProduct(w.row(0));
-    return y;
-  }
-
-  // Keys are images, window after window, then text. A text row sees its window.
-  Dense fusion(const BlockSpec& b, const Dense& h, const std::vector<Insertion>& windows,
-               const Dense& images, const std::vector<Index>& origins) const {
-    const ImageRope rope = c_.fusion->image_rope;
-    const bool text_gives_keys = c_.fusion->keys == Keys::image_text;
-    const Dense text = norm(h, *b.fusion_norm);
-    Dense keys(images.rows() + h.rows(), h.cols());
-    if (images.rows() > 0) keys.topRows(images.rows()) = norm(images, *b.fusion_norm);
-    keys.bottomRows(h.rows()) = text;
-    std::vector<Index> window_of_key, place_of_key;
-    Index images_before = 0;
-    for (std::size_t w = 0; w < windows.size(); ++w) {
-      const Index first = windows[w].position;
-      for (Index j = 0; j < windows[w].num_tokens; ++j) {
-        window_of_key.push_back(static_cast<Index>(w));
-        place_of_key.push_back(rope == ImageRope::none           ? 0
-                               : rope == ImageRope::window_start ? first
-                               : rope == ImageRope::consecutive  ? first + j
-                                                                 : first + images_before + j);
-      }
-      images_before += windows[w].num_tokens;
-    }
-    for (Index i = 0; i < h.rows(); ++i) {
-      Index w = -1, here = 0, so_far = 0;
-      for (const Insertion& at : windows)
-        if (at.position <= i) ++w, here = at.num_tokens, so_far += here;
-      window_of_key.push_back(w);
-      // Images at 0 are as far as positions have come since they last began to count.
-      place_of_key.push_back(rope == ImageRope::none ? i - origins[static_cast<std::size_t>(i)]
-                             : rope == ImageRope::window_start ? i
-                             : rope == ImageRope::consecutive  ? i + here
-                                                               : i + so_far);
-    }
-    const auto key = [](const std::vector<Index>& v, Index j) {
-      return v[static_cast<std::size_t>(j)];
-    };
-    const Index first_text = images.rows();
-    return attention(
-        *b.fusion_attention, text, keys,
-        [&](Index i, Index j) {
-          return key(window_of_key, j) == key(window_of_key, first_text + i) &&
-                 j <= (text_gives_keys ? first_text + i : first_text - 1);
-        },
-        [&](Index i, Index j) { return key(place_of_key, first_text + i) - key(place_of_key, j); });
-  }
-
-  Dense attention(const AttentionSpec& w, const Dense& from, const Dense& to,
-                  const Visible& visible, const Distance& distance) const {
-    const Index d = c_.head_dim, group = c_.num_attention_heads / c_.num_key_value_heads;
-    const Dense q = linear(w.q, from), k = linear(w.k, to), v = linear(w.v, to);
-    Dense out = Dense::Zero(q.rows(), q.cols());
-    for (Index i = 0; i < q.rows(); ++i) {
-      for (Index head = 0; head < c_.num_attention_heads; ++head) {
-        const Index kv = head / group * d;
-        Eigen::RowVectorXd p(k.rows());
-        for (Index j = 0; j < k.rows(); ++j) {
-          p(j) = -std::numeric_limits<double>::infinity();
-          if (!visible(i, j)) continue;
-          double score = 0;
-          for (Index a = 0; a < d / 2; ++a) {
-            const double angle =
-                static_cast<double>(distance(i, j)) *
-                std::pow(c_.rope.theta, -2.0 * static_cast<double>(a) / static_cast<double>(d));
-            const double x = q(i, head * d + a), y = q(i, head * d + a + d / 2);
-            score += (x * std::cos(angle) - y * std::sin(angle)) * k(j, kv + a) +
-                     (y * std::cos(angle) + x * std::sin(angle)) * k(j, kv + a + d / 2);
-          }
-          p(j) = score / std::sqrt(static_cast<double>(d));
-        }
-        if (std::isinf(p.maxCoeff())) continue;  // sees nothing
-        p = (p.array() - p.maxCoeff()).exp();
-        out.block(i, head * d, 1, d) = p * v.middleCols(kv, d) / p.sum();
-      }
-    }
-    return linear(w.o, out);
-  }
-
-  DecoderConfig c_;
-  RandomWeights& weights_;
-};
 
 // A stream in random chunks, fed to the library, and what each of its tokens sees and where.
 struct Run {

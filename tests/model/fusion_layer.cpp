@@ -238,7 +238,8 @@ TEST_CASE_TEMPLATE("a stream in pieces gets the updates of the whole stream", T,
   const double tolerance = std::is_same_v<T, double> ? 1e-12 : 2e-5;
   Index window_starts = 0, forgotten = 0;
   for (const Keys keys : {Keys::image, Keys::image_text})
-    for (const History history : {History::window, History::all})
+    for (const History history :
+         {History::window, History::last(2), History::every(2), History::all})
       for (const Gate gate : {Gate::none, Gate::tanh})
         for (const ImageRope image_rope : {ImageRope::off, ImageRope::none, ImageRope::window_start,
                                            ImageRope::consecutive, ImageRope::stream})
@@ -281,10 +282,16 @@ TEST_CASE_TEMPLATE("a stream in pieces gets the updates of the whole stream", T,
                 CHECK(largest_difference(out, whole) <= tolerance);
                 CHECK(state.text_len() == layout.text_len());
                 CHECK(state.image_len() == layout.image_len());
-                const Window last = layout.windows().back();
-                const Index images =
-                    history == History::all ? layout.image_len() : last.image.size();
-                const Index texts = history == History::all ? layout.text_len() : last.text.size();
+                Index images = 0, texts = 0;  // of the windows that are kept
+                const Index newest = std::ssize(layout.windows()) - 1;
+                for (Index w = 0; w <= newest; ++w) {
+                  const bool kept = history == History::all       ? true
+                                    : history == History::window  ? w == newest
+                                    : history == History::last(2) ? w + 2 > newest
+                                                                  : w == newest || w % 2 == 1;
+                  images += kept ? layout.window(w).image.size() : 0;
+                  texts += kept ? layout.window(w).text.size() : 0;
+                }
                 const Index held = images + (keys == Keys::image_text ? texts : 0);
                 CHECK(state.num_keys() == held);
                 CHECK(state.cache_bytes() == held * 2 * fusion.config().shape.num_kv_heads *
@@ -374,7 +381,7 @@ TEST_CASE("with dynamic scaling pieces agree with the whole stream up to the tra
 TEST_CASE("a warm fusion layer appends without allocating") {
   if (!casa_test::must_count()) return;
   std::mt19937 random(4);
-  for (const History history : {History::window, History::all})
+  for (const History history : {History::window, History::last(3), History::all})
     for (const ImageRope image_rope : {ImageRope::window_start, ImageRope::stream}) {
       FusionConfig f;
       f.history = history;
@@ -396,7 +403,7 @@ TEST_CASE("a warm fusion layer appends without allocating") {
       read_frame();
       const long long before = casa_test::allocation_count();
       for (int i = 0; i < 40; ++i) fusion.append_text(state, x, out, context);
-      if (history == History::window)
+      if (history.rule == History::Rule::last)
         for (int frame = 0; frame < 50; ++frame) read_frame();
       CHECK(casa_test::allocation_count() == before);
     }

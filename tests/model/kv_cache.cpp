@@ -61,7 +61,7 @@ TEST_CASE_TEMPLATE("a cache holds what a list of tokens holds", S, float, half) 
     const Index sinks = up_to(3), last = 1 + up_to(6);
     Index next = 0;
     for (int step = 0; step < 60; ++step) {
-      switch (up_to(5)) {
+      switch (up_to(6)) {
         case 0:
         case 1:
         case 2: {
@@ -83,6 +83,13 @@ TEST_CASE_TEMPLATE("a cache holds what a list of tokens holds", S, float, half) 
                              up_to(std::min<Index>(2, static_cast<Index>(model.size())));
           cache.truncate(keep);
           model.resize(static_cast<std::size_t>(keep));
+          break;
+        }
+        case 5: {  // behind the tokens that keep() pins
+          const Index begin = sinks + up_to(6), end = begin + up_to(4);
+          if (end > cache.size()) break;
+          cache.erase({begin, end});
+          model.erase(model.begin() + begin, model.begin() + end);
           break;
         }
         default:
@@ -121,4 +128,23 @@ TEST_CASE("what was reserved is not allocated again") {
   const Index bytes = cache.capacity_bytes();
   append(cache, 0, 50);
   CHECK(cache.capacity_bytes() == bytes);
+}
+
+TEST_CASE("a cache refuses to erase what it does not hold or has pinned") {
+  KvCache<float> cache(kHeads, kDim);
+  append(cache, 0, 6);
+  cache.pin(2);
+  for (const Interval range : {Interval{1, 3}, Interval{3, 7}, Interval{4, 3}, Interval{-1, 0}})
+    CHECK_THROWS_AS(cache.erase(range), error);
+  CHECK_THROWS_WITH_AS(cache.erase({3, 7}),
+                       "KvCache::erase: range must lie within [2, 6) (held and not pinned), got "
+                       "[3, 7)",
+                       error);
+  check_holds(cache, {0, 1, 2, 3, 4, 5});
+  cache.erase({3, 5});
+  check_holds(cache, {0, 1, 2, 5});
+  cache.erase({2, 3});
+  check_holds(cache, {0, 1, 5});
+  append(cache, 7, 2);
+  check_holds(cache, {0, 1, 5, 7, 8});
 }

@@ -82,6 +82,33 @@ TEST_CASE_TEMPLATE("a stream that was saved and loaded goes on as if never stopp
   }
 }
 
+TEST_CASE("a session knows which windows its stream kept") {
+  for (const History history : {History::last(3), History::every(3), History::all}) {
+    Stage<float> stage;
+    stage.config.fusion->history = history;
+    const Decoder<float> model(stage.config, stage.weights.source());
+    CaptionerOptions options = small_options(5);
+    options.state = {};
+    const Context context;
+    const Scratch scratch;
+    const std::string path = scratch.file("session");
+    Captioner<float> captioner(model, context, options), resumed(model, context, options);
+    for (Index f = 0; f < 12; ++f) {
+      CAPTURE(f);
+      captions(captioner, stage, f, f + 1);
+      io::save_session(path, captioner, "m");
+      io::load_session(path, resumed, "m");
+      CHECK(StateArchive<float>::numbers(resumed.stream()) ==
+            StateArchive<float>::numbers(captioner.stream()));
+      Captioner<float> straight = captioner;
+      CHECK(captions(resumed, stage, f + 1, f + 4) == captions(straight, stage, f + 1, f + 4));
+      CHECK(row(resumed) == row(straight));
+    }
+    const Index kept = StateArchive<float>::numbers(captioner.stream()).windows.size();
+    CHECK(kept == (history == History::last(3) ? 4 : history == History::every(3) ? 6 : 13));
+  }
+}
+
 TEST_CASE("the same stream gives the same file") {
   Stage<float> stage;
   const Context context;

@@ -186,7 +186,7 @@ inline CaptionerOptions captioner_options(const CaptionerConfig& c, const ModelC
   o.state.text_window = c.text_window.value_or(o.state.text_window);
   o.state.sinks = c.sinks.value_or(o.state.sinks);
   o.state.horizon = c.horizon.value_or(o.state.horizon);
-  const bool grows = model.decoder.fusion && model.decoder.fusion->history == History::all;
+  const bool grows = model.decoder.fusion && !model.decoder.fusion->is_bounded();
   if (grows) o.state.text_window = 0;
   return o;
 }

@@ -32,8 +32,6 @@ inline constexpr NameTable<ImageUpdate, 3> update_names{
     {{ImageUpdate::none, "none"},
      {ImageUpdate::ffn, "ffn"},
      {ImageUpdate::attention_ffn, "attention+ffn"}}};
-inline constexpr NameTable<History, 2> history_names{
-    {{History::window, "window"}, {History::all, "all"}}};
 inline constexpr NameTable<ImageRope, 5> image_rope_names{
     {{ImageRope::off, "off"},
      {ImageRope::none, "none"},
@@ -60,10 +58,28 @@ template <class E, std::size_t N>
 std::string to_name(E value, const NameTable<E, N>& table) {
   for (const auto& [v, name] : table)
     if (v == value) return std::string(name);
-  if constexpr (std::is_enum_v<E>)
-    fail("fusion: value ", static_cast<int>(value), " has no name");
-  else
-    fail("fusion: a history other than window and all has no name");
+  fail("fusion: value ", static_cast<int>(value), " has no name");
+}
+
+/// "window", "all", {"last": n} or {"every": k}, n and k from 1 on.
+inline History history_of(const Json& j) {
+  if (j.is_string() && j.as_string() == "window") return History::window;
+  if (j.is_string() && j.as_string() == "all") return History::all;
+  if (!j.is_object() || j.size() != 1 || !(j.contains("last") || j.contains("every")))
+    j.fail_expected("\"window\", \"all\", {\"last\": n} or {\"every\": k}");
+  const bool last = j.contains("last");
+  const Index count =
+      j.at(last ? "last" : "every").as_index(1, std::numeric_limits<std::int64_t>::max());
+  return last ? History::last(count) : History::every(count);
+}
+inline void write_history(JsonWriter& w, const History& h) {
+  if (h == History::window || h.rule == History::Rule::all) {
+    w.value(h == History::window ? "window" : "all");
+    return;
+  }
+  w.begin_object();
+  w.key(h.rule == History::Rule::last ? "last" : "every").value(h.count);
+  w.end_object();
 }
 
 }  // namespace detail
@@ -87,7 +103,7 @@ inline std::optional<FusionConfig> fusion_config(const Json& j, Index num_hidden
   f.parameters = from_name(j.at("parameters"), sharing_names);
   f.norm = from_name(j.at("norm"), sharing_names);
   f.update = from_name(j.at("update"), update_names);
-  f.history = from_name(j.at("history"), history_names);
+  f.history = history_of(j.at("history"));
   f.image_rope = from_name(j.at("image_rope"), image_rope_names);
   f.gate = from_name(j.at("gate"), gate_names);
   for (const Json& layer : j.at("layers").elements())
@@ -100,16 +116,19 @@ inline std::optional<FusionConfig> fusion_config(const Json& j, Index num_hidden
   return f;
 }
 
-/// Writes what fusion_config reads, as the value that comes next.
+/// Writes what fusion_config reads, as the value that comes next. Throws casa::error for a config
+/// with a rule, which only its program knows.
 inline void write_fusion(JsonWriter& w, const FusionConfig& f) {
   using namespace detail;
+  require(!f.rule, "fusion: a config with a rule of your own cannot be written");
   w.begin_object();
   w.key("keys").value(to_name(f.keys, key_names));
   w.key("placement").value(to_name(f.placement, placement_names));
   w.key("parameters").value(to_name(f.parameters, sharing_names));
   w.key("norm").value(to_name(f.norm, sharing_names));
   w.key("update").value(to_name(f.update, update_names));
-  w.key("history").value(to_name(f.history, history_names));
+  w.key("history");
+  write_history(w, f.history);
   w.key("image_rope").value(to_name(f.image_rope, image_rope_names));
   w.key("gate").value(to_name(f.gate, gate_names));
   w.key("layers").begin_array();

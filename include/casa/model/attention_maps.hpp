@@ -65,8 +65,8 @@ CASA_NAMESPACE_BEGIN
 template <Scalar T>
 struct AttentionMaps {
   /// The request: the heads to show, in any order. A pass throws casa::error for a layer or head
-  /// that the model does not have, for fusion in a layer that has none, and for self-attention
-  /// where fusion replaces it.
+  /// that the model does not have, for fusion in a layer that has none or with a history that keeps
+  /// windows apart (History::every, a rule), and for self-attention where fusion replaces it.
   std::vector<AttentionHead> heads = {};
   /// The request: which rows to show, as indices among the text rows of the pass, ascending. They
   /// must be among those that give logits (StreamInput::logits), since the last block computes no
@@ -138,6 +138,13 @@ void check_maps(const AttentionMaps<T>& maps, const DecoderConfig& config, Index
                 config.fusion->placement != Placement::replace,
             "AttentionMaps: heads[", i, "] asks for the self-attention of layer ", layer,
             ", in whose place stands fusion");
+    // Between the windows that such a history keeps others are gone, and with them the count of
+    // their tokens: the keys could not be named.
+    require(attention == BlockAttention::self ||
+                (!config.fusion->rule && config.fusion->history.is_one_interval()),
+            "AttentionMaps: heads[", i,
+            "] asks for fusion whose history keeps windows apart; maps ",
+            "of fusion are there for History::window, last(n) and all");
   }
   Index previous = text_rows - logit_rows - 1;
   for (std::size_t i = 0; i < maps.chunk_rows.size(); ++i) {

@@ -41,11 +41,11 @@ struct KeySegment {
   Interval rows = {};  // of y if image, else of x
 };
 
-/// The keys that the rows of a stream see: one interval of places in a cache for each row.
+/// The keys that the rows of a stream see, as places in a cache.
 struct SeenKeys {
-  std::span<const Interval> self = {};   // text rows in the self-attention cache
-  std::span<const Interval> text = {};   // text rows in the fusion cache
-  std::span<const Interval> image = {};  // image rows in the fusion cache
+  MaskView self = {};   // text rows in the self-attention cache
+  MaskView text = {};   // text rows in the fusion cache
+  MaskView image = {};  // image rows in the fusion cache
 };
 
 /// One stream's part of a pass; the same in all blocks.

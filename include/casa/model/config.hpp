@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,7 +12,7 @@
 #include "casa/core/error.hpp"
 #include "casa/layers/rope_scaling.hpp"
 #include "casa/stream/positions.hpp"
-#include "casa/stream/visibility.hpp"
+#include "casa/stream/visibility_rule.hpp"
 
 CASA_COMMON_NAMESPACE_BEGIN
 
@@ -46,10 +47,12 @@ struct FusionConfig {
   Sharing parameters = Sharing::own;          ///< of its projections q, k, v, o (D1)
   Sharing norm = Sharing::shared;             ///< of its RMSNorm (D1)
   ImageUpdate update = ImageUpdate::none;     ///< how image tokens change in its blocks (D4)
-  History history = History::window;          ///< whether earlier windows are seen (D5)
+  History history = History::window;          ///< which windows are seen (D5)
   ImageRope image_rope = ImageRope::window_start;  ///< rotary positions of image keys
   Gate gate = Gate::none;                          ///< factor of the update
   std::vector<int> layers;                         ///< blocks that have it, ascending
+  /// A rule of your own, which is then followed in place of `history`. No config.json can name it.
+  std::shared_ptr<const VisibilityRule> rule = {};
 
   /// Whether block `layer` has fusion.
   bool has_layer(Index layer) const {
@@ -57,6 +60,8 @@ struct FusionConfig {
       if (l == layer) return true;
     return false;
   }
+  /// Whether the number of windows that are kept is bounded. (Of a rule that is taken for granted.)
+  bool is_bounded() const { return rule || history.rule == History::Rule::last; }
   friend bool operator==(const FusionConfig&, const FusionConfig&) = default;
 };
 
@@ -104,6 +109,35 @@ inline FusionConfig token_insertion(std::vector<int> layers) {
   f.update = ImageUpdate::attention_ffn;
   f.history = History::all;
   f.image_rope = ImageRope::stream;
+  return f;
+}
+/// The cross-attention of Flamingo (arXiv 2204.14198, section 2): before a block text sees the
+/// image before it, without positions, and tanh of a learned number, 0 at first, is the update's
+/// factor. (Flamingo's blocks have a gated MLP of their own behind it, which is no part of this.)
+inline FusionConfig flamingo(std::vector<int> layers) {
+  FusionConfig f = cross_attention(std::move(layers));
+  f.image_rope = ImageRope::off;
+  f.gate = Gate::tanh;
+  return f;
+}
+/// The cross-attention of EVLM (arXiv 2407.14177), which is Flamingo's. Its learned tokens, which
+/// stand for an image in the text, are text tokens to the decoder.
+inline FusionConfig evlm(std::vector<int> layers) { return flamingo(std::move(layers)); }
+/// The cross-attention of Llama 3.2 Vision: blocks that have it have no self-attention, and their
+/// gate is that of Flamingo. (Its norms of each head and its MLP's gate are no part of this.)
+inline FusionConfig llama_vision(std::vector<int> layers) {
+  FusionConfig f = flamingo(std::move(layers));
+  f.placement = Placement::replace;
+  return f;
+}
+/// The attention of mPLUG-Owl3's blocks (arXiv 2408.04840, section 2.2) as one softmax: text sees
+/// all images before it and all text up to itself, with the weights of self-attention; an image
+/// stands at one position, that of the text behind it, and its tokens never change. (The paper's
+/// image keys have weights of their own, and a learned gate of each token mixes two softmaxes.)
+inline FusionConfig mplug_owl3(std::vector<int> layers) {
+  FusionConfig f = casa_replace(std::move(layers));
+  f.parameters = Sharing::shared;
+  f.history = History::all;
   return f;
 }
 
@@ -224,6 +258,13 @@ inline void check(const DecoderConfig& c) {
   ascending("fusion.layers", c.fusion->layers);
   require(c.fusion->keys != Keys::text,
           "config: fusion.keys must be image or image_text, got text");
+  if (!c.fusion->rule) check("config: fusion.history", c.fusion->history);
+  require(
+      c.sliding_layers.empty() || c.fusion->placement != Placement::replace ||
+          c.fusion->keys != Keys::image_text ||
+          (!c.fusion->rule && c.fusion->history.is_one_interval()),
+      "config: sliding_layers bound fusion in place of self-attention with keys image_text, and "
+      "need its history window, last or all there, got every or a rule");
 }
 
 CASA_NAMESPACE_END

@@ -76,9 +76,9 @@ class Decoder {
             "StateOptions: text_window and sinks must not be negative, got ", options.text_window,
             " and ", options.sinks);
     checked_add(options.text_window, options.sinks, "StateOptions: text_window + sinks");
-    require(
-        options.text_window == 0 || !config_.fusion || config_.fusion->history == History::window,
-        "StateOptions: text_window needs fusion.history window: with all, fusion layers grow too");
+    require(options.text_window == 0 || !config_.fusion || config_.fusion->is_bounded(),
+            "StateOptions: text_window needs fusion.history window or last: with all and every, "
+            "fusion layers grow too");
     check_horizon(options);
     DecoderState<T> state;
     state.options_ = options;
@@ -176,7 +176,7 @@ class Decoder {
                        image, at.text, at.image);
     const detail::StreamPass pass{.text = text,
                                   .image = image,
-                                  .seen = {.self = s.self_intervals_,
+                                  .seen = {.self = {s.self_intervals_, {}},
                                            .text = s.windows_.seen_by_text(),
                                            .image = s.windows_.seen_by_images()},
                                   .sliding = sliding(s),
@@ -213,17 +213,19 @@ class Decoder {
     // How many tokens after the sinks were evicted and still count in positions.
     const auto gap =
         static_cast<Index>(s.text_len() - s.self_tokens_ - (std::max)(s.origin_, s.started_at_));
-    const auto each = [](std::span<const Interval> from, std::vector<Interval>& to, auto&& f) {
-      to.resize(from.size());
-      std::transform(from.begin(), from.end(), to.begin(), f);
+    const auto each = [](const MaskView& from, Mask& to, auto&& f) -> MaskView {
+      to.intervals.resize(from.intervals.size());
+      std::transform(from.intervals.begin(), from.intervals.end(), to.intervals.begin(), f);
+      to.offsets.assign(from.offsets.begin(), from.offsets.end());
+      return to;
     };
+    // (Where fusion slides its masks have one interval a row, which ends with the row's own key.)
     const bool fused = config_.fusion && detail::fusion_slides(*config_.fusion);
     const auto in_stream = [&](Interval i) { return fused ? detail::slide(i, window) : i; };
-    each(s.self_intervals_, s.sliding_self_,
-         [&](Interval i) { return detail::slide(i, window, sinks, gap); });
-    each(s.windows_.seen_by_text(), s.sliding_text_, in_stream);
-    each(s.windows_.seen_by_images(), s.sliding_image_, in_stream);
-    return {.self = s.sliding_self_, .text = s.sliding_text_, .image = s.sliding_image_};
+    return {.self = each(MaskView{s.self_intervals_, {}}, s.sliding_self_,
+                         [&](Interval i) { return detail::slide(i, window, sinks, gap); }),
+            .text = each(s.windows_.seen_by_text(), s.sliding_text_, in_stream),
+            .image = each(s.windows_.seen_by_images(), s.sliding_image_, in_stream)};
   }
 
   // The rows of the embedding that stand for `ids`, into x (ids.size() x hidden_size).

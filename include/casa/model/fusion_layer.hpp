@@ -12,8 +12,8 @@
 
 CASA_NAMESPACE_BEGIN
 
-/// What a fusion layer computes: keys, history, image_rope and gate are read from `fusion`; norm
-/// and parameters are the layer's own.
+/// What a fusion layer computes: keys, history, rule, image_rope and gate are read from `fusion`;
+/// norm and parameters are the layer's own.
 struct FusionLayerConfig {
   Index hidden_size = 0;       ///< columns of x, y and out
   AttentionShape shape = {};   ///< num_heads, num_kv_heads, head_dim
@@ -36,9 +36,9 @@ class FusionLayer;
 /// The memory of one stream in one fusion layer: keys and values of the windows that later text may
 /// still see, and the positions reached. With History::window that is the current window only: its
 /// keys are forgotten when the next image begins a new one, so that memory does not grow with the
-/// number of images. Made by FusionLayer::new_state, changed by append_image and append_text of the
-/// same layer; a model with several fusion layers keeps one state for each. A copy goes on by
-/// itself. One thread at a time may use a state.
+/// number of images; with History::last(n) the last n. Made by FusionLayer::new_state, changed by
+/// append_image and append_text of the same layer; a model with several fusion layers keeps one
+/// state for each. A copy goes on by itself. One thread at a time may use a state.
 template <Scalar T>
 class FusionLayerState {
  public:
@@ -123,6 +123,7 @@ class FusionLayer {
     require_equal("FusionLayer: outputs of o", weights.attention.o.out_features(),
                   config_.hidden_size);
     require(config_.fusion.keys != Keys::text, "FusionLayer: keys must be image or image_text");
+    if (!config_.fusion.rule) check("FusionLayer: history", config_.fusion.history);
     config_.fusion.parameters = config_.fusion.norm = Sharing::own;
     config_.fusion.update = ImageUpdate::none;
     weights_.fusion_norm = std::move(weights.norm);
@@ -177,9 +178,9 @@ class FusionLayer {
   }
 
   /// Text comes next in the stream: x (tokens x hidden_size); out, of the same size, = F of these
-  /// tokens. Each sees the images of the current window (or of all windows, History::all) and, with
-  /// Keys::image_text, the text there up to itself. One token or many at once: the result is the
-  /// same to rounding. out must not overlap x. Throws as append_image does.
+  /// tokens. Each sees the images of the current window (and of those that fusion.history, or a
+  /// rule, adds) and, with Keys::image_text, the text there up to itself. One token or many at
+  /// once: the result is the same to rounding. out must not overlap x. Throws as append_image does.
   void append_text(FusionLayerState<T>& state, MatrixView<const T> x, MatrixView<T> out,
                    const Context& context = {}) const {
     append(state, {}, x, {}, out, context);
@@ -250,7 +251,7 @@ class FusionLayer {
       throw;
     }
     state.windows_.commit(&config_.fusion);
-    state.windows_.trim_front(state.cache_.fusion);
+    state.windows_.forget_keys(state.cache_.fusion);
   }
 
   // What has no rows may have been given without columns.

@@ -25,9 +25,10 @@ CASA_COMMON_NAMESPACE_END
 CASA_NAMESPACE_BEGIN
 
 /// Keys and values of consecutive tokens as (head, token, head_dim), so that a head's keys are
-/// contiguous. Tokens are added at the end. They are removed at the end (truncate), or at the front
-/// after the first `pinned` ones (drop). Memory grows by doubling and is reused: a cache that
-/// drops as much as it appends stops allocating. A call that throws leaves the cache as it was.
+/// contiguous. Tokens are added at the end. They are removed at the end (truncate), at the front
+/// after the first `pinned` ones (drop), or between (erase). Memory grows by doubling and is
+/// reused: a cache that drops as much as it appends stops allocating. A call that throws leaves the
+/// cache as it was.
 template <Storage S>
 class KvCache {
  public:
@@ -99,6 +100,20 @@ class KvCache {
            count);
     begin_ += count;
     if (begin_ == end_) begin_ = end_ = pinned_;
+  }
+
+  /// Removes tokens [range.begin, range.end) of those held. What stands behind them moves up,
+  /// unless they stand at the front (drop). Throws casa::error unless they are held and not pinned.
+  void erase(Interval range) {
+    if (range.begin < pinned_ || range.end < range.begin || range.end > size())
+      fail("KvCache::erase: range must lie within [", pinned_, ", ", size(),
+           ") (held and not pinned), got [", range.begin, ", ", range.end, ")");
+    if (range.begin == pinned_) return drop(range.size());
+    const Index to = place(range.begin), from = to + range.size(), count = end_ - from;
+    for (Index h = 0; h < heads_ && count > 0; ++h)
+      for (Buffer<S>* b : {&k_, &v_})
+        std::memmove(b->data() + offset(h, to), b->data() + offset(h, from), bytes_of(count));
+    end_ -= range.size();
   }
 
   /// Removes all but the first `first` and the last `last` tokens. Pass the same `first` at every

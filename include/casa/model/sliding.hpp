@@ -25,7 +25,9 @@ constexpr Interval slide(Interval seen, Index window, Index sinks, Index gap) {
 
 /// Whether a block's sliding window bounds its fusion too. It does where fusion stands in place of
 /// self-attention and its keys are those of the stream (CASA in replace, token insertion). Fusion
-/// beside self-attention has a rule of its own, FusionConfig::history.
+/// beside self-attention has a rule of its own, FusionConfig::history. (check(DecoderConfig)
+/// refuses histories whose windows do not follow each other: in a cache with gaps places are no
+/// distances.)
 inline bool fusion_slides(const FusionConfig& f) {
   return f.placement == Placement::replace && f.keys == Keys::image_text;
 }

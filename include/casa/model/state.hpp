@@ -42,9 +42,10 @@ class StreamTransaction;
 /// The memory of one stream. Made by Decoder::new_state, changed by Decoder::forward. Two streams
 /// never share anything; a copy is independent. One thread at a time may use a state.
 ///
-/// Self-attention keeps keys and values of text alone. Fusion layers keep those of the current
-/// window, or of all windows with History::all. With History::window an image therefore costs
-/// nothing once its window is over: no cache holds it.
+/// Self-attention keeps keys and values of text alone. Fusion layers keep those of the windows that
+/// FusionConfig::history (or a rule) lets later rows see: the current one, the last n, every k-th,
+/// all. With History::window an image therefore costs nothing once its window is over: no cache
+/// holds it.
 template <Scalar T>
 class DecoderState {
  public:
@@ -127,7 +128,7 @@ class DecoderState {
   // Scratch of the pass that is running, kept so that a warm step allocates nothing.
   std::int64_t origin_before_ = 0;  // origin_ as it was before the pass
   std::vector<Interval> self_intervals_;
-  std::vector<Interval> sliding_self_, sliding_text_, sliding_image_;
+  Mask sliding_self_, sliding_text_, sliding_image_;
   detail::RopeTables<T> tables_;
   Rope rope_;  // the stream's frequencies, where they depend on its length
 };

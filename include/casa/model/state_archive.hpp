@@ -19,11 +19,13 @@ struct StreamNumbers {
   Index fusion_tokens = 0;              ///< in every fusion cache
   /// The tokens of one window.
   struct WindowSize {
-    Index image = 0;  ///< image tokens
-    Index text = 0;   ///< text tokens
+    Index image = 0;   ///< image tokens
+    Index text = 0;    ///< text tokens
+    Index number = 0;  ///< of the window in the stream
     friend bool operator==(const WindowSize&, const WindowSize&) = default;
   };
-  /// The windows that fusion still sees, in order. The first has no image.
+  /// The windows that fusion still sees, in order. The first has no image: it is window 0, or an
+  /// empty one in its place.
   std::vector<WindowSize> windows = {};
 
   friend bool operator==(const StreamNumbers&, const StreamNumbers&) = default;
@@ -42,8 +44,10 @@ class StateArchive {
                     .origin = s.origin_,
                     .self_tokens = s.self_tokens_,
                     .fusion_tokens = s.fusion_tokens()};
-    for (const Window& w : s.windows_.layout().windows())
-      n.windows.push_back({w.image.size(), w.text.size()});
+    const auto windows = s.windows_.layout().windows();
+    for (std::size_t w = 0; w < windows.size(); ++w)
+      n.windows.push_back(
+          {windows[w].image.size(), windows[w].text.size(), s.windows_.numbers()[w]});
     return n;
   }
   /// The caches of all blocks, in order.
@@ -63,7 +67,9 @@ class StateArchive {
     require_equal("stream: text tokens kept", n.self_tokens,
                   kept > 0 && text > kept ? std::int64_t{kept} : text);
     require(!n.windows.empty() && n.windows[0].image == 0, "stream: the first window has images");
+    require_equal("stream: number of the first window", n.windows[0].number, 0);
     StreamLayout layout;
+    std::vector<Index> numbers;
     std::int64_t images = 0, texts = 0;
     for (std::size_t w = 0; w < n.windows.size(); ++w) {
       const auto& size = n.windows[w];
@@ -71,6 +77,9 @@ class StateArchive {
       images = checked_add(images, size.image, "stream: image tokens");
       texts = checked_add(texts, size.text, "stream: text tokens");
       require(w < 2 || n.windows[w - 1].text > 0, "stream: two windows at one point");
+      require(w == 0 || (size.number > numbers.back() && size.number <= text + 1),
+              "stream: numbers of windows must ascend up to ", text + 1, ", got ", size.number);
+      numbers.push_back(size.number);
       if (w > 0) layout.append_image(size.image);
       layout.append_text(size.text);
     }
@@ -90,7 +99,7 @@ class StateArchive {
       require_equal(casa::text("stream: fusion keys of layer ", layer), size(block.fusion),
                     fused ? n.fusion_tokens : Index{0});
     }
-    s.windows_.restore(std::move(layout), c, n.image_len, n.fusion_tokens);
+    s.windows_.restore(std::move(layout), std::move(numbers), c, n.image_len, n.fusion_tokens);
     s.started_at_ = n.started_at;
     s.origin_ = n.origin;
     s.self_tokens_ = n.self_tokens;

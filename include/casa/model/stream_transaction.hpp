@@ -49,7 +49,7 @@ class StreamTransaction {
       s.self_tokens_ += static_cast<Index>(in.ids.size());
       evict_text(s);
       if (!fusion_) continue;
-      for (auto& block : s.blocks_) s.windows_.trim_front(block.fusion);
+      for (auto& block : s.blocks_) s.windows_.forget_keys(block.fusion);
     }
   }
 

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "casa/attention/stream_masks.hpp"
 #include "casa/model/block_pass.hpp"
 #include "casa/stream/layout.hpp"
 
@@ -32,8 +33,11 @@ class StreamWindows {
   StreamWindows() = default;
   explicit StreamWindows(ImageRope rope) : counter_(rope) {}
 
-  /// The windows that fusion still sees, counted from the first token of the first of them.
+  /// The windows that fusion still sees, as if there had been no others. The first has no image: it
+  /// is window 0, or in its place an empty one.
   const StreamLayout& layout() const { return live_; }
+  /// The number of each of these windows in the stream.
+  std::span<const Index> numbers() const { return numbers_; }
   const PositionCounter& counter() const { return counter_; }
   /// Text and image tokens since the stream began, those of forgotten windows too.
   std::int64_t text_len() const { return counter_.next_text(); }
@@ -44,6 +48,7 @@ class StreamWindows {
   void remember() { before_ = live_; }
   void append(Index text_len, std::span<const Insertion> insertions) {
     live_.append(text_len, insertions);
+    while (numbers_.size() < live_.windows().size()) numbers_.push_back(numbers_.back() + 1);
   }
 
   /// Computes what the chunk's rows see and in which order their keys are cached, and writes their
@@ -51,20 +56,28 @@ class StreamWindows {
   void prepare(const FusionConfig* fusion, const ChunkImages& images, Interval text, Interval image,
                std::span<Position> text_at, std::span<Position> image_at) {
     counter_after_ = counter_;
-    text_intervals_.clear();
-    image_intervals_.clear();
+    text_mask_.clear();
+    image_mask_.clear();
     segments_.clear();
     if (!fusion) {
       counter_after_.text(text_at);
       return;
     }
     const Index text_before = before_.text_len(), image_before = before_.image_len();
-    text_intervals_.resize(static_cast<std::size_t>(text.size()));
-    text_intervals(live_, {text_before, live_.text_len()}, fusion->keys, fusion->history,
-                   text_intervals_);
-    image_intervals_.resize(static_cast<std::size_t>(image.size()));
-    image_intervals(live_, {image_before, live_.image_len()}, fusion->keys, fusion->history,
-                    image_intervals_);
+    const Interval texts{text_before, live_.text_len()}, tokens{image_before, live_.image_len()};
+    if (!fusion->rule && fusion->history.is_one_interval()) {
+      // The windows that are kept follow each other, so that their numbers among those kept serve.
+      text_mask_.offsets.clear();
+      text_mask_.intervals.resize(static_cast<std::size_t>(text.size()));
+      text_intervals(live_, texts, fusion->keys, fusion->history, text_mask_.intervals);
+      image_mask_.offsets.clear();
+      image_mask_.intervals.resize(static_cast<std::size_t>(image.size()));
+      image_intervals(live_, tokens, fusion->keys, fusion->history, image_mask_.intervals);
+    } else {
+      write_mask(text_mask_, *fusion, texts, false);
+      write_mask(image_mask_, *fusion, tokens, true);
+    }
+    plan_forgetting(*fusion);
     for_each_piece(live_, text_before, image_before, [&](bool is_image, Interval piece) {
       const Index shift = is_image ? image.begin - image_before : text.begin - text_before;
       segments_.push_back({is_image, {piece.begin + shift, piece.end + shift}});
@@ -72,9 +85,9 @@ class StreamWindows {
     count_positions(images, text_at, image_at);
   }
 
-  /// What the chunk's text and image rows see in a fusion layer's cache, one interval each.
-  std::span<const Interval> seen_by_text() const { return text_intervals_; }
-  std::span<const Interval> seen_by_images() const { return image_intervals_; }
+  /// What the chunk's text and image rows see in a fusion layer's cache.
+  MaskView seen_by_text() const { return text_mask_; }
+  MaskView seen_by_images() const { return image_mask_; }
   /// The chunk's rows in the order in which fusion caches their keys.
   std::span<const KeySegment> segments() const { return segments_; }
 
@@ -87,25 +100,27 @@ class StreamWindows {
       live_.clear();
       return;
     }
-    if (fusion->history == History::window) {
-      const Window last = live_.windows().back();
-      const bool has_insertion = live_.windows().size() > 1;
-      live_.clear();
-      if (has_insertion) live_.append_image(last.image.size());
-      live_.append_text(last.text.size());
+    if (forgets_) {
+      std::swap(live_, after_);
+      std::swap(numbers_, numbers_after_);
     }
     num_keys_ = casa::num_keys(live_, fusion->keys);
   }
 
-  void roll_back() { std::swap(live_, before_); }
+  void roll_back() {
+    std::swap(live_, before_);
+    numbers_.resize(live_.windows().size());
+  }
 
-  /// Brings the cache of a fusion layer to num_keys() tokens: after commit() from the front, where
-  /// forgotten windows stand; after roll_back() from the end, where the failed chunk does.
+  /// Brings the cache of a fusion layer to num_keys() tokens: after commit() without those of
+  /// forgotten windows; after roll_back() without those of the failed chunk, at the end.
   template <class Cache>
-  void trim_front(Cache& cache) const {
+  void forget_keys(Cache& cache) const {
     std::visit(
         [&](auto& c) {
-          if (c.size() > num_keys_) c.drop(c.size() - num_keys_);
+          if (c.size() == 0) return;  // of a block without fusion
+          for (auto range = forgotten_.rbegin(); range != forgotten_.rend(); ++range)
+            c.erase(*range);
         },
         cache);
   }
@@ -114,12 +129,13 @@ class StreamWindows {
     std::visit([&](auto& c) { c.truncate((std::min)(c.size(), num_keys_)); }, cache);
   }
 
-  /// Becomes the windows, counters and number of cached keys of a saved stream. Throws casa::error
-  /// for negative counters.
-  void restore(StreamLayout layout, const PositionCounter::State& counter, std::int64_t image_len,
-               Index num_keys) {
+  /// Becomes the windows (with the number of each), counters and number of cached keys of a saved
+  /// stream. Throws casa::error for negative counters.
+  void restore(StreamLayout layout, std::vector<Index> numbers,
+               const PositionCounter::State& counter, std::int64_t image_len, Index num_keys) {
     counter_.restore(counter);
     live_ = std::move(layout);
+    numbers_ = std::move(numbers);
     image_len_ = image_len;
     num_keys_ = num_keys;
   }
@@ -127,6 +143,7 @@ class StreamWindows {
   /// Back to an empty stream whose first text token will count as number `first_text`.
   void reset(std::int64_t first_text = 0) {
     live_.clear();
+    numbers_.assign(1, 0);
     counter_ = PositionCounter(counter_.rope());
     counter_.restore({first_text, first_text, 0, true});
     image_len_ = 0;
@@ -134,6 +151,74 @@ class StreamWindows {
   }
 
  private:
+  static bool keeps(const FusionConfig& f, Index window, Index newest) {
+    return window == newest ||
+           (f.rule ? f.rule->keeps(window, newest) : f.history.sees(newest, window));
+  }
+
+  // What rows see by a rule that does not give one interval: text tokens, or with `is_image` image
+  // tokens, as numbers in live_.
+  void write_mask(Mask& mask, const FusionConfig& fusion, Interval rows, bool is_image) const {
+    const std::span<const Window> windows = live_.windows();
+    MaskWriter row(mask);
+    std::size_t own = 0;
+    for (Index i = rows.begin; i < rows.end; ++i, row.end_row()) {
+      while ((is_image ? windows[own].image.end : windows[own].text.end) <= i) ++own;
+      for (std::size_t u = 0; u <= own; ++u) {
+        if (!keeps(fusion, numbers_[u], numbers_[own])) continue;
+        const Window& w = windows[u];
+        WindowPart there{w.image, w.text};  // before the row
+        if (u == own && is_image) there = {{w.image.begin, i + 1}, {w.text.begin, w.text.begin}};
+        if (u == own && !is_image) there.text.end = i + 1;
+        if (fusion.rule) {
+          const RuleSeen seen =
+              fusion.rule->sees({is_image, numbers_[own],
+                                 i - (is_image ? windows[own].image : windows[own].text).begin},
+                                {numbers_[u], there.images.size(), there.text.size()});
+          there = {part(there.images, seen.images), part(there.text, seen.text)};
+        }
+        see_part(row, w, fusion.keys, there);
+      }
+    }
+    mask.compact();
+  }
+  // The tokens `places`, counted from the first of `all`, as far as they are there.
+  static Interval part(Interval all, Interval places) {
+    const Index begin = std::clamp(places.begin, Index{0}, all.size());
+    return {all.begin + begin, all.begin + std::clamp(places.end, begin, all.size())};
+  }
+
+  // Notes which windows no row behind this chunk can see, which keys are theirs, and what is left
+  // without them. Here, since a rule may throw, and commit() may not.
+  void plan_forgetting(const FusionConfig& fusion) {
+    forgotten_.clear();
+    after_.clear();
+    numbers_after_.assign(1, 0);
+    forgets_ = false;
+    const std::span<const Window> windows = live_.windows();
+    for (std::size_t w = 0; w < windows.size(); ++w) {
+      const Window& window = windows[w];
+      if (keeps(fusion, numbers_[w], numbers_.back())) {
+        if (w > 0) {
+          after_.append_image(window.image.size());
+          numbers_after_.push_back(numbers_[w]);
+        }
+        after_.append_text(window.text.size());
+        continue;
+      }
+      // Window 0 leaves an empty one in its place.
+      forgets_ = forgets_ || w > 0 || window.text.size() > 0;
+      const bool images = fusion.keys == Keys::image;
+      const Index begin = images ? window.image.begin : stream_begin(window);
+      const Index end = images ? window.image.end : window.text.end + window.image.end;
+      if (begin == end) continue;
+      if (!forgotten_.empty() && forgotten_.back().end == begin)
+        forgotten_.back().end = end;
+      else
+        forgotten_.push_back({begin, end});
+    }
+  }
+
   // Positions in stream order: the text up to each insertion, then its image.
   void count_positions(const ChunkImages& images, std::span<Position> text,
                        std::span<Position> image) {
@@ -151,13 +236,18 @@ class StreamWindows {
   }
 
   StreamLayout live_;
+  std::vector<Index> numbers_ = {0};  // of each window of live_
   PositionCounter counter_;
   std::int64_t image_len_ = 0;
   Index num_keys_ = 0;
 
-  StreamLayout before_;            // live_ as remember() found it
-  PositionCounter counter_after_;  // counter_ as commit() will leave it
-  std::vector<Interval> text_intervals_, image_intervals_;
+  StreamLayout before_;               // live_ as remember() found it
+  StreamLayout after_;                // live_ as commit() will leave it, where forgets_
+  std::vector<Index> numbers_after_;  // numbers_ likewise
+  bool forgets_ = false;              // commit() forgets windows
+  PositionCounter counter_after_;     // counter_ as commit() will leave it
+  Mask text_mask_, image_mask_;
+  std::vector<Interval> forgotten_;  // keys of the last chunk's cache, ascending
   std::vector<KeySegment> segments_;
 };
 

@@ -95,22 +95,24 @@ class AttentionSteps {
     AttentionMaps<T>* const recorded = pass_.maps[s];
     return recorded && has_head_of(*recorded, pass_.layer, attention) ? recorded : nullptr;
   }
-  /// The attention of the rows `queries` of q over a cache, into out (as many rows). `seen` has one
-  /// interval for each of the stream's rows `all`, of which `queries` are the last. `maps`, unless
-  /// null, are shown this attention.
-  void attend(MatrixView<const T> q, Interval all, Interval queries, std::span<const Interval> seen,
+  /// The attention of the rows `queries` of q over a cache, into out (as many rows). `seen` is the
+  /// mask of the stream's rows `all`, of which `queries` are the last. `maps`, unless null, are
+  /// shown this attention.
+  void attend(MatrixView<const T> q, Interval all, Interval queries, const MaskView& seen,
               const AnyKvCache<T>& cache, MatrixView<T> out, AttentionMaps<T>* maps = nullptr,
               BlockAttention attention = BlockAttention::self) const {
     if (queries.size() == 0) return;
+    const Workspace::Frame frame(context_.workspace);
+    const MaskView mask = last_rows(seen, queries.begin - all.begin);
     std::visit(
         [&]<class S>(const KvCache<S>& c) {
           const auto pieces = c.pieces();
-          const AttentionInput<T, S> input{
-              .shape = pass_.shape,
-              .scale = pass_.scale,
-              .q = q.middle_rows(queries.begin, queries.size()),
-              .keys = pieces,
-              .intervals = seen.subspan(static_cast<std::size_t>(queries.begin - all.begin))};
+          const AttentionInput<T, S> input{.shape = pass_.shape,
+                                           .scale = pass_.scale,
+                                           .q = q.middle_rows(queries.begin, queries.size()),
+                                           .keys = pieces,
+                                           .intervals = mask.intervals,
+                                           .interval_offsets = mask.offsets};
           T* lse = nullptr;
           if (maps) lse = context_.workspace.template take<T>(out.rows() * pass_.shape.num_heads);
           casa::attend(input, out, lse, context_);
@@ -120,6 +122,18 @@ class AttentionSteps {
   }
 
  private:
+  // The mask of all rows but the first `skipped`; its offsets lie in the workspace.
+  MaskView last_rows(const MaskView& mask, Index skipped) const {
+    const auto rows = static_cast<std::size_t>(skipped);
+    if (mask.offsets.empty()) return {mask.intervals.subspan(rows), {}};
+    if (skipped == 0) return mask;
+    const Index first = mask.offsets[rows];
+    const std::size_t count = mask.offsets.size() - rows;
+    Index* offsets = context_.workspace.template take<Index>(static_cast<Index>(count));
+    for (std::size_t r = 0; r < count; ++r) offsets[r] = mask.offsets[rows + r] - first;
+    return {mask.intervals.subspan(static_cast<std::size_t>(first)), {offsets, count}};
+  }
+
   const BlockPass<T>& pass_;
   const Context& context_;
   Index q_width_, kv_width_;

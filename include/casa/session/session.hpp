@@ -8,6 +8,7 @@
 #pragma once
 
 #include <deque>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -128,9 +129,13 @@ std::int64_t save_session(const std::string& path, const Captioner<T>& captioner
   const CaptionerState text = captioner.state();
   detail::SessionTensors all;
   all.add("numbers", detail::session_numbers(numbers, captioner.options().state, text));
-  std::vector<std::int64_t> windows;
-  for (const auto& w : numbers.windows) windows.insert(windows.end(), {w.image, w.text});
+  std::vector<std::int64_t> windows, window_numbers;
+  for (const auto& w : numbers.windows) {
+    windows.insert(windows.end(), {w.image, w.text});
+    window_numbers.push_back(w.number);
+  }
   all.add("windows", windows);
+  all.add("window_numbers", window_numbers);
   all.add("random",
           std::vector<std::uint64_t>(text.sampler.random.begin(), text.sampler.random.end()));
   all.add("seen", text.sampler.seen);
@@ -208,8 +213,13 @@ SafeTensors load_session(const std::string& path, Captioner<T>& captioner, std::
     text.has_logits = n[16] != 0;
     const auto windows = ints("windows");
     require(windows.size() % 2 == 0, "windows: an odd number of values");
-    for (std::size_t w = 0; w < windows.size(); w += 2)
-      numbers.windows.push_back({windows[w], windows[w + 1]});
+    // Sessions of versions that knew no history in which numbers matter do not have them.
+    std::vector<std::int64_t> window_numbers(windows.size() / 2);
+    std::iota(window_numbers.begin(), window_numbers.end(), 0);
+    if (file.contains("window_numbers")) window_numbers = ints("window_numbers");
+    require_equal("window_numbers", window_numbers.size(), windows.size() / 2);
+    for (std::size_t w = 0; w < window_numbers.size(); ++w)
+      numbers.windows.push_back({windows[2 * w], windows[2 * w + 1], window_numbers[w]});
     file.at("random").require_shape({4});
     file.at("random").read_into(std::span<std::uint64_t>(text.sampler.random));
     text.sampler.seen = file.at("seen").template to_vector<std::uint64_t>();
