@@ -77,6 +77,9 @@ void read_images(const ImageOptions& options, const std::vector<std::string>& fo
     const casa::io::Bytes bytes = casa::io::read_file(options.truth);
     truth.assign(reinterpret_cast<const char*>(bytes.span().data()), bytes.size());
     while (truth.ends_with('\n')) truth.pop_back();
+    casa::require(!truth.empty(), "--truth ", options.truth, ": the file has no text");
+    casa::require(options.files.size() == 1, "--truth: the text of one picture, expected one of ",
+                  "--images, got ", options.files.size());
   }
   for (const std::string& file : options.files) {
     const read_text::Grey grey = read_text::to_grey(read_file(file));
@@ -110,17 +113,20 @@ struct AttentionOptions {
   std::vector<Index> head;  // layer and head, or none
 
   void add_options(CLI::App& app) {
-    app.add_option("--attention", out,
-                   "write a PNG of where the model looked for each letter of a picture: the one of "
-                   "--images, or the first of the data");
+    auto* sheet = app.add_option(
+        "--attention", out,
+        "write a PNG of where the model looked for each letter of a picture: the one of "
+        "--images, or the first of the data");
     app.add_option("--attention-head", head, "layer and head (the one that looks most sharply)")
-        ->expected(2);
+        ->expected(2)
+        ->needs(sheet);
   }
 };
 
 int show_attention(const AttentionOptions& options, const program::ReaderFiles& files,
-                   const std::vector<std::string>& images, const std::string& data,
+                   const ImageOptions& image_options, const std::string& data,
                    const program::ImageReader& read_file, const casa::Context& context) {
+  const std::vector<std::string>& images = image_options.files;
   if (!files.streams.empty() || !files.json.empty() || images.size() > 1) {
     std::fprintf(stderr,
                  "read_text: --attention goes with one of --images at most, not with --streams or "
@@ -143,6 +149,11 @@ int show_attention(const AttentionOptions& options, const program::ReaderFiles& 
     picture = read_text::in_frame(first, model.reader.side()).pixels;
   } else {
     const read_text::Grey grey = read_text::to_grey(read_file(images[0]));
+    const Index side = model.reader.side();
+    casa::require(
+        (grey.rows() <= side && grey.cols() <= side) || image_options.page.tiles == "none",
+        images[0], ": --attention shows one frame of ", side, " x ", side, ", got ", grey.cols(),
+        " x ", grey.rows(), " (--tiles none makes the picture smaller)");
     picture = read_text::in_frame(grey, model.reader.side()).pixels;
   }
   std::optional<casa::AttentionHead> head;
@@ -162,25 +173,31 @@ int main(int argc, char** argv) {
   Index threads = 1, cost_tiles = 0;
   const program::ImageReader read_file("read_text");
   files.add_options(app);
-  app.add_option("-i,--images", images.files, "image files to read (PNG, JPEG, PPM, PGM)");
+  auto* image_files =
+      app.add_option("-i,--images", images.files, "image files to read (PNG, JPEG, PPM, PGM)");
   app.add_option("--tiles", images.page.tiles,
                  "how larger pictures come into frames: pieces of lines, a grid, or made smaller")
       ->check(CLI::IsMember({"auto", "lines", "grid", "none"}))
+      ->needs(image_files)
       ->capture_default_str();
   app.add_option("--x-height", images.page.x_height,
                  "pixels that small letters are made in tiles (9 in lines, 10 in a grid)")
-      ->check(CLI::Range(3.0, 100.0));
+      ->check(CLI::Range(3.0, 100.0))
+      ->needs(image_files);
   app.add_option("--restart", images.page.tiles_per_stream,
                  "tiles after which the model begins anew")
       ->check(CLI::Range(Index{1}, Index{1'000'000}))
+      ->needs(image_files)
       ->capture_default_str();
   app.add_option("--truth", images.truth,
-                 "text file with what stands in the picture: how much is right");
+                 "text file with what stands in the picture: how much is right")
+      ->needs(image_files);
   app.add_option("--data", data, "folder of the three models and their streams")
       ->capture_default_str();
   app.add_option("--cost", cost_tiles,
                  "print time and cache of each of so many tiles in one stream, as CSV")
-      ->check(CLI::Range(Index{1}, Index{100'000}));
+      ->check(CLI::Range(Index{1}, Index{100'000}))
+      ->excludes(image_files);
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
 #ifndef PROGRAM_WITHOUT_IMAGE_FILES
   AttentionOptions attention;
@@ -192,7 +209,7 @@ int main(int argc, char** argv) {
     const casa::Context context{.executor = pool};
 #ifndef PROGRAM_WITHOUT_IMAGE_FILES
     if (!attention.out.empty())
-      return show_attention(attention, files, images.files, data, read_file, context);
+      return show_attention(attention, files, images, data, read_file, context);
 #endif
     if (!images.files.empty()) {
       if (!files.streams.empty() || !files.json.empty()) {

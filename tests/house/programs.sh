@@ -71,6 +71,11 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
   holds "a line for each tile of each model" [ "$(grep -cE '^[a-z_]+,[1-5],[0-9.]+,[0-9]+$' "$work/out")" -eq 15 ]
   expect 2 "read_text: no tiles" "$CASA_EXAMPLES/read_text" --cost 0
   expect 2 "read_text: tiles that are none" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --tiles stripes
+  expect 2 "read_text: tiles of no picture" "$CASA_EXAMPLES/read_text" --tiles grid
+  expect 2 "read_text: a truth of no picture" "$CASA_EXAMPLES/read_text" --truth "$work/none.txt"
+  expect 2 "read_text: costs and pictures" "$CASA_EXAMPLES/read_text" --cost 2 --images "$work/white.pgm"
+  : > "$work/empty.txt"
+  expect 1 "read_text: a truth without text" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --truth "$work/empty.txt"
   expect 1 "read_text: a truth that is not there" "$CASA_EXAMPLES/read_text" --images "$work/white.pgm" --truth "$work/none.txt"
   holds "the file is named" grep -q "$work/none.txt" "$work/err"
   case "${CASA_ABSENT:-}" in
@@ -84,6 +89,8 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
       # 4 rows of 8 letters of 128 x 128 pixels: width and height of the header.
       holds "the sheet is a PNG of its size" sh -c \
         "od -An -tx1 -N 24 '$work/sheet.png' | tr -d ' \n' | grep -q '^89504e470d0a1a0a0000000d494844520000043600000284\$'"
+      expect 1 "read_text: maps of a picture larger than the frame" "$CASA_EXAMPLES/read_text" \
+        --attention "$work/page.png" --images "$golden/page/page.png"
       expect 0 "read_text --attention of a named head" "$CASA_EXAMPLES/read_text" --attention "$work/other.png" \
         --attention-head 3 1 --model "$reader/token_insertion" --images "$work/sheet.png"
       expect 1 "read_text: a head that is not there" "$CASA_EXAMPLES/read_text" --attention "$work/none.png" --attention-head 3 6
