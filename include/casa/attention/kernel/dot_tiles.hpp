@@ -9,6 +9,7 @@
 
 #include "casa/attention/kernel/prefetcher.hpp"
 #include "casa/attention/kernel/strided_rows.hpp"
+#include "casa/core/interval.hpp"
 #include "casa/simd/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -46,11 +47,12 @@ constexpr bool waits_for_memory(Index rows) {
   return rows < 2 * static_cast<Index>(sizeof(E));
 }
 
-/// acc[m][n] = the sum over units (dimensions or pairs of them) [begin, begin + count) of key m's
-/// value times vector n of the wide panel's queries.
+/// acc[m][n] = the sum over units (dimensions or pairs of them) of key m's value times vector n of
+/// the wide panel's queries, whose first unit is at q.
 template <int M, int N, class Q, class V>
-CASA_INLINE void dot_tile(const Q* const* keys, Index begin, const Q* q, Index count,
-                          FetchCursor& ahead, Tile<V, M, N>& acc) {
+CASA_INLINE void dot_tile(const Q* const* keys, Interval units, const Q* q, FetchCursor& ahead,
+                          Tile<V, M, N>& acc) {
+  const Index begin = units.begin, count = units.end - units.begin;
   constexpr Index lanes = simd::kLanes<Q>;
   Row<const Q*, M> k;
   constexpr int sums = kSums;
@@ -112,7 +114,7 @@ CASA_INLINE void dot_parts(const Q* const* keys, const Q* q, Index count, FetchC
                            Tile<V, M, N>& acc) {
   const Index parts = (std::max<Index>)(2, (count + kSums * kChain - 1) / (kSums * kChain));
   const Index size = count / (2 * parts) * 2;
-  dot_tile<M, N>(keys, 0, q, size, ahead, acc);
+  dot_tile<M, N>(keys, {0, size}, q, ahead, acc);
   Index begin = size;
   CASA_NO_UNROLL
   for (Index part = 1; part < parts; ++part) {
@@ -123,7 +125,7 @@ CASA_INLINE void dot_parts(const Q* const* keys, const Q* q, Index count, FetchC
       for (int n = 0; n < N; ++n) parked[m][n] = acc[m][n];
     }
     const Index end = part + 1 < parts ? begin + size : count;
-    dot_tile<M, N>(keys, begin, q + begin * N * simd::kLanes<Q>, end - begin, ahead, acc);
+    dot_tile<M, N>(keys, {begin, end}, q + begin * N * simd::kLanes<Q>, ahead, acc);
     begin = end;
     CASA_UNROLL
     for (int m = 0; m < M; ++m) {
@@ -133,11 +135,20 @@ CASA_INLINE void dot_parts(const Q* const* keys, const Q* q, Index count, FetchC
   }
 }
 
+/// The queries of a narrow panel, of `units` values or pairs of them.
+template <class Q>
+struct NarrowQueries {
+  const Q* q;
+  Index units;
+  Index near;  ///< keys are prefetched so many bytes ahead; 0 with a list of pointers: not at all
+};
+
 /// The dot products of K keys, from key j on, and the R rows of a narrow panel, each still a vector
-/// of partial sums: dots[k * R + r]. Keys have `units` values or pairs of them. Memory is
-/// prefetched `near` bytes ahead; near = 0 with a list of pointers: not at all.
+/// of partial sums: dots[k * R + r].
 template <int K, int R, class Rows, class Q, class V>
-CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index near, V* dots) {
+CASA_INLINE void narrow_dots(Rows keys, Index j, NarrowQueries<Q> queries, V* dots) {
+  const Q* q = queries.q;
+  const Index units = queries.units, near = queries.near;
   using E = Value<Rows>;
   using Factor = simd::Loaded<Q>;
   constexpr Index lanes = simd::kLanes<Q>;
@@ -208,19 +219,18 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, const Q* q, Index units, Index 
 
 /// The scores of keys [j, j + lanes / R) for a narrow panel of R rows: one vector, lane k * R + r.
 template <int R, class Rows, class Q>
-CASA_INLINE auto narrow_scores(Rows keys, Index j, const Q* q, Index units, Index near) {
+CASA_INLINE auto narrow_scores(Rows keys, Index j, NarrowQueries<Q> queries) {
   constexpr int lanes = static_cast<int>(simd::kLanes<Q>);
   Row<simd::Vec<SumOf<Q>>, lanes> part;
   if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // so that each turn's addresses are the
                                                          // last ones plus a stride
     CASA_NO_UNROLL
-    for (int k = 0; k < lanes / R; ++k)
-      narrow_dots<1, R>(keys, j + k, q, units, near, part + k * R);
+    for (int k = 0; k < lanes / R; ++k) narrow_dots<1, R>(keys, j + k, queries, part + k * R);
   } else {
     constexpr int together = waits_for_memory<Value<Rows>>(R) ? 1 : 2;
     CASA_UNROLL
     for (int k = 0; k < lanes / R; k += together)
-      narrow_dots<together, R>(keys, j + k, q, units, near, part + k * R);
+      narrow_dots<together, R>(keys, j + k, queries, part + k * R);
   }
   return simd::add_lanes(part);
 }

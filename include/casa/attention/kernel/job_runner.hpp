@@ -81,29 +81,13 @@ class JobRunner {
     return (plan.max_job_rows + lanes - 1) / lanes * lanes + lanes;
   }
 
-  /// Whether the job waits for memory rather than for arithmetic: its rows fit one narrow panel, or
-  /// keys are stored as T and at most 2 sizeof(S) rows fit one vector. Its tiles read in the order
-  /// of memory and prefetch for themselves.
-  bool few_rows() const {
-    constexpr Index shared = 2 * static_cast<Index>(sizeof(S)) * std::is_same_v<S, T>;
-    return rows_ <= (std::max)(kNarrowRows<T>, (std::min)(lanes, shared));
-  }
-
-  /// Whether keys and values are read as segments, piece by piece (StridedRows): for one or two
-  /// rows, where one tile takes whole values, and where rows do not see different lists.
-  bool strided_job() const {
-    constexpr Index few = (std::min)(kFewQueries, kNarrowRows<T>);
-    return rows_ <= few && kSegmentVectors * lanes >= key_rows_.padded_value_dim() &&
-           !limits_.lists();
-  }
-
   /// Computes the job with queries and weights multiplied as Q, keys read as K and values as V.
   template <class Q, class K, class V>
   void run_as(const Job* next) {
     make_panels<Q, K>();
-    tiles_ = sums_.template choose<Q, V>(few_rows(), key_rows_.padded_value_dim());
+    tiles_ = choose_tiles<T, S, Q, V>(rows_, key_rows_.padded_value_dim(), limits_.lists());
     const Interval all{job_->key_begin, job_->key_end};
-    if (!strided_job()) {
+    if (!tiles_.strided) {
       for_each_block(all, [&](Interval block, Interval after) {
         key_rows_.template gather<K, V>(*job_, block);
         run_block<Q>(block, following(after, next), key_rows_.template keys<K>(),
@@ -280,7 +264,7 @@ class JobRunner {
   KeyRows<T, S> key_rows_;
   BlockFetches<T, S> fetches_;
   PanelSums<T, S> sums_;
-  SumTiles tiles_;
+  TilePolicy tiles_;
   const Job* job_ = nullptr;
   Index rows_ = 0, num_panels_ = 0;
   T *q_, *scores_, *lane_values_;

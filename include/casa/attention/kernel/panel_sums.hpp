@@ -7,17 +7,11 @@
 #include "casa/attention/kernel/key_rows.hpp"
 #include "casa/attention/kernel/row_limits.hpp"
 #include "casa/attention/kernel/sum_tiles.hpp"
+#include "casa/attention/kernel/tile_policy.hpp"
 
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
-
-/// How the tiles of a job's sums are cut: decided once a job.
-struct SumTiles {
-  bool few_rows = false;  ///< the job waits for memory: tiles follow its order
-  Index most_rows = 1;    ///< of a tile, where rows may share one
-  Index near_keys = 1;    ///< keys whose values stay in the first-level cache
-};
 
 /// The keys of a block that a panel sees, with their values.
 template <class T, class Values>
@@ -48,17 +42,10 @@ class PanelSums {
   }
   T* result(Index row) const { return result_[row]; }
 
-  /// How the sums of a job of so many rows are cut, with weights of type W and values of type V.
-  template <class W, class V>
-  static SumTiles choose(bool few_rows, Index padded_dim) {
-    const Index near = kNearBytes / (padded_dim * static_cast<Index>(sizeof(V)));
-    return {few_rows, kSumRows, (std::max<Index>)(near / kUnit<W>, 1) * kUnit<W>};
-  }
-
   /// Adds the weighted values of the keys that a panel sees of a block to its rows' sums. `mix`:
   /// rows that see different keys may share a tile.
   template <class W, class Values>
-  void add(const QueryPanel<T>& panel, const PanelBlock<T, Values>& block, const SumTiles& tiles,
+  void add(const QueryPanel<T>& panel, const PanelBlock<T, Values>& block, const TilePolicy& tiles,
            bool mix, Prefetcher& prefetcher) {
     SumShape shape{panel.width(), key_rows_.value_dim(), key_rows_.padded_value_dim()};
     const Index count = block.keys.count;

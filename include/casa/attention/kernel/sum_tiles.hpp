@@ -56,11 +56,37 @@ CASA_INLINE void add_weighted(const W* weights, const E* values, [[maybe_unused]
   }
 }
 
+/// The rows of a panel whose sums one tile holds, where the sums come from and where they go: rows
+/// of a scratch matrix or of the result. (Members have no initialisers, since an array of these is
+/// filled for every panel and block.)
+template <class T, class W, class Values>
+struct SumRows {
+  Index rows;
+  const W* weights;  ///< (keys or pairs of keys, panel's width), from the first key that a row sees
+  Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
+  Index count;       ///< keys; of pairs an even number
+  T* carried;        ///< (rows, padded_dim): sums so far
+  const T* rescale;  ///< per row, applied to what is carried; null: begin from zero
+  T* const* result;  ///< per row, value_dim values; null: more keys follow, store to `carried`
+  const T* factor;   ///< per row, applied to the result
+};
+
+/// Sizes that all tiles of a panel share.
+struct SumShape {
+  Index width = 0;  ///< of the panel
+  Index value_dim = 0;
+  Index padded_dim = 0;  ///< value_dim, rounded up to whole vectors
+  Index near = 0;        ///< tiles prefetch so many bytes ahead; 0: they follow the schedule
+};
+
 /// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
-template <int M, int N, class W, class E, class V>
-CASA_INLINE void weighted_tile(const W* weights, Index width, const E* const* values, Index column,
-                               Index count, FetchCursor ahead, Tile<V, M, N>& acc) {
+template <int M, int N, class T, class W, class E, class V>
+CASA_INLINE void weighted_tile(const SumRows<T, W, const E* const*>& rows, Index width,
+                               Index column, FetchCursor ahead, Tile<V, M, N>& acc) {
   constexpr Index unit = kUnit<W>;
+  const E* const* const values = rows.values;
+  const W* weights = rows.weights;
+  const Index count = rows.count;
   const auto step = [&](Index j, const W* w) __attribute__((always_inline)) {
     add_weighted<M, N>(w, values[j] + column, values[j + unit - 1] + column, acc);
   };
@@ -85,18 +111,20 @@ CASA_INLINE void weighted_tile(const W* weights, Index width, const E* const* va
 }
 
 /// The same with values in one segment, a key a turn, so that each address is the last one plus a
-/// stride. Memory is prefetched `near` bytes ahead.
+/// stride. Memory is prefetched shape.near bytes ahead.
 template <int M, int N, class T, class E, class V>
-CASA_INLINE void near_tile(const T* weights, Index width, StridedRows<E> values, Index column,
-                           Index count, Index near, Tile<V, M, N>& acc) {
-  const E* v = values.first + column;
+CASA_INLINE void near_tile(const SumRows<T, T, StridedRows<E>>& rows, const SumShape& shape,
+                           Index column, Tile<V, M, N>& acc) {
+  const T* weights = rows.weights;
+  const Index count = rows.count, near = shape.near;
+  const E* v = rows.values.first + column;
   keep_sums<M, N, V>(acc);
   CASA_NO_UNROLL
   for (Index j = 0; j < count; ++j) {
     fetch_near<N* static_cast<int>(simd::kLanes<T>)>(v, near);
     add_weighted<M, N>(weights, v, v, acc);
-    weights += width;
-    v += values.stride;
+    weights += shape.width;
+    v += rows.values.stride;
   }
 }
 
@@ -116,29 +144,6 @@ constexpr int sum_vectors_of(Index rows) {
   if (kIsStrided<Values>) return rows <= kFewQueries ? kSegmentVectors : 0;
   return sum_vectors(rows);
 }
-
-/// The rows of a panel whose sums one tile holds, where the sums come from and where they go: rows
-/// of a scratch matrix or of the result. (Members have no initialisers, since an array of these is
-/// filled for every panel and block.)
-template <class T, class W, class Values>
-struct SumRows {
-  Index rows;
-  const W* weights;  ///< (keys or pairs of keys, panel's width), from the first key that a row sees
-  Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
-  Index count;       ///< keys; of pairs an even number
-  T* carried;        ///< (rows, padded_dim): sums so far
-  const T* rescale;  ///< per row, applied to what is carried; null: begin from zero
-  T* const* result;  ///< per row, value_dim values; null: more keys follow, store to `carried`
-  const T* factor;   ///< per row, applied to the result
-};
-
-/// Sizes that all tiles of a panel share.
-struct SumShape {
-  Index width = 0;  ///< of the panel
-  Index value_dim = 0;
-  Index padded_dim = 0;  ///< value_dim, rounded up to whole vectors
-  Index near = 0;        ///< tiles prefetch so many bytes ahead; 0: they follow the schedule
-};
 
 /// Prefetches, for writing, the lines of N vectors at at(m) for each row m.
 template <int N, class T, class At>
@@ -182,13 +187,13 @@ template <int M, int N, class T, class W, class Values>
   }
   if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
   if constexpr (kIsStrided<Values>) {
-    near_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, shape.near, acc);
+    near_tile<M, N>(rows, shape, column, acc);
   } else {
     const FetchCursor ahead =
         shape.near != 0 && rows.count > 1
             ? near_cursor<N * lanes>(rows.values, rows.count, shape, column)
             : prefetcher.take(rows.count / 2, 2 * M * N / kUnit<W>, kSumLines<M>, rows.weights);
-    weighted_tile<M, N>(rows.weights, shape.width, rows.values, column, rows.count, ahead, acc);
+    weighted_tile<M, N>(rows, shape.width, column, ahead, acc);
   }
   if constexpr (constexpr int unit = kMergeUnit<N, W, E>; unit > 0) {
     if (rows.result) {
