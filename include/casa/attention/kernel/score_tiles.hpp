@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "casa/attention/kernel/dot_tiles.hpp"
+#include "casa/attention/kernel/fetch.hpp"
 #include "casa/attention/kernel/lane_places.hpp"
 #include "casa/core/interval.hpp"
 
@@ -121,8 +122,7 @@ CASA_INLINE void score_tile(
     row[0][0] = narrow_scores<R>(block.keys, key, NarrowQueries<Q>{q, units, near});
   } else {
     FetchCursor ahead =
-        near != 0 ? segment_cursor<M * kScoreSteps>(block.keys[key], near)
-                  : block.prefetcher.take(units / kScoreSteps, kScoreSteps * M * N, kScoreLines, q);
+        score_cursor<M, N, kScoreSteps>(block.prefetcher, block.keys[key], near, q, units);
     if (kSums == 2 && units <= 2 * kChain)
       dot_tile<M, N>(block.keys + key, {0, units}, q, ahead, row);
     else
@@ -169,12 +169,7 @@ CASA_INLINE void score_block(ScoreBlock<N, R, Q, Rows, T, Score>& block,
     max[n] = simd::broadcast(-std::numeric_limits<T>::infinity());
     if constexpr (Block::kScored) of_rows[n] = score_rows(block.score, block.places(0, n));
   }
-  // Tiles prefetch keys here only if BlockFetches scheduled nothing (with a schedule the keys are
-  // in cache already), and tiles of wide panels only if keys are contiguous: else what follows a
-  // key are other heads.
-  const bool contiguous =
-      block.prefetcher.idle() && (R > 0 || side_by_side(block.keys, count, block.units));
-  block.near = contiguous ? segment_distance(block.keys, count, block.units) : 0;
+  block.near = keys_ahead(block.prefetcher, block.keys, count, block.units, R > 0);
   Index j = 0;
   for (; j < count; j += M) {
     if constexpr (M > 4 && R == 0) {

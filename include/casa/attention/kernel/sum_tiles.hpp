@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "casa/attention/kernel/fetch.hpp"
 #include "casa/attention/kernel/score_tiles.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -61,6 +62,7 @@ CASA_INLINE void add_weighted(const W* weights, const E* values, [[maybe_unused]
 /// filled for every panel and block.)
 template <class T, class W, class Values>
 struct SumRows {
+  static constexpr Index kLanes = simd::kLanes<T>;
   Index rows;
   const W* weights;  ///< (keys or pairs of keys, panel's width), from the first key that a row sees
   Values values;     ///< per key, widened in registers: a list of pointers or StridedRows
@@ -145,28 +147,6 @@ constexpr int sum_vectors_of(Index rows) {
   return sum_vectors(rows);
 }
 
-/// Prefetches, for writing, the lines of N vectors at at(m) for each row m.
-template <int N, class T, class At>
-CASA_INLINE void fetch_rows(Index rows, At at) {
-  for (Index m = 0; m < rows; ++m) {
-    CASA_UNROLL
-    for (int n = 0; n < N; ++n) __builtin_prefetch(at(m) + n * simd::kLanes<T>, 1, 3);
-  }
-}
-
-/// The cursor of a tile that reads `Columns` values of each key from `column` on, two keys a turn:
-/// shape.near bytes ahead. Where keys are contiguous, the tiles of all columns together prefetch
-/// the next part in memory's order, each its share, instead of each its own columns.
-template <Index Columns, class E>
-FetchCursor near_cursor(const E* const* values, Index count, const SumShape& shape, Index column) {
-  constexpr Index size = static_cast<Index>(sizeof(E));
-  const bool in_order = side_by_side(values, count, shape.padded_dim);
-  const Index key = in_order ? Columns * size : bytes_between(values[0], values[1]);
-  const char* at = static_cast<const char*>(static_cast<const void*>(values[0])) + shape.near +
-                   column * size * (in_order ? count : 1);
-  return {at, at + 2 * key, 4 * key, key};
-}
-
 /// The sums of M rows in N vectors from `column` on. (Not inlined: inside another function g++ 12
 /// keeps sums of pairs in memory.)
 template <int M, int N, class T, class W, class Values>
@@ -185,14 +165,10 @@ template <int M, int N, class T, class W, class Values>
                             simd::broadcast(rows.rescale[m])
                       : V{};
   }
-  if (rows.result) fetch_rows<N, T>(M, [&](Index m) { return rows.result[m] + column; });
   if constexpr (kIsStrided<Values>) {
     near_tile<M, N>(rows, shape, column, acc);
   } else {
-    const FetchCursor ahead =
-        shape.near != 0 && rows.count > 1
-            ? near_cursor<N * lanes>(rows.values, rows.count, shape, column)
-            : prefetcher.take(rows.count / 2, 2 * M * N / kUnit<W>, kSumLines<M>, rows.weights);
+    const FetchCursor ahead = sum_cursor<M, N * lanes>(prefetcher, rows, shape, column);
     weighted_tile<M, N>(rows, shape.width, column, ahead, acc);
   }
   if constexpr (constexpr int unit = kMergeUnit<N, W, E>; unit > 0) {
@@ -247,15 +223,7 @@ void sum_panel(std::span<const SumRows<T, W, Values>> tiles, const SumShape& sha
   const auto run = [&]<int N>() {
     for (; vectors >= N && sum_vectors_of<Values>(most) >= N;
          vectors -= N, column += N * simd::kLanes<T>)
-      for (std::size_t t = 0; t < tiles.size(); ++t) {
-        const bool ends = t + 1 == tiles.size();
-        const SumRows<T, W, Values>& next = tiles[ends ? 0 : t + 1];
-        const Index at = ends ? column + N * simd::kLanes<T> : column;
-        if (next.rescale && at < shape.padded_dim)
-          fetch_rows<N, T>(next.rows,
-                           [&](Index m) { return next.carried + m * shape.padded_dim + at; });
-        sum_tile<N>(tiles[t], shape, column, prefetcher);
-      }
+      for (const auto& tile : tiles) sum_tile<N>(tile, shape, column, prefetcher);
   };
   if constexpr (kIsStrided<Values>) run.template operator()<kSegmentVectors>();
   run.template operator()<8>();
