@@ -112,9 +112,10 @@ TEST_CASE_TEMPLATE("few rows and lists so long that they are split into parts", 
 
 TEST_CASE_TEMPLATE("values wider or narrower than keys", P, Variant<float>, Variant<double>,
                    Variant<float, bfloat16>, Variant<float, half>) {
-  for (const auto& [d, dv] :
+  for (const auto& dims :
        {std::pair<Index, Index>{192, 128}, {576, 512}, {16, 48}, {48, 16}, {5, 19}, {64, 1}})
     for (const Index rows : {1, 3, 12, 40}) {
+      const Index d = dims.first, dv = dims.second;  // (Clang 14 captures no structured bindings.)
       CAPTURE(d);
       CAPTURE(dv);
       CAPTURE(rows);

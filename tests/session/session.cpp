@@ -104,7 +104,7 @@ TEST_CASE("a session knows which windows its stream kept") {
       CHECK(captions(resumed, stage, f + 1, f + 4) == captions(straight, stage, f + 1, f + 4));
       CHECK(row(resumed) == row(straight));
     }
-    const Index kept = StateArchive<float>::numbers(captioner.stream()).windows.size();
+    const auto kept = std::ssize(StateArchive<float>::numbers(captioner.stream()).windows);
     CHECK(kept == (history == History::last(3) ? 4 : history == History::every(3) ? 6 : 13));
   }
 }

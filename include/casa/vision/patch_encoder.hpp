@@ -142,7 +142,7 @@ class PatchEncoder {
       scratch.intervals[static_cast<std::size_t>(r)] = {first, first + patches};
     }
     const DecoderConfig block = config_.block_config();
-    const detail::StreamPass stream{.text = {0, rows}, .seen = {.self = scratch.intervals}};
+    const detail::StreamPass stream{.text = {0, rows}, .seen = {.self = {scratch.intervals, {}}}};
     const detail::BlockPass<T> pass{.shape = block.attention_shape(),
                                     .scale = default_scale(block.head_dim),
                                     .rms_norm_eps = block.rms_norm_eps,

@@ -143,8 +143,8 @@ class VisionTower {
     const VisionOrder& order = scratch.order;
     scratch.rope.assign(rope_, order.position, context);
     const Interval rows{0, x.rows()};
-    const detail::StreamPass windows{.text = rows, .seen = {.self = order.window}};
-    const detail::StreamPass frames{.text = rows, .seen = {.self = order.frame}};
+    const detail::StreamPass windows{.text = rows, .seen = {.self = {order.window, {}}}};
+    const detail::StreamPass frames{.text = rows, .seen = {.self = {order.frame, {}}}};
     detail::BlockPass<T> pass{.shape = config_.attention_shape(),
                               .scale = default_scale(config_.head_dim()),
                               .rms_norm_eps = config_.rms_norm_eps,

@@ -128,7 +128,8 @@ CASA_INLINE void score_tile(
     else
       dot_parts<M, N>(block.keys + key, q, units, ahead, row);
   }
-  if constexpr (block.kScored) score_lanes<groups, N>(block, key, of_rows, row);
+  if constexpr (ScoreBlock<N, R, Q, Rows, T, Score>::kScored)
+    score_lanes<groups, N>(block, key, of_rows, row);
   if (key < seen.unmasked_begin || key + M > seen.unmasked_end) {
     const V none = simd::broadcast(-std::numeric_limits<T>::infinity());
     CASA_UNROLL
