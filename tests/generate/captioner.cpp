@@ -270,3 +270,32 @@ TEST_CASE("several streams on one model and one thread pool say what each says a
   CHECK(together == alone);
   CHECK(logits_together == logits_alone);
 }
+
+TEST_CASE("a captioner follows a history, and a rule of one's own") {
+  struct LastTwo final : VisibilityRule {
+    RuleSeen sees(const RuleRow&, const RuleWindow& w) const override { return RuleSeen::all(w); }
+    bool keeps(Index window, Index newest) const override { return newest - window < 2; }
+  };
+  Stage<double> stage;
+  const Context context;
+  // Captions of ten frames, and the image tokens that fusion keeps behind the last.
+  const auto run = [&](const FusionConfig& fusion) {
+    stage.config.fusion = fusion;
+    stage.config.fusion->keys = Keys::image;
+    const Decoder<double> model(stage.config, stage.weights.source());
+    Captioner<double> captioner(model, context, small_options());
+    auto said = captions(captioner, stage, 0, 10);
+    return std::pair(said, captioner.stream().fusion_tokens());
+  };
+  FusionConfig fusion = *stage.config.fusion;
+  const auto window = run(fusion);
+  fusion.history = History::last(2);
+  const auto last_two = run(fusion);
+  fusion.history = History::window;
+  fusion.rule = std::make_shared<LastTwo>();
+  const auto by_rule = run(fusion);
+  CHECK(by_rule == last_two);
+  CHECK(last_two.first != window.first);
+  CHECK(window.second == kImageTokens);
+  CHECK(last_two.second == 2 * kImageTokens);
+}

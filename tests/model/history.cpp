@@ -323,6 +323,40 @@ TEST_CASE("presets of published models are their definitions") {
   CHECK(presets::mplug_owl3({0}).history == History::all);
 }
 
+// Fault: rows that ask for no logits are left out, and those that do take their lists from the
+// wrong place.
+TEST_CASE("the last row alone gets the logits that it gets among all rows") {
+  for (const History history : histories) {
+    CAPTURE(static_cast<int>(history.rule));
+    CAPTURE(history.count);
+    DecoderConfig c = model_test::small_config(2);
+    c.fusion = presets::casa_replace({0, 1});
+    c.fusion->history = history;
+    model_test::RandomWeights weights(3);
+    const Decoder<double> model(c, weights.source());
+    const std::vector<Insertion> insertions = {{0, 2}, {2, 1}, {4, 3}, {6, 2}, {9, 1}};
+    const auto ids = model_test::random_ids(12, c.vocab_size, 3);
+    const auto images = model_test::random_matrix<double>(9, c.hidden_size, 3);
+    const Matrix<double> all = model.logits(ids, insertions, images);
+    for (const std::size_t count : {12u, 10u, 8u, 5u, 3u}) {
+      std::vector<Insertion> here;
+      Index tokens = 0;
+      for (const Insertion& i : insertions)
+        if (i.position < static_cast<Index>(count)) {
+          here.push_back(i);
+          tokens += i.num_tokens;
+        }
+      auto state = model.new_state();
+      Matrix<double> last(1, c.vocab_size);
+      model.forward(
+          {&state, std::span(ids).first(count), here, images.view().middle_rows(0, tokens)}, last,
+          {});
+      const auto row = all.eigen().row(static_cast<Index>(count) - 1);
+      CHECK((last.eigen().row(0) - row).cwiseAbs().maxCoeff() <= bound_of(all));
+    }
+  }
+}
+
 TEST_CASE("a saved stream goes on with the windows it kept, bit for bit") {
   for (const History history : histories) {
     CAPTURE(static_cast<int>(history.rule));

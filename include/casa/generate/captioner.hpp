@@ -108,9 +108,9 @@ class Captioner {
   }
 
   /// Appends the next frame: image_tokens (n, hidden_size) begin a new window, and fusion layers
-  /// forget the one before (History::window). An open caption is cut. Everything up to the first
-  /// logits is computed here. Throws casa::error for shapes that do not fit; the stream is then as
-  /// it was, except that the caption stays cut.
+  /// forget what FusionConfig::history (or a rule) no longer keeps. An open caption is cut.
+  /// Everything up to the first logits is computed here. Throws casa::error for shapes that do not
+  /// fit; the stream is then as it was, except that the caption stays cut.
   void push_frame(MatrixView<const T> image_tokens, ImageGrid grid = {}) {
     cut();
     const std::size_t before = pending_.size();

@@ -192,13 +192,19 @@ class StreamWindows {
   // without them. Here, since a rule may throw, and commit() may not.
   void plan_forgetting(const FusionConfig& fusion) {
     forgotten_.clear();
-    after_.clear();
-    numbers_after_.assign(1, 0);
     forgets_ = false;
     const std::span<const Window> windows = live_.windows();
+    const auto is_over = [&](std::size_t w) {
+      // (Window 0 leaves an empty one in its place.)
+      return (w > 0 || windows[0].text.size() > 0) && !keeps(fusion, numbers_[w], numbers_.back());
+    };
+    for (std::size_t w = 0; w < windows.size() && !forgets_; ++w) forgets_ = is_over(w);
+    if (!forgets_) return;
+    after_.clear();
+    numbers_after_.assign(1, 0);
     for (std::size_t w = 0; w < windows.size(); ++w) {
       const Window& window = windows[w];
-      if (keeps(fusion, numbers_[w], numbers_.back())) {
+      if (!is_over(w)) {
         if (w > 0) {
           after_.append_image(window.image.size());
           numbers_after_.push_back(numbers_[w]);
@@ -206,8 +212,6 @@ class StreamWindows {
         after_.append_text(window.text.size());
         continue;
       }
-      // Window 0 leaves an empty one in its place.
-      forgets_ = forgets_ || w > 0 || window.text.size() > 0;
       const bool images = fusion.keys == Keys::image;
       const Index begin = images ? window.image.begin : stream_begin(window);
       const Index end = images ? window.image.end : window.text.end + window.image.end;

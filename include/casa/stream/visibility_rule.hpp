@@ -56,8 +56,9 @@ class VisibilityRule {
   /// chunk and each window that is kept.
   virtual RuleSeen sees(const RuleRow& row, const RuleWindow& window) const = 0;
 
-  /// Whether rows of window `newest` or later may see `window`, an earlier one. What is once not
-  /// kept is gone: for a greater `newest` the answer must be false, too.
+  /// Whether rows of window `newest` or later may see `window`, an earlier one: its keys are kept
+  /// whole, however little of it rows see. What is once not kept is gone: for a greater `newest`
+  /// the answer must be false, too.
   virtual bool keeps(Index window, Index newest) const = 0;
 };
 
