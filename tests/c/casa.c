@@ -289,6 +289,76 @@ static void test_varlen(casa_pool* pool) {
   drop(&p);
 }
 
+/* Lists: two intervals a row give what the merged states over each give; one a row what it gives
+   without offsets. */
+static void test_lists(casa_pool* pool) {
+  static casa_interval lists[2 * ROWS], first[ROWS], second[ROWS];
+  static int64_t offsets[ROWS + 1];
+  static State a, b;
+  Problem p;
+  int64_t r, i;
+  make(&p, CASA_F64, CASA_F64);
+  p.a.pool = pool;
+  refill();
+  for (r = 0; r <= ROWS; ++r) offsets[r] = r;
+  for (r = 0; r < ROWS; ++r) lists[r] = p.intervals[r];
+  lists[3].end = lists[3].begin + 1; /* a list has no empty interval */
+  p.intervals[3] = lists[3];
+  SUCCEEDS(casa_attend(&p.a, expected_out, 0, expected_lse));
+  p.a.intervals = lists;
+  p.a.interval_offsets = offsets;
+  SUCCEEDS(casa_attend(&p.a, out, 0, lse));
+  for (i = 0; i < ROWS * COLS; ++i) CHECK(fabs(out[i] - expected_out[i]) <= 1e-14);
+
+  for (r = 0; r < ROWS; ++r) { /* with a hole between; row 5 sees nothing */
+    first[r].begin = r;
+    first[r].end = r == 5 ? r : r + 2;
+    second[r].begin = r + 3;
+    second[r].end = r == 5 ? r + 3 : r + 6;
+    offsets[r + 1] = offsets[r] + (r == 5 ? 0 : 2);
+    lists[offsets[r]] = first[r];
+    if (r != 5) lists[offsets[r] + 1] = second[r];
+  }
+  make_state(&a, CASA_F64);
+  make_state(&b, CASA_F64);
+  p.a.interval_offsets = NULL;
+  p.a.intervals = first;
+  SUCCEEDS(casa_attend_state(&p.a, &a.s));
+  p.a.intervals = second;
+  SUCCEEDS(casa_attend_state(&p.a, &b.s));
+  SUCCEEDS(casa_merge(&a.s, &b.s));
+  SUCCEEDS(casa_finish(&a.s, expected_out, 0, expected_lse));
+  p.a.intervals = lists;
+  p.a.interval_offsets = offsets;
+  SUCCEEDS(casa_attend(&p.a, out, 0, lse));
+  for (i = 0; i < ROWS * COLS; ++i) CHECK(fabs(out[i] - expected_out[i]) <= 1e-13);
+  for (i = 0; i < ROWS * HEADS; ++i)
+    CHECK(lse[i] == expected_lse[i] || fabs(lse[i] - expected_lse[i]) <= 1e-13);
+  CHECK(out[5 * COLS] == 0 && isinf(lse[5 * HEADS]));
+  SUCCEEDS(casa_attend_state(&p.a, &b.s));
+  SUCCEEDS(casa_finish(&b.s, out, 0, lse));
+  for (i = 0; i < ROWS * COLS; ++i) CHECK(fabs(out[i] - expected_out[i]) <= 1e-13);
+
+  lists[1].begin = lists[0].begin;
+  REFUSED("row 0 must ascend", casa_attend(&p.a, out, 0, lse));
+  lists[1] = second[0];
+  lists[1].end = lists[1].begin;
+  REFUSED("row 0 has an empty interval", casa_attend(&p.a, out, 0, lse));
+  lists[1] = second[0];
+  offsets[2] = 99;
+  REFUSED("interval_offsets must not decrease", casa_attend(&p.a, out, 0, lse));
+  offsets[2] = 4;
+  offsets[0] = 1;
+  REFUSED("interval_offsets[0]", casa_attend(&p.a, out, 0, lse));
+  offsets[0] = 0;
+  offsets[ROWS] = -1;
+  REFUSED("must not be negative, got -1", casa_attend(&p.a, out, 0, lse));
+  offsets[ROWS] = 2 * ROWS - 2;
+  p.a.intervals = NULL;
+  REFUSED("intervals is null", casa_attend(&p.a, out, 0, lse));
+  drop(&p);
+}
+
 static void test_stream(void) {
   const casa_insertion images[2] = {{2, 3}, {5, 2}}, unsorted[2] = {{5, 3}, {2, 2}};
   casa_interval seen[7], expected[7];
@@ -446,6 +516,8 @@ int main(void) {
   test_concurrent(three);
   test_varlen(NULL);
   test_varlen(three);
+  test_lists(NULL);
+  test_lists(three);
   test_stream();
   test_wrong_attention();
   test_wrong_states();

@@ -19,7 +19,8 @@ class Keys(ctypes.Structure):
 class Attention(ctypes.Structure):
     _fields_ = [("dtype", i32), ("key_dtype", i32), ("num_heads", i64), ("num_kv_heads", i64),
                 ("head_dim", i64), ("scale", f64), ("q", ptr), ("rows", i64), ("q_stride", i64),
-                ("keys", ptr), ("num_pieces", i64), ("intervals", ptr), ("pool", ptr)]
+                ("keys", ptr), ("num_pieces", i64), ("intervals", ptr), ("pool", ptr),
+                ("interval_offsets", ptr)]
 
 
 class State(ctypes.Structure):

@@ -85,8 +85,13 @@ typedef struct casa_attention {
   int64_t q_stride;       ///< from row to row; 0: num_heads * head_dim
   const casa_keys* keys;  ///< pieces laid end to end: key j of the first has place j, and so on
   int64_t num_pieces;     ///< entries of keys
-  const casa_interval* intervals;  ///< (rows): the places that each query sees
+  const casa_interval* intervals;  ///< (rows): the places that each query sees; or lists, see below
   casa_pool* pool;                 ///< null: the calling thread alone, with fresh scratch memory
+  /// Null: one interval a row. Else (rows + 1), from 0: row r sees the places of
+  /// intervals[interval_offsets[r]] up to intervals[interval_offsets[r + 1] - 1], which ascend,
+  /// have no place in common and are not empty. (The last member: sets of fields of older versions
+  /// end before it, and must be compiled anew.)
+  const int64_t* interval_offsets;
 } casa_attention;
 
 /// The state of attention over some of the keys, in the caller's memory; merged with the states

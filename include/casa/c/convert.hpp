@@ -117,7 +117,7 @@ void with_types(casa_dtype dtype, casa_dtype key_dtype, F f) {
 template <class T, class S>
 struct Input {
   std::vector<KeyPiece<S>> pieces;
-  std::vector<Interval> intervals;
+  Mask mask;
   AttentionInput<T, S> attention;
 
   /// `a` without its intervals.
@@ -156,21 +156,36 @@ struct Input {
     attention.keys = pieces;
   }
 
-  void set_intervals(std::vector<Interval> given) {
-    intervals = std::move(given);
-    attention.intervals = intervals;
+  void set_mask(Mask given) {
+    mask = std::move(given);
+    attention.intervals = mask.intervals;
+    attention.interval_offsets = mask.offsets;
   }
 };
 
-/// The intervals that the caller gave.
-inline std::vector<Interval> given_intervals(const casa_attention& a) {
-  const auto* from = pointer<const casa_interval>(a.intervals, "intervals", a.rows);
-  check_extent("intervals", a.rows, 1, 1, sizeof(casa_interval));
-  std::vector<Interval> intervals(static_cast<std::size_t>(a.rows));
-  std::transform(from, from + a.rows, intervals.begin(), [](const casa_interval& i) {
+/// The intervals that the caller gave: one a row, or lists.
+inline Mask given_mask(const casa_attention& a) {
+  Mask mask{{}, {}};
+  Index count = a.rows;
+  if (a.interval_offsets != nullptr) {
+    const Index rows = checked_add(a.rows, 1, "interval_offsets");
+    check_extent("interval_offsets", rows, 1, 1, sizeof(int64_t));
+    const auto* offsets = pointer<const int64_t>(a.interval_offsets, "interval_offsets", rows);
+    mask.offsets.assign(offsets, offsets + rows);
+    count = mask.offsets.back();
+    require(count >= 0, "interval_offsets[", a.rows, "] must not be negative, got ", count);
+    // Before intervals are read by them: none may lead behind the last.
+    for (Index r = 0; r < a.rows; ++r)
+      require(offsets[r] <= offsets[r + 1], "interval_offsets must not decrease, got ", offsets[r],
+              " and ", offsets[r + 1], " for row ", r);
+  }
+  const auto* from = pointer<const casa_interval>(a.intervals, "intervals", count);
+  check_extent("intervals", count, 1, 1, sizeof(casa_interval));
+  mask.intervals.resize(static_cast<std::size_t>(count));
+  std::transform(from, from + count, mask.intervals.begin(), [](const casa_interval& i) {
     return Interval{i.begin, i.end};
   });
-  return intervals;
+  return mask;
 }
 
 /// The output of `rows` rows.

@@ -58,7 +58,7 @@ casa_status casa_attend(const casa_attention* attention, void* out, int64_t out_
     const casa_attention& a = given(attention, "attention");
     with_types(a.dtype, a.key_dtype, [&]<class T, class S>(T, S) {
       Input<T, S> input(a);
-      input.set_intervals(given_intervals(a));
+      input.set_mask(given_mask(a));
       const auto to = output<T>(out, a.rows, input.attention.q.cols(), out_stride);
       T* const to_lse = pointer<T>(lse, "lse", 0);
       with_context(a.pool,
@@ -73,7 +73,8 @@ casa_status casa_varlen(const casa_attention* attention, const int32_t* cu_seqle
   using namespace casa::detail::c_api;
   return guarded("casa_varlen", [&] {
     const casa_attention& a = given(attention, "attention");
-    casa::require(a.intervals == nullptr, "intervals must be null: cu_seqlens stand for them");
+    casa::require(a.intervals == nullptr && a.interval_offsets == nullptr,
+                  "intervals must be null: cu_seqlens stand for them");
     casa::require(num_sequences >= 0 && num_sequences < (std::numeric_limits<int64_t>::max)() / 8,
                   "num_sequences is negative or too large: ", num_sequences);
     const auto* cu_q = pointer<const int32_t>(cu_seqlens_q, "cu_seqlens_q", 1);
@@ -89,7 +90,7 @@ casa_status casa_varlen(const casa_attention* attention, const int32_t* cu_seqle
                     cu_k[num_sequences], ", but there are ", input.attention.num_keys(), " keys");
       auto intervals = casa::varlen_intervals({cu_q, entries}, {cu_k, entries}, causal != 0);
       intervals.resize(static_cast<std::size_t>(a.rows));  // rows after the last see nothing
-      input.set_intervals(std::move(intervals));
+      input.set_mask({std::move(intervals), {}});
       with_context(a.pool,
                    [&](const casa::Context& c) { casa::attend(input.attention, to, to_lse, c); });
     });
@@ -103,7 +104,7 @@ casa_status casa_attend_state(const casa_attention* attention, const casa_state*
     const casa_state& s = given(state, "state");
     with_types(a.dtype, a.key_dtype, [&]<class T, class S>(T, S) {
       Input<T, S> input(a);
-      input.set_intervals(given_intervals(a));
+      input.set_mask(given_mask(a));
       check_same_sizes(s, {a.dtype, a.rows, a.num_heads, a.head_dim, nullptr, nullptr, nullptr});
       const State<T> to(s);
       with_context(a.pool, [&](const casa::Context& c) {
