@@ -41,14 +41,14 @@ struct Result {
 inline Facts facts_of(const Attention& a, Index value_bytes) {
   std::vector<char> seen(static_cast<std::size_t>(a.keys));
   double pairs = 0;
-  for (const Interval i : a.intervals) {
+  for (const Interval i : a.mask.intervals) {
     pairs += static_cast<double>(i.size());
     for (Index j = i.begin; j < i.end; ++j) seen[static_cast<std::size_t>(j)] = 1;
   }
   Index seen_keys = 0, last_sees = 0;
   for (const char s : seen) seen_keys += s;
   if (a.rows() > 0)
-    for (const Interval i : a.mask().row(a.rows() - 1)) last_sees += i.size();
+    for (const Interval i : a.mask.row(a.rows() - 1)) last_sees += i.size();
   const double dims = static_cast<double>(a.head_dim + a.value_dim);
   const double key_bytes = dims * static_cast<double>(a.num_kv_heads * value_bytes);
   return {.flop = 2 * dims * static_cast<double>(a.num_heads) * pairs,

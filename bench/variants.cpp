@@ -26,10 +26,10 @@ std::vector<const Variant*> all_variants() {
   return list;
 }
 
-Runnable plain(const Attention& problem, Stored stored) {
+Runnable plain(Attention problem, Stored stored) {
   return stored == Stored::float32
-             ? scored(problem, casa::PlainScore{})
-             : scored<casa::PlainScore, casa::bfloat16>(problem, casa::PlainScore{});
+             ? scored(std::move(problem), casa::PlainScore{})
+             : scored<casa::PlainScore, casa::bfloat16>(std::move(problem), casa::PlainScore{});
 }
 
 }  // namespace bench

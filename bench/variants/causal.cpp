@@ -1,12 +1,7 @@
 // causal: a token sees itself and all before it.
-//
-//   x
-//   x x
-//   x x x
+#include "casa/attention/masks.hpp"
 #include "variant.hpp"
 
 static const bench::Variant causal("causal", [] {
-  bench::Attention a;
-  for (casa::Index r = 0; r < a.keys; ++r) a.add_row({{0, r + 1}});
-  return bench::plain(a);
+  return bench::plain({.mask = casa::masks::causal(2048)});
 });

@@ -35,23 +35,22 @@ class ScoredProblem {
                .value_head_stride = a_.keys * a_.value_dim} {}
 
   void run(const casa::Context& context) {
-    casa::attend(input(a_.mask()), output(out_), nullptr, context, score_);
+    casa::attend(input(a_.mask), output(out_), nullptr, context, score_);
   }
 
   /// See Runnable. The definition is computed in double. Rows that are not compared see nothing
   /// there, so that the others keep their numbers, which a score function may depend on.
   double largest_error() const {
     constexpr double most_operations = 2e8;
-    const casa::MaskView all = a_.mask();
     double operations = 0;
-    for (const Interval seen : a_.intervals) operations += static_cast<double>(seen.size());
+    for (const Interval seen : a_.mask.intervals) operations += static_cast<double>(seen.size());
     operations *= 2.0 * static_cast<double>(a_.num_heads * (a_.head_dim + a_.value_dim));
     const Index step = 1 + static_cast<Index>(operations / most_operations);
     casa::Mask chosen;
     for (Index r = 0; r < a_.rows(); ++r) {
       const bool compare = (a_.rows() - 1 - r) % step == 0;
       std::vector<Interval> seen;
-      for (const Interval i : all.row(r))
+      for (const Interval i : a_.mask.row(r))
         if (compare && i.size() > 0) seen.push_back(i);
       chosen.add_row(seen);
     }
@@ -87,7 +86,7 @@ class ScoredProblem {
     files.write("k", k_.span());
     files.write("v", v_.span());
     files.write("out", out_.span());
-    files.write(a_.mask());
+    files.write(a_.mask);
   }
 
  private:
@@ -128,7 +127,8 @@ class ScoredProblem {
 
 /// The problem with a score function, on random queries, keys and values stored as S.
 template <class Score, class S = float>
-Runnable scored(const Attention& problem, const Score& score) {
+Runnable scored(Attention problem, const Score& score) {
+  problem.mask.compact();  // (where no maker made it)
   const auto p = std::make_shared<ScoredProblem<S, Score>>(problem, score);
   return {
       .problem = problem,

@@ -4,13 +4,11 @@
 // A new variant is a new file here, which the next build picks up:
 //
 //   // window256: a token sees itself and the 255 before it.
+//   #include "casa/attention/masks.hpp"
 //   #include "variant.hpp"
 //
 //   static const bench::Variant window256("window256", [] {
-//     bench::Attention a;
-//     for (casa::Index r = 0; r < a.keys; ++r)
-//       a.add_row({{(std::max)(casa::Index{0}, r - 255), r + 1}});
-//     return bench::plain(a);
+//     return bench::plain({.mask = casa::masks::sliding_window(2048, 256)});
 //   });
 //
 // A variant that changes scores ends in `return bench::scored(a, MyScore{})` (scored.hpp).
@@ -23,39 +21,29 @@
 
 #include "casa/attention/mask.hpp"
 #include "casa/core/context.hpp"
-#include "casa/core/list_view.hpp"
 
 namespace bench {
 
 using casa::Index;
 using casa::Interval;
 
-/// One problem of attention: sizes, and which keys each query row sees. The sizes given here are
-/// those of the cases that are also run with torch.
+/// One problem of attention: which keys each query row sees, and sizes. The usual sizes are those
+/// of the cases that are also run with torch.
 struct Attention {
+  casa::Mask mask;
   Index keys = 2048;
   Index num_heads = 16;
   Index num_kv_heads = 8;
   Index head_dim = 128;
   Index value_dim = 128;
-  casa::Precision precision = casa::Precision::full;
   std::vector<float> sinks = {};  ///< (num_heads), or none
+  casa::Precision precision = casa::Precision::full;
   /// Keys whose rows of the cache must be kept for the tokens to come; -1: those of the last row.
   Index kept_keys = -1;
   /// The most that a score function adds to a score; it limits how exact a result can be.
   double added_score = 0;
-  std::vector<Interval> intervals = {};  ///< as in casa::MaskView
-  std::vector<Index> offsets = {};       ///< none while every row has one interval
 
-  /// Adds a query row that sees these keys.
-  void add_row(casa::ListView<Interval> seen) {
-    if (offsets.empty() && seen.span().size() != 1)
-      for (Index r = 0; r <= rows(); ++r) offsets.push_back(r);
-    intervals.insert(intervals.end(), seen.span().begin(), seen.span().end());
-    if (!offsets.empty()) offsets.push_back(static_cast<Index>(intervals.size()));
-  }
-  casa::MaskView mask() const { return {intervals, offsets}; }
-  Index rows() const { return mask().num_rows(); }
+  Index rows() const { return mask.num_rows(); }
 };
 
 /// The type of keys and values in memory.
@@ -76,7 +64,7 @@ struct Runnable {
 };
 
 /// The problem without a score function, on random queries, keys and values.
-Runnable plain(const Attention& problem, Stored stored = Stored::float32);
+Runnable plain(Attention problem, Stored stored = Stored::float32);
 
 /// A named problem. Making one enters it into all_variants().
 class Variant {

@@ -1,16 +1,7 @@
 // window256: a token sees itself and the 255 before it (a sliding window).
-//
-//   x
-//   x x
-//   . x x
-//   . . x x
-#include <algorithm>
-
+#include "casa/attention/masks.hpp"
 #include "variant.hpp"
 
 static const bench::Variant window256("window256", [] {
-  bench::Attention a;
-  for (casa::Index r = 0; r < a.keys; ++r)
-    a.add_row({{(std::max)(casa::Index{0}, r - 255), r + 1}});
-  return bench::plain(a);
+  return bench::plain({.mask = casa::masks::sliding_window(2048, 256)});
 });
