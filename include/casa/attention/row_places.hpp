@@ -28,9 +28,9 @@ class RowPlaces {
   RowPlaces(Interval range) : range_(range) {}
   /// A row at each of these places.
   template <class R>
-  requires(!std::is_same_v<std::remove_cvref_t<R>, RowPlaces> &&
-           std::is_convertible_v<R&&, std::span<const Index>>) RowPlaces(R&& places)
-      : list_(std::forward<R>(places)), is_list_(true) {}
+  requires(!std::is_same_v<R, RowPlaces> && std::is_convertible_v<const R&, std::span<const Index>>)
+      RowPlaces(const R& places)
+      : list_(places), is_list_(true) {}
 
   /// How many rows.
   Index size() const { return is_list_ ? static_cast<Index>(list_.size()) : range_.size(); }

@@ -67,7 +67,7 @@ class ModelFolder {
   /// The same of a model that is in memory already (fetched, unpacked, linked into the program):
   /// the text of its config.json and its tensors, whose bytes may be borrowed. Of the options,
   /// those that name files have no say, and fusion_folder must be empty.
-  ModelFolder(std::string_view config, Checkpoint files, const ModelOptions& options = {})
+  ModelFolder(std::string_view config, const Checkpoint& files, const ModelOptions& options = {})
       : ModelFolder(files.name(), parse_config(config, options), files, options) {}
   ModelFolder(const ModelFolder&) = delete;
   ModelFolder& operator=(const ModelFolder&) = delete;
