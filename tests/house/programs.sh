@@ -92,7 +92,7 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
       expect 1 "read_text: maps of a picture larger than the frame" "$CASA_EXAMPLES/read_text" \
         --attention "$work/page.png" --images "$golden/page/page.png"
       expect 0 "read_text --attention of a named head" "$CASA_EXAMPLES/read_text" --attention "$work/other.png" \
-        --attention-head 3 1 --model "$reader/token_insertion" --images "$work/sheet.png"
+        --attention-head 3 1 --model "$reader/token_insertion" --images "$work/sheet.png" --tiles none
       expect 1 "read_text: a head that is not there" "$CASA_EXAMPLES/read_text" --attention "$work/none.png" --attention-head 3 6
       holds "the head is named" grep -q 'head must be in \[0, 6), got 6' "$work/err"
       holds "nothing is written" [ ! -e "$work/none.png" ]

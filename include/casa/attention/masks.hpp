@@ -49,7 +49,7 @@ class MaskWriter {
 /// The mask of rows at `places`, each of which `row(writer, place)` writes.
 template <class Row>
 Mask make_mask(const RowPlaces& places, Row row) {
-  constexpr Index most = std::numeric_limits<Index>::max() / sizeof(Interval) - 1;
+  constexpr Index most = (std::numeric_limits<Index>::max)() / sizeof(Interval) - 1;
   if (places.size() > most) fail("mask: ", places.size(), " rows are more than memory can have");
   Mask mask;
   mask.offsets.reserve(static_cast<std::size_t>(places.size()) + 1);
@@ -304,8 +304,8 @@ inline Mask draft_tree(const RowPlaces& rows, Index context, ListView<Index> par
 ///   . # .  +  . . .  =  . # .
 ///   . . #     # . .     # . #
 inline Mask unite(const MaskView& a, const MaskView& b) {
-  detail::check_mask(a, a.num_rows(), std::numeric_limits<Index>::max());
-  detail::check_mask(b, b.num_rows(), std::numeric_limits<Index>::max());
+  detail::check_mask(a, a.num_rows(), (std::numeric_limits<Index>::max)());
+  detail::check_mask(b, b.num_rows(), (std::numeric_limits<Index>::max)());
   require_equal("unite: rows of the second mask", b.num_rows(), a.num_rows());
   return detail::make_mask(a.num_rows(), [&](auto& row, Index r) {
     const auto left = a.row(r), right = b.row(r);
@@ -317,8 +317,8 @@ inline Mask unite(const MaskView& a, const MaskView& b) {
 
 /// Each row sees what it sees in both a and b. Throws as unite does.
 inline Mask intersect(const MaskView& a, const MaskView& b) {
-  detail::check_mask(a, a.num_rows(), std::numeric_limits<Index>::max());
-  detail::check_mask(b, b.num_rows(), std::numeric_limits<Index>::max());
+  detail::check_mask(a, a.num_rows(), (std::numeric_limits<Index>::max)());
+  detail::check_mask(b, b.num_rows(), (std::numeric_limits<Index>::max)());
   require_equal("intersect: rows of the second mask", b.num_rows(), a.num_rows());
   return detail::make_mask(a.num_rows(), [&](auto& row, Index r) {
     const auto left = a.row(r), right = b.row(r);

@@ -40,7 +40,7 @@ class RowPlaces {
   }
 
   /// Throws casa::error unless every place is in [0, end). `what` begins the message.
-  void check(std::string_view what, Index end = std::numeric_limits<Index>::max()) const {
+  void check(std::string_view what, Index end = (std::numeric_limits<Index>::max)()) const {
     if (is_list_) {
       for (std::size_t r = 0; r < list_.size(); ++r)
         if (list_[r] < 0 || list_[r] >= end)

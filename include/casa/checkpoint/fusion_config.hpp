@@ -69,7 +69,7 @@ inline History history_of(const Json& j) {
     j.fail_expected("\"window\", \"all\", {\"last\": n} or {\"every\": k}");
   const bool last = j.contains("last");
   const Index count =
-      j.at(last ? "last" : "every").as_index(1, std::numeric_limits<std::int64_t>::max());
+      j.at(last ? "last" : "every").as_index(1, (std::numeric_limits<std::int64_t>::max)());
   return last ? History::last(count) : History::every(count);
 }
 inline void write_history(JsonWriter& w, const History& h) {
