@@ -21,6 +21,7 @@ using Lane = simd::detail::IntOf<T>;
 template <class T, int R>
 class LanePlaces {
   static constexpr Index lanes = simd::kLanes<T>;
+  static constexpr int kRows = R == 0 ? 1 : R;
   static constexpr std::size_t kCount = static_cast<std::size_t>(lanes);
   using Lanes = simd::detail::LaneSequence<T>;
 
@@ -47,7 +48,8 @@ class LanePlaces {
   CASA_INLINE auto of_key(F f) const {
     using X = Of<decltype(f(Index{}))>;
     X x[R == 0 ? 1 : kCount];  // (a whole vector is read)
-    for (Index k = 0; k < (R == 0 ? 1 : lanes / R); ++k) x[k] = static_cast<X>(f(Index{keys_[k]}));
+    for (Index k = 0; k < (R == 0 ? 1 : lanes / kRows); ++k)
+      x[k] = static_cast<X>(f(Index{keys_[k]}));
     return spread(x);
   }
   template <class F>
@@ -58,7 +60,7 @@ class LanePlaces {
   template <class F>
   CASA_INLINE auto of_pair(F f) const {
     return each<decltype(f(Index{}, Index{}, Index{}))>([&](Index l) {
-      return f(Index{rows_[l]}, Index{heads_[l]}, Index{keys_[R == 0 ? 0 : l / (R == 0 ? 1 : R)]});
+      return f(Index{rows_[l]}, Index{heads_[l]}, Index{keys_[R == 0 ? 0 : l / kRows]});
     });
   }
   template <Scalar P>
@@ -100,7 +102,7 @@ class LanePlaces {
   }
   template <class V, std::size_t... I>
   CASA_INLINE static V spread(V v, std::index_sequence<I...>) {
-    return __builtin_shufflevector(v, v, (static_cast<int>(I) / (R == 0 ? 1 : R))...);
+    return __builtin_shufflevector(v, v, (static_cast<int>(I) / kRows)...);
   }
 
   const Lane<T>*rows_, *heads_, *keys_;
