@@ -21,6 +21,19 @@ def normal(*shape, dtype=np.float32):
     return random.standard_normal(shape).astype(dtype)
 
 
+def visible(mask, keys):
+    """Which keys each row sees (rows, keys), of a mask in either form."""
+    places = np.arange(keys)
+    if not isinstance(mask, tuple):
+        return (mask[:, :1] <= places) & (places < mask[:, 1:])
+    intervals, offsets = mask
+    sees = np.zeros((len(offsets) - 1, keys), bool)
+    for row, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:])):
+        for first, last in intervals[begin:end]:
+            sees[row, first:last] = True
+    return sees
+
+
 def definition(q, k, v, mask, scale=None):
     """Attention in float64, and how far a result in q's type may be from it."""
     eps = np.finfo(q.dtype).eps
@@ -29,9 +42,7 @@ def definition(q, k, v, mask, scale=None):
     scale = 1 / np.sqrt(dim) if scale is None else scale
     k, v = (np.repeat(x, heads // x.shape[1], axis=1) for x in (k, v))
     scores = scale * np.einsum("rhd,khd->rhk", q, k)
-    places = np.arange(k.shape[0])
-    sees = (mask[:, :1] <= places) & (places < mask[:, 1:])
-    scores = np.where(sees[:, None, :], scores, -np.inf)
+    scores = np.where(visible(mask, len(k))[:, None, :], scores, -np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         largest = scores.max(axis=2, keepdims=True, initial=-np.inf)
         weights = np.nan_to_num(np.exp(scores - np.where(np.isfinite(largest), largest, 0)))
@@ -97,6 +108,36 @@ def test_attend():
                 check(casa.attend(q, k, v, mask, lse=True), q, k, v, mask)
             check(casa.attend(q, k, v, lse=True, scale=0.1), q, k, v, masks[0], 0.1)
             assert np.array_equal(casa.attend(q, k, v), casa.attend(q, k, v, masks[0]))
+
+
+def test_lists():
+    causal = np.tri(40, dtype=bool)
+    apart = np.arange(40)[:, None] - np.arange(40)  # row - key
+    sinks = causal & ((apart < 7) | (np.arange(40) < 2))
+    near = (abs(apart) < 4) | np.isin(np.arange(40), [3, 30]) | np.isin(np.arange(40), [3, 30])[:, None]
+    blocks = np.kron([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]], np.ones((10, 10))) > 0
+    cases = [(casa.sinks_window(40, 40, 2, 7), sinks),
+             (casa.sinks_window(9, 40, 2, 7), sinks[-9:]),
+             (casa.global_window(40, 40, 4, [3, 30]), near),
+             (casa.block_sparse(40, 40, 10, [[0, 2], [1, 3], [0, 2], []]), blocks),
+             (casa.unite(casa.sinks_window(40, 40, 2, 7), casa.block_sparse(40, 40, 10, [[0], [2], [1], [3]])),
+              sinks | (np.kron(np.eye(4)[[0, 2, 1, 3]], np.ones((10, 10))) > 0)),
+             (casa.intersect(casa.causal(40, 40), casa.block_sparse(40, 40, 10, [[0, 2], [1, 3], [0, 2], []])),
+              causal & blocks)]
+    seen = np.concatenate([np.ones((5, 35), bool), np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0],
+                                                             [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]], bool)], axis=1)
+    cases.append((casa.draft_tree(35, [-1, 0, 1, 0, -1]), seen))
+    k, v = normal(40, 2, 16), normal(40, 2, 16)
+    for mask, expected in cases:
+        assert isinstance(mask, tuple) and np.array_equal(visible(mask, 40), expected)
+        q = normal(len(expected), 4, 16)
+        check(casa.attend(q, k, v, mask, lse=True), q, k, v, mask)
+        check(casa.attend_state(q, k, v, mask).finish(lse=True), q, k, v, mask)
+    intervals, offsets = cases[0][0]
+    refused("interval", casa.attend, normal(40, 4, 16), k, v, (intervals[::-1].copy(), offsets))
+    refused("offsets", casa.attend, normal(40, 4, 16), k, v, (intervals, offsets[:0]))
+    refused("offsets", casa.attend, normal(40, 4, 16), k, v, (intervals, offsets[:-1]))
+    refused("rows must lie in [0, keys], [0, 4], got 5", casa.sinks_window, 5, 4, 1, 1)
 
 
 def test_casa_windows():

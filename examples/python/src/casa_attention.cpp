@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "casa/attention/attend.hpp"
+#include "casa/attention/masks.hpp"
 #include "casa/attention/simple.hpp"
 #include "casa/core/build_info.hpp"
 #include "casa/stream/visibility.hpp"
@@ -30,11 +32,12 @@ namespace {
 
 using Array = nb::ndarray<nb::ro>;  // read, of any type and shape: checked here, by name
 using Output = nb::ndarray<>;       // written
-using Mask = nb::ndarray<const std::int64_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
+using Intervals = nb::ndarray<const std::int64_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
+using Offsets = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Mask = std::variant<Intervals, std::pair<Intervals, Offsets>>;  // lists: as casa::Mask
 using Lengths = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// --- Arrays
-// ---------------------------------------------------------------------------------------
+// --- Arrays ---
 
 template <class A>
 std::string shape_text(const A& a) {
@@ -129,8 +132,27 @@ nb::object own(Owner owner, std::initializer_list<std::size_t> shape) {
 
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
-// --- Calls
-// ----------------------------------------------------------------------------------------
+// --- Masks ---
+
+casa::Mask copy(const Intervals& intervals) {
+  casa::Mask mask;
+  mask.offsets.clear();
+  for (std::size_t i = 0; i < intervals.shape(0); ++i)
+    mask.intervals.push_back({intervals.data()[2 * i], intervals.data()[2 * i + 1]});
+  return mask;
+}
+
+casa::Mask copy(const Mask& from) {
+  if (const auto* one = std::get_if<Intervals>(&from)) return copy(*one);
+  const auto& [intervals, offsets] = std::get<1>(from);
+  casa::require(offsets.shape(0) > 0,
+                "mask: offsets must have one value more than there are rows, got none");
+  casa::Mask mask = copy(intervals);
+  mask.offsets.assign(offsets.data(), offsets.data() + offsets.shape(0));
+  return mask;
+}
+
+// --- Calls ---
 
 /// Threads, and the memory that calls use one after the other.
 struct Pool {
@@ -153,7 +175,7 @@ auto compute(Pool* pool, F f) {
 template <class T, class S>
 struct Call {
   casa::KeyPiece<S> piece;
-  std::vector<casa::Interval> intervals;
+  casa::Mask mask;
   casa::AttentionInput<T, S> in;
 
   Call(const Array& q, const Array& k, const Array& v, std::optional<double> scale) {
@@ -176,18 +198,17 @@ struct Call {
   }
   Call(const Call&) = delete;  // `in` points into it
 
-  void see(std::vector<casa::Interval> seen) {
-    intervals = std::move(seen);
-    in.intervals = intervals;
+  void see(casa::Mask seen) {
+    mask = std::move(seen);
+    in.intervals = mask.intervals;
+    in.interval_offsets = mask.offsets;
   }
-  void see(const std::optional<Mask>& mask) {
-    std::vector<casa::Interval> seen(size(in.num_rows()), {0, piece.count});
-    if (mask) {
-      seen.resize(mask->shape(0));
-      for (std::size_t r = 0; r < seen.size(); ++r)
-        seen[r] = {mask->data()[2 * r], mask->data()[2 * r + 1]};
-    }
-    see(std::move(seen));
+  void see(std::vector<casa::Interval> seen) { see(casa::Mask{std::move(seen), {}}); }
+  void see(const std::optional<Mask>& seen) {
+    if (seen)
+      see(copy(*seen));
+    else
+      see(std::vector<casa::Interval>(size(in.num_rows()), {0, piece.count}));
   }
 };
 
@@ -247,14 +268,13 @@ nb::object varlen(const Array& q, const Array& k, const Array& v, const Lengths&
     auto seen = casa::varlen_intervals(list(cu_q), list(cu_k), causal);
     casa::require(std::ssize(seen) <= call.in.num_rows(), "cu_seqlens_q ends at ", seen.size(),
                   ", but q has ", call.in.num_rows(), " rows");
-    seen.resize(size(call.in.num_rows()));  // rows behind the last sequence see nothing
+    seen.resize(size(call.in.num_rows()));  // rows after the last sequence see nothing
     call.see(std::move(seen));
     return attend(call, lse, out, pool);
   });
 }
 
-// --- States
-// ---------------------------------------------------------------------------------------
+// --- States ---
 
 struct State {
   std::variant<casa::AttentionState<float>, casa::AttentionState<double>> value;
@@ -299,13 +319,28 @@ nb::ndarray<nb::numpy> view(casa::Matrix<T>& m, Index heads, Index dim = 0) {
                                 nb::dtype<T>());
 }
 
-// --- Masks
-// ----------------------------------------------------------------------------------------
+// --- Masks by name ---
 
 nb::object mask_array(std::vector<casa::Interval> seen) {
   static_assert(sizeof(casa::Interval) == 2 * sizeof(std::int64_t));
   const std::size_t n = seen.size();
   return own<std::int64_t>(std::move(seen), {n, 2});
+}
+
+/// An array, or where rows see lists a pair of arrays.
+nb::object mask_object(casa::Mask mask) {
+  if (mask.offsets.empty()) return mask_array(std::move(mask.intervals));
+  static_assert(sizeof(Index) == sizeof(std::int64_t));
+  const std::size_t n = mask.offsets.size();
+  return nb::make_tuple(mask_array(std::move(mask.intervals)),
+                        own<std::int64_t>(std::move(mask.offsets), {n}));
+}
+
+/// Row r stands at key r + keys - rows: the last row at the last key.
+casa::RowPlaces last_rows(Index rows, Index keys) {
+  casa::require(0 <= rows && rows <= keys, "rows must lie in [0, keys], [0, ", keys, "], got ",
+                rows);
+  return {keys - rows, keys};
 }
 
 /// Query r stands at key r + keys - rows: the last query at the last key.
@@ -349,9 +384,14 @@ NB_MODULE(casa_attention, m) {
       "strides\n"
       "whose last is 1 (the heads of q lie side by side). A mask is an int64 array (rows, 2): row "
       "r\n"
-      "sees the keys [mask[r, 0], mask[r, 1]). q is float32 or float64; k and v are of its type, "
-      "or\n"
-      "float16, bfloat16 or uint16 (the bits of bfloat16) below float32. The GIL is released.";
+      "sees the keys [mask[r, 0], mask[r, 1]); or, where rows see several intervals, a pair "
+      "(intervals,\n"
+      "offsets) of int64 arrays (n, 2) and (rows + 1,): row r sees\n"
+      "intervals[offsets[r]:offsets[r + 1]], which ascend and share no key. q is float32 or "
+      "float64; k\n"
+      "and v are of its type, or float16, bfloat16 or uint16 (the bits of bfloat16) below "
+      "float32.\n"
+      "The GIL is released.";
   nb::exception<casa::error>(m, "Error", PyExc_ValueError);
   m.def(
       "build", [] { return casa::build_info().summary(); }, "How the module was compiled.");
@@ -417,6 +457,49 @@ NB_MODULE(casa_attention, m) {
       },
       "cu_seqlens_q"_a, "cu_seqlens_k"_a, "causal"_a = true,
       "Packed documents: a row sees keys of its own document only.");
+  m.def(
+      "sinks_window",
+      [](Index rows, Index keys, Index sinks, Index window) {
+        return mask_object(casa::masks::sinks_window(last_rows(rows, keys), sinks, window));
+      },
+      "rows"_a, "keys"_a, "sinks"_a, "window"_a,
+      "Causal: the first `sinks` keys and the last `window` ones.");
+  m.def(
+      "global_window",
+      [](Index rows, Index keys, Index window, const std::vector<Index>& global) {
+        return mask_object(casa::masks::global_window(last_rows(rows, keys), keys, window, global));
+      },
+      "rows"_a, "keys"_a, "window"_a, "global_tokens"_a,
+      "The keys less than `window` away, and the global tokens, which see all (Longformer).");
+  m.def(
+      "block_sparse",
+      [](Index rows, Index keys, Index block, const std::vector<std::vector<Index>>& chosen) {
+        return mask_object(casa::masks::block_sparse(last_rows(rows, keys), keys, block, chosen));
+      },
+      "rows"_a, "keys"_a, "block"_a, "chosen"_a,
+      "Rows of block b (rows and keys cut in blocks of `block`) see the key blocks chosen[b].");
+  m.def(
+      "draft_tree",
+      [](Index context, const std::vector<Index>& parents) {
+        const auto nodes = static_cast<Index>(parents.size());
+        const Index end = casa::checked_add(context, nodes, "draft_tree: context + nodes");
+        return mask_object(casa::masks::draft_tree({context, end}, context, parents));
+      },
+      "context"_a, "parents"_a,
+      "A row for each node of a tree of drafts, in depth-first order: it sees `context` keys, its\n"
+      "ancestors and itself. A parent is a node before it, or -1.");
+  m.def(
+      "unite",
+      [](const Mask& a, const Mask& b) {
+        return mask_object(casa::masks::unite(copy(a), copy(b)));
+      },
+      "a"_a, "b"_a, "What a row sees in either mask.");
+  m.def(
+      "intersect",
+      [](const Mask& a, const Mask& b) {
+        return mask_object(casa::masks::intersect(copy(a), copy(b)));
+      },
+      "a"_a, "b"_a, "What a row sees in both masks.");
   m.def("casa_windows", &casa_windows, "text_len"_a, "images"_a, "keys"_a = "image_text",
         "history"_a = "window",
         "What the text tokens of a stream see. images: (position, tokens) pairs, an image before "
