@@ -53,18 +53,18 @@ inline Square square_of(const Page& page, GreyView mask, const Box& box, Index x
       paint(line.box.top - 1, 0, line.box.bottom + 1, box.width());
       continue;
     }
-    auto runs = inked_columns(inked, line.box);
-    const auto is_letter = [&](Span run) { return run.length() <= 3 * x_height; };
-    if (box.left > 0 && runs.front().first == 0 && is_letter(runs.front())) {
-      paint(line.box.top, 0, line.box.bottom, runs.front().last + 1);
-      runs.erase(runs.begin());
+    auto spans = inked_columns(inked, line.box);
+    const auto is_letter = [&](Span span) { return span.length() <= 3 * x_height; };
+    if (box.left > 0 && spans.front().first == 0 && is_letter(spans.front())) {
+      paint(line.box.top, 0, line.box.bottom, spans.front().last + 1);
+      spans.erase(spans.begin());
     }
-    if (!runs.empty() && box.right < mask.cols() && runs.back().last == box.width() &&
-        is_letter(runs.back())) {
-      paint(line.box.top, runs.back().first - 1, line.box.bottom, box.width());
-      runs.pop_back();
+    if (!spans.empty() && box.right < mask.cols() && spans.back().last == box.width() &&
+        is_letter(spans.back())) {
+      paint(line.box.top, spans.back().first - 1, line.box.bottom, box.width());
+      spans.pop_back();
     }
-    if (!runs.empty()) s.lines.push_back({box.top + line.box.top, box.top + line.box.bottom});
+    if (!spans.empty()) s.lines.push_back({box.top + line.box.top, box.top + line.box.bottom});
   }
   return s;
 }

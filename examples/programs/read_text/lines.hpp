@@ -15,18 +15,18 @@ struct Span {
   friend bool operator==(const Span&, const Span&) = default;
 };
 
-/// The runs of places whose value exceeds `threshold`.
-inline std::vector<Span> runs_above(const std::vector<Index>& profile, Index threshold) {
-  std::vector<Span> runs;
+/// The longest spans of places whose values all exceed `threshold`, in order.
+inline std::vector<Span> spans_above(const std::vector<Index>& profile, Index threshold) {
+  std::vector<Span> spans;
   bool inside = false;
   for (std::size_t i = 0; i < profile.size(); ++i) {
     const bool now = profile[i] > threshold;
     const auto place = static_cast<Index>(i);
-    if (now && !inside) runs.push_back({place, place});
-    if (now) runs.back().last = place + 1;
+    if (now && !inside) spans.push_back({place, place});
+    if (now) spans.back().last = place + 1;
     inside = now;
   }
-  return runs;
+  return spans;
 }
 
 /// A line of text: the box of its ink, and the height of its small letters (from the baseline to
@@ -68,13 +68,13 @@ inline Index x_height(const std::vector<Index>& profile, Span rows) {
 
 }  // namespace detail
 
-/// The lines of a page from top to bottom, given its ink (as ink() makes it). A line is a run of
-/// rows with two pixels of ink or more; a run of less than two fifths of the usual height (dots,
+/// The lines of a page from top to bottom, given its ink (as ink() makes it). A line is a span of
+/// rows with two pixels of ink or more; a span of less than two fifths of the usual height (dots,
 /// accents, an underlining) belongs to a line that is nearer than a third of it. Text in columns
 /// makes lines across all of them.
 inline std::vector<Line> find_lines(GreyView mask) {
   const std::vector<Index> profile = detail::row_profile(mask);
-  std::vector<Span> rows = runs_above(profile, 1);
+  std::vector<Span> rows = spans_above(profile, 1);
   if (rows.empty()) return {};
   std::vector<Index> heights;
   for (const Span r : rows) heights.push_back(r.length());

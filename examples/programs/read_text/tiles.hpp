@@ -12,7 +12,7 @@ namespace read_text {
 enum class Joint {
   line,       ///< begins a line
   paragraph,  ///< begins a line after an empty one
-  word,       ///< goes on behind a gap between words
+  word,       ///< goes on after a gap between words
   letter,     ///< goes on inside a word
   overlap     ///< goes on, and shows the last letters of the tile before once more
 };
@@ -63,15 +63,15 @@ inline std::vector<Span> inked_columns(GreyView mask, const Box& box) {
   std::vector<Index> profile(static_cast<std::size_t>(mask.cols()));
   for (Index y = box.top; y < box.bottom; ++y)
     for (Index x = box.left; x < box.right; ++x) profile[static_cast<std::size_t>(x)] += mask(y, x);
-  return runs_above(profile, 0);
+  return spans_above(profile, 0);
 }
 
 // Gaps wider than this lie between words: gaps of up to two x-heights fall into two classes.
 inline Index word_gap(const std::vector<std::vector<Span>>& lines, Index x_height) {
   std::vector<Index> count(static_cast<std::size_t>(2 * x_height + 1));
-  for (const auto& runs : lines)
-    for (std::size_t i = 1; i < runs.size(); ++i)
-      if (const Index gap = runs[i].first - runs[i - 1].last; gap <= 2 * x_height)
+  for (const auto& spans : lines)
+    for (std::size_t i = 1; i < spans.size(); ++i)
+      if (const Index gap = spans[i].first - spans[i - 1].last; gap <= 2 * x_height)
         ++count[static_cast<std::size_t>(gap)];
   return (std::max)(static_cast<Index>(otsu_threshold(count)), (x_height + 3) / 4);
 }
@@ -79,44 +79,44 @@ inline Index word_gap(const std::vector<std::vector<Span>>& lines, Index x_heigh
 // One line as pieces of at most `most` columns. A piece ends at the last gap between words that it
 // reaches; inside a word that is too long at its widest gap between letters, not before the middle;
 // and where there is none it is cut through, and the next piece begins `overlap` columns earlier.
-inline void cut_line(const std::vector<Span>& runs, Box box, Index most, Index gap, Index overlap,
+inline void cut_line(const std::vector<Span>& spans, Box box, Index most, Index gap, Index overlap,
                      Joint begins, std::vector<Tile>& tiles) {
-  Index first = runs.front().first;
+  Index first = spans.front().first;
   Joint joint = begins;
   const auto add = [&](Index last) {
     tiles.push_back({{box.top, first, box.bottom, last}, joint});
   };
-  for (std::size_t i = 0; i < runs.size();) {
-    // Runs i .. next - 1 lie whole in the piece that begins at `first`.
+  for (std::size_t i = 0; i < spans.size();) {
+    // Spans i .. next - 1 lie whole in the piece that begins at `first`.
     std::size_t next = i, word = 0, letter = 0;
     Index widest = 0;
-    for (; next < runs.size() && runs[next].last - first <= most; ++next) {
+    for (; next < spans.size() && spans[next].last - first <= most; ++next) {
       if (next == i) continue;
-      const Index space = runs[next].first - runs[next - 1].last;
+      const Index space = spans[next].first - spans[next - 1].last;
       if (space > gap) word = next;
-      if (space >= widest && 2 * (runs[next - 1].last - first) >= most)
+      if (space >= widest && 2 * (spans[next - 1].last - first) >= most)
         letter = next, widest = space;
     }
-    if (next == runs.size()) {
-      add(runs.back().last);
+    if (next == spans.size()) {
+      add(spans.back().last);
       return;
     }
-    if (next > i) {  // so may the gap behind the last run that fits
-      const Index space = runs[next].first - runs[next - 1].last;
+    if (next > i) {  // so may the gap after the last span that fits
+      const Index space = spans[next].first - spans[next - 1].last;
       if (space > gap) word = next;
-      if (space >= widest && 2 * (runs[next - 1].last - first) >= most) letter = next;
+      if (space >= widest && 2 * (spans[next - 1].last - first) >= most) letter = next;
     }
     const std::size_t cut = word ? word : letter;
     if (cut) {
-      add(runs[cut - 1].last);
+      add(spans[cut - 1].last);
       i = cut;
-      first = runs[cut].first;
+      first = spans[cut].first;
       joint = word ? Joint::word : Joint::letter;
     } else {
       add(first + most);
       first += most - overlap;
       joint = Joint::overlap;
-      while (runs[i].last <= first) ++i;
+      while (spans[i].last <= first) ++i;
     }
   }
 }
@@ -130,14 +130,14 @@ inline Page cut_into_lines(GreyView grey, const CutOptions& options = {}) {
   const Grey mask = ink(page.pixels);
   const std::vector<Line> lines = find_lines(mask);
   if (lines.empty()) return page;
-  std::vector<std::vector<Span>> runs;
+  std::vector<std::vector<Span>> spans;
   std::vector<Index> x_heights, pitches;
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    runs.push_back(detail::inked_columns(mask, lines[i].box));
+    spans.push_back(detail::inked_columns(mask, lines[i].box));
     x_heights.push_back(lines[i].x_height);
     if (i > 0) pitches.push_back(lines[i].box.bottom - lines[i - 1].box.bottom);
   }
-  const Index x_height = median(x_heights), gap = detail::word_gap(runs, x_height);
+  const Index x_height = median(x_heights), gap = detail::word_gap(spans, x_height);
   const Index pitch = pitches.empty() ? 0 : median(pitches);
   const Index room = options.side - 2 * options.margin;
   for (std::size_t i = 0; i < lines.size(); ++i) {
@@ -150,7 +150,7 @@ inline Page cut_into_lines(GreyView grey, const CutOptions& options = {}) {
     box.top = (std::max)(box.top - (std::min)(Index{2}, (box.top - above) / 2), Index{0});
     box.bottom =
         (std::min)(box.bottom + (std::min)(Index{2}, (below - box.bottom) / 2), mask.rows());
-    // A run of rows higher than a frame is a picture or a rule, and is cut like a grid would.
+    // A span of rows higher than a frame is a picture or a rule, and is cut like a grid would.
     for (bool first = true; box.top < box.bottom; first = false) {
       const Box part{box.top, box.left, (std::min)(box.bottom, box.top + options.side), box.right};
       const auto columns = detail::inked_columns(mask, part);
