@@ -57,3 +57,14 @@ TEST_CASE("the background is the grey that half of the pixels do not exceed") {
   g(0, 0) = g(0, 1) = g(0, 2) = g(0, 3) = 0;
   CHECK(int{background(g)} == 100);
 }
+
+TEST_CASE("a part that is cropped holds the pixels of its box") {
+  Grey g = plain(6, 9, 0);
+  for (Index i = 0; i < g.size(); ++i) g.data()[i] = static_cast<std::uint8_t>(i);
+  const Box box{2, 3, 5, 8};
+  const Grey part = cropped(g, box);
+  REQUIRE(part.rows() == 3);
+  REQUIRE(part.cols() == 5);
+  for (Index y = 0; y < 3; ++y)
+    for (Index x = 0; x < 5; ++x) CHECK(int{part(y, x)} == (2 + y) * 9 + 3 + x);
+}

@@ -34,12 +34,8 @@ namespace detail {
 // it stands whole in a neighbour, as the overlap is wider than letters are.
 inline Square square_of(const Page& page, GreyView mask, const Box& box, Index x_height) {
   Square s;
-  s.pixels = Grey(box.height(), box.width());
-  Grey inked(box.height(), box.width());
-  for (Index y = 0; y < box.height(); ++y) {
-    std::copy_n(page.pixels.row(box.top + y) + box.left, box.width(), s.pixels.row(y));
-    std::copy_n(mask.row(box.top + y) + box.left, box.width(), inked.row(y));
-  }
+  s.pixels = cropped(page.pixels, box);
+  const Grey inked = cropped(mask, box);
   const std::uint8_t level = background(s.pixels);
   const auto paint = [&](Index top, Index left, Index bottom, Index right) {
     for (Index y = (std::max)(top, Index{0}); y < (std::min)(bottom, box.height()); ++y)

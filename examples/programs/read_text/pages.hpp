@@ -54,9 +54,7 @@ inline Frames frames_of(GreyView grey, Index side, const PageOptions& options) {
   if (options.tiles == "lines" || by_itself) {
     f.page = cut_into_lines(grey, cut(9));
     for (const Tile& tile : f.page.tiles) {
-      Grey part(tile.box.height(), tile.box.width());
-      for (Index y = 0; y < part.rows(); ++y)
-        std::copy_n(f.page.pixels.row(tile.box.top + y) + tile.box.left, part.cols(), part.row(y));
+      const Grey part = cropped(f.page.pixels, tile.box);
       f.pixels.push_back(framed(part, side, background(part)));
     }
     f.done = casa::text("made ", f.page.pixels.cols(), " x ", f.page.pixels.rows(), ", cut into ",

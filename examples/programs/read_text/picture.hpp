@@ -57,6 +57,14 @@ struct Box {
   friend bool operator==(const Box&, const Box&) = default;
 };
 
+/// The part of a picture that `box` marks, as a picture of its own. The box must lie inside.
+inline Grey cropped(GreyView grey, const Box& box) {
+  Grey part(box.height(), box.width());
+  for (Index y = 0; y < part.rows(); ++y)
+    std::copy_n(grey.row(box.top + y) + box.left, part.cols(), part.row(y));
+  return part;
+}
+
 /// A picture in the middle of a square of side x side pixels, around it `level`. It must fit.
 inline Grey framed(GreyView grey, Index side, std::uint8_t level) {
   Grey frame(side, side);

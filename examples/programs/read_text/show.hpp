@@ -70,10 +70,7 @@ inline Box inked_box(GreyView grey, Index margin = 4) {
 /// A picture, cut to what stands in it and made as wide as the screen at most: two pixel rows a
 /// line, as half blocks of two greys, or as characters whose darkness is the picture's.
 inline std::string drawn(GreyView grey, const Screen& screen) {
-  const Box box = inked_box(grey);
-  Grey cut(box.height(), box.width());
-  for (Index y = 0; y < cut.rows(); ++y)
-    std::copy_n(grey.row(box.top + y) + box.left, cut.cols(), cut.row(y));
+  Grey cut = cropped(grey, inked_box(grey));
   const Index most = screen.columns - 3;
   if (cut.cols() > most)
     cut = resized(cut, (std::max)(Index{1}, cut.rows() * most / cut.cols()), most);
