@@ -8,6 +8,7 @@
 
 #include "casa/core/memory.hpp"
 #include "casa/image/resize.hpp"
+#include "casa/image/rgb.hpp"
 
 namespace read_text {
 
@@ -19,13 +20,8 @@ using GreyView = casa::MatrixView<const std::uint8_t>;
 /// Grey of an RGB picture, with Pillow's weights of the three colours.
 inline Grey to_grey(casa::io::ImageView image) {
   Grey grey(image.height, image.width);
-  for (Index y = 0; y < image.height; ++y) {
-    for (Index x = 0; x < image.width; ++x) {
-      const std::uint8_t* rgb = image.row(y) + 3 * x;
-      grey(y, x) = static_cast<std::uint8_t>(
-          (19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >> 16);
-    }
-  }
+  for (Index y = 0; y < image.height; ++y)
+    for (Index x = 0; x < image.width; ++x) grey(y, x) = casa::io::luma(image.row(y) + 3 * x);
   return grey;
 }
 

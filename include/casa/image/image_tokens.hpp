@@ -12,12 +12,6 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
-/// Pillow's weights of red, green and blue for grey ("L"), in 2^-16. A grey picture stays as it is.
-inline std::uint8_t luma(const std::uint8_t* rgb) {
-  return static_cast<std::uint8_t>((19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >>
-                                   16);
-}
-
 /// What a picture becomes: (tokens x hidden_size of the decoder), and how they lie in it.
 template <Scalar T>
 struct EncodedImage {

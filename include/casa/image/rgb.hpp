@@ -1,4 +1,5 @@
-// What a picture is here: RGB, 8 bits, rows without gaps; and the limits that every decoder keeps.
+// What a picture is here: RGB, 8 bits, rows without gaps; how it becomes grey; and the limits that
+// every decoder keeps.
 #pragma once
 
 #include <cstdint>
@@ -66,6 +67,13 @@ class Image {
   Index width_ = 0;
   Buffer<std::uint8_t> pixels_;
 };
+
+/// The grey of a pixel (3 bytes), by Pillow's weights of red, green and blue ("L"), in 2^-16. A
+/// pixel that is grey already stays as it is.
+inline std::uint8_t luma(const std::uint8_t* rgb) {
+  return static_cast<std::uint8_t>((19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >>
+                                   16);
+}
 
 /// What becomes of transparency: composited on white (transformers from 5.23 on) or ignored
 /// (before).
