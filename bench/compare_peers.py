@@ -103,22 +103,10 @@ class Case:
         """The largest difference from casa's output; out holds (windows, heads, text, head_dim)."""
         import numpy
         out = numpy.asarray(out).reshape(self.windows, self.heads, self.text, self.head_dim).swapaxes(1, 2)
-        difference = numpy.abs(out.reshape(self.out.shape) - self.out).max()
-        return float(difference) if numpy.isfinite(difference) else float("inf")
+        return peer_variants.largest_difference(out.reshape(self.out.shape), self.out)
 
     def error_of_casa(self):
-        """The largest difference of casa's output from the definition in double, on rows from first to last."""
-        import numpy
-        worst = 0.0
-        for row in sorted({int(x) for x in numpy.linspace(0, len(self.q) - 1, 40)}):
-            begin, end = self.intervals[row]
-            k, v = (x[:, begin:end].astype(numpy.float64).repeat(self.group, 0) for x in (self.k, self.v))
-            scores = numpy.einsum("hd,hkd->hk", self.q[row], k) / self.head_dim ** 0.5
-            weights = numpy.exp(scores - scores.max(1, keepdims=True))
-            exact = numpy.einsum("hk,hkd->hd", weights / weights.sum(1, keepdims=True), v)
-            difference = numpy.abs(exact - self.out[row]).max()
-            worst = max(worst, float(difference) if numpy.isfinite(difference) else float("inf"))
-        return worst
+        return peer_variants.error_of_casa(self, lambda row: slice(*self.intervals[row]))
 
 
 def read_cases(folder):

@@ -2,7 +2,7 @@
 
 A variant stands here if torch has a form of it: its mask as a function for flex_attention (compiled), from which the
 dense mask of scaled_dot_product_attention follows, and its score function. The masks are checked against those that
-casa_bench wrote, and compare_peers.py checks the results."""
+casa_bench wrote, and compare_peers.py checks the results, by error_of_casa() and largest_difference() of this file."""
 import csv
 import os
 
@@ -37,6 +37,28 @@ MASKS = {**dict.fromkeys(("causal", "causal_4096", "causal_kv2", "soft_cap", "al
 SCORES = {"soft_cap": soft_cap, "soft_cap_window256": soft_cap, "alibi": alibi}
 
 
+def largest_difference(a, b):
+    """Of two arrays of the same shape; infinite where one has a number that is not finite."""
+    import numpy
+    difference = numpy.abs(a - b).max()
+    return float(difference) if numpy.isfinite(difference) else float("inf")
+
+
+def error_of_casa(case, sees, score=lambda scores, row: scores):
+    """The largest difference of casa's output from the definition in double, on rows from first to last. sees(row)
+    chooses the row's keys, as an index of the axis of keys; score(scores, row) changes its scores (heads, keys)."""
+    import numpy
+    worst = 0.0
+    for row in sorted({int(x) for x in numpy.linspace(0, len(case.q) - 1, 40)}):
+        seen = sees(row)
+        k, v = (x[:, seen].astype(numpy.float64).repeat(case.group, 0) for x in (case.k, case.v))
+        scores = score(numpy.einsum("hd,hkd->hk", case.q[row], k) / case.head_dim ** 0.5, row)
+        weights = numpy.exp(scores - scores.max(1, keepdims=True))
+        exact = numpy.einsum("hk,hkd->hd", weights / weights.sum(1, keepdims=True), v)
+        worst = max(worst, largest_difference(exact, case.out[row]))
+    return worst
+
+
 class VariantCase:
     """Inputs and casa's output of one variant. q, out: (rows, num_heads, dim); k, v: (num_kv_heads, keys, dim)."""
 
@@ -68,27 +90,20 @@ class VariantCase:
     def error(self, out):
         """The largest difference from casa's output; out holds (1, heads, rows, dim)."""
         import numpy
-        difference = numpy.abs(numpy.asarray(out)[0].swapaxes(0, 1) - self.out).max()
-        return float(difference) if numpy.isfinite(difference) else float("inf")
+        return largest_difference(numpy.asarray(out)[0].swapaxes(0, 1), self.out)
+
+    def score(self, scores, row):
+        """The row's scores (heads, keys that it sees) as the variant changes them."""
+        import numpy
+        if "soft_cap" in self.name:
+            return GEMMA_CAP * numpy.tanh(scores / GEMMA_CAP)
+        if self.name == "alibi":
+            slopes = 2.0 ** (-8.0 * numpy.arange(1, self.heads + 1) / self.heads)
+            return scores + slopes[:, None] * (numpy.flatnonzero(self.sees(row)) - row)
+        return scores
 
     def error_of_casa(self):
-        """The largest difference of casa's output from the definition in double, on rows from first to last."""
-        import numpy
-        worst = 0.0
-        for row in sorted({int(x) for x in numpy.linspace(0, self.rows - 1, 40)}):
-            seen = self.sees(row)
-            k, v = (x[:, seen].astype(numpy.float64).repeat(self.group, 0) for x in (self.k, self.v))
-            scores = numpy.einsum("hd,hkd->hk", self.q[row], k) / self.head_dim ** 0.5
-            if "soft_cap" in self.name:
-                scores = GEMMA_CAP * numpy.tanh(scores / GEMMA_CAP)
-            if self.name == "alibi":
-                slopes = 2.0 ** (-8.0 * numpy.arange(1, self.heads + 1) / self.heads)
-                scores += slopes[:, None] * (numpy.flatnonzero(seen) - row)
-            weights = numpy.exp(scores - scores.max(1, keepdims=True))
-            exact = numpy.einsum("hk,hkd->hd", weights / weights.sum(1, keepdims=True), v)
-            difference = numpy.abs(exact - self.out[row]).max()
-            worst = max(worst, float(difference) if numpy.isfinite(difference) else float("inf"))
-        return worst
+        return error_of_casa(self, self.sees, self.score)
 
 
 def read_variants(folder):
