@@ -92,13 +92,13 @@ template <class Ids>
 void read_setting(const Json& j, std::string_view key, std::optional<Index>& to,
                   const LoadLimits& limits, Ids&) {
   if (key == "image_size")
-    to = j.as_int(1, limits.image_side, "LoadLimits::image_side");
+    to = j.as_index(1, limits.image_side, "LoadLimits::image_side");
   else if (key == "top_k")
-    to = j.as_int(0, limits.vocab_size, "LoadLimits::vocab_size");
+    to = j.as_index(0, limits.vocab_size, "LoadLimits::vocab_size");
   else if (key == "ngram_size")
-    to = j.as_int(0, NgramBlockOptions{}.window);
+    to = j.as_index(0, NgramBlockOptions{}.window);
   else  // counts of tokens and of frames
-    to = j.as_int(key == "max_new_tokens" ? 1 : 0, limits.window, "LoadLimits::window");
+    to = j.as_index(key == "max_new_tokens" ? 1 : 0, limits.window, "LoadLimits::window");
 }
 
 }  // namespace detail
@@ -151,12 +151,7 @@ CaptionerConfig read_captioner_config(const std::string& folder, Ids&& ids,
                                       const LoadLimits& limits = {}) {
   const std::string file = folder + "/captioner.json";
   if (!detail::file_exists(file)) return {};
-  JsonRules rules;
-  rules.max_bytes = limits.json_bytes;
-  rules.max_depth = limits.json_depth;
-  rules.bytes_option = "LoadLimits::json_bytes";
-  rules.depth_option = "LoadLimits::json_depth";
-  return captioner_config(read_json(file, rules), ids, limits);
+  return captioner_config(read_json(file, json_rules(limits)), ids, limits);
 }
 
 /// The options of a Captioner of `model` under `c`. Captions end with the model's own end tokens

@@ -35,14 +35,20 @@ struct JsonRules {
   std::string_view depth_option = "JsonRules::max_depth";  ///< what an error names as raising it
 };
 
-/// The rules of a model's Python-made JSON files: config.json and the like.
-inline JsonRules python_json(const LoadLimits& limits) {
+/// The rules of JSON under the limits of loading, which errors then name.
+inline JsonRules json_rules(const LoadLimits& limits) {
   JsonRules rules;
   rules.max_bytes = limits.json_bytes;
   rules.max_depth = limits.json_depth;
-  rules.nonfinite = true;
   rules.bytes_option = "LoadLimits::json_bytes";
   rules.depth_option = "LoadLimits::json_depth";
+  return rules;
+}
+
+/// The rules of a model's Python-made JSON files: config.json and the like.
+inline JsonRules python_json(const LoadLimits& limits) {
+  JsonRules rules = json_rules(limits);
+  rules.nonfinite = true;
   return rules;
 }
 
