@@ -27,6 +27,13 @@ struct Qkv {
 /// Which text rows of a stream have queries: all, or only those with logits.
 enum class QueryRows { all, with_logits };
 
+/// What a stream records of one attention of a block.
+template <Scalar T>
+struct RecordedMaps {
+  AttentionMaps<T>* maps = nullptr;  // null: nothing
+  BlockAttention attention = BlockAttention::self;
+};
+
 /// The steps that both sublayers are made of. What they return lies in the context's workspace.
 template <Scalar T>
 class AttentionSteps {
@@ -89,18 +96,18 @@ class AttentionSteps {
     return which == QueryRows::with_logits ? Interval{s.text.end - s.logit_rows, s.text.end}
                                            : s.text;
   }
-  /// The maps that stream s records of this block's attention; null: none.
-  AttentionMaps<T>* maps(std::size_t s, BlockAttention attention) const {
-    if (pass_.maps.empty()) return nullptr;
-    AttentionMaps<T>* const recorded = pass_.maps[s];
-    return recorded && has_head_of(*recorded, pass_.layer, attention) ? recorded : nullptr;
+  /// What stream s records of this block's `attention`.
+  RecordedMaps<T> recorded(std::size_t s, BlockAttention attention) const {
+    AttentionMaps<T>* const maps = pass_.maps.empty() ? nullptr : pass_.maps[s];
+    const bool any = maps && has_head_of(*maps, pass_.layer, attention);
+    return {any ? maps : nullptr, attention};
   }
   /// The attention of the rows `queries` of q over a cache, into out (as many rows). `seen` is the
-  /// mask of the stream's rows `all`, of which `queries` are the last. `maps`, unless null, are
-  /// shown this attention.
+  /// mask of the stream's rows `all`, of which `queries` are the last. The maps, if any,
+  /// that are `recorded` of this attention are written.
   void attend(MatrixView<const T> q, Interval all, Interval queries, const MaskView& seen,
-              const AnyKvCache<T>& cache, MatrixView<T> out, AttentionMaps<T>* maps = nullptr,
-              BlockAttention attention = BlockAttention::self) const {
+              const AnyKvCache<T>& cache, MatrixView<T> out,
+              const RecordedMaps<T>& recorded = {}) const {
     if (queries.size() == 0) return;
     const Workspace::Frame frame(context_.workspace);
     const MaskView mask = last_rows(seen, queries.begin - all.begin);
@@ -114,9 +121,11 @@ class AttentionSteps {
                                            .intervals = mask.intervals,
                                            .interval_offsets = mask.offsets};
           T* lse = nullptr;
-          if (maps) lse = context_.workspace.template take<T>(out.rows() * pass_.shape.num_heads);
+          if (recorded.maps)
+            lse = context_.workspace.template take<T>(out.rows() * pass_.shape.num_heads);
           casa::attend(input, out, lse, context_);
-          if (maps) write_maps(*maps, {pass_.layer, attention}, input, lse);
+          if (recorded.maps)
+            write_maps(*recorded.maps, {pass_.layer, recorded.attention}, input, lse);
         },
         cache);
   }
@@ -169,8 +178,7 @@ class SelfAttention {
       const Interval queries = steps_.query_rows(stream, which);
       steps_.append(caches_[s]->self, text, stream.text);
       steps_.attend(text.q, stream.text, queries, steps_.seen(stream).self, caches_[s]->self,
-                    out.middle_rows(row, queries.size()), steps_.maps(s, BlockAttention::self),
-                    BlockAttention::self);
+                    out.middle_rows(row, queries.size()), steps_.recorded(s, BlockAttention::self));
       row += queries.size();
     }
     weights_.o.forward(out, h, steps_.context(), Accumulate::yes);
@@ -238,7 +246,7 @@ class FusionAttention {
       const Interval queries = steps_.query_rows(stream, which);
       steps_.attend(text.q, stream.text, queries, steps_.seen(stream).text, cache,
                     out.text.middle_rows(row, queries.size()),
-                    steps_.maps(s, BlockAttention::fusion), BlockAttention::fusion);
+                    steps_.recorded(s, BlockAttention::fusion));
       row += queries.size();
       if (images_have_queries())
         steps_.attend(image.q, stream.image, stream.image, steps_.seen(stream).image, cache,
