@@ -132,10 +132,7 @@ template <class T, class S, class Score>
 VariantResult<T> run(const Variant<T, S>& p, const Score& score, const Context& context = {}) {
   VariantResult<T> r{{p.rows, p.shape.num_heads * p.shape.output_dim()},
                      {p.rows, p.shape.num_heads}};
-  if constexpr (std::is_same_v<Score, PlainScore>)  // (instantiated elsewhere)
-    attend(p.input(), r.out.view(), r.lse.data(), context);
-  else
-    attend(p.input(), r.out.view(), r.lse.data(), context, score);
+  attend(p.input(), r.out.view(), r.lse.data(), context, score);
   return r;
 }
 

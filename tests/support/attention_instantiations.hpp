@@ -7,9 +7,9 @@
 // PREFIX: nothing to instantiate, `extern` to say that it is done elsewhere.
 #define CASA_INSTANTIATE_ATTENTION(PREFIX, T, S)                                                \
   PREFIX template void casa::attend(const casa::AttentionInput<T, S>&, casa::MatrixView<T>, T*, \
-                                    const casa::Context&);                                      \
-  PREFIX template casa::AttentionState<T> casa::attend_state(const casa::AttentionInput<T, S>&, \
-                                                             const casa::Context&);
+                                    const casa::Context&, const casa::PlainScore&);             \
+  PREFIX template casa::AttentionState<T> casa::attend_state(                                   \
+      const casa::AttentionInput<T, S>&, const casa::Context&, const casa::PlainScore&);
 
 CASA_INSTANTIATE_ATTENTION(extern, float, float)
 CASA_INSTANTIATE_ATTENTION(extern, float, casa::bfloat16)

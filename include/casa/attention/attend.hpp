@@ -183,16 +183,8 @@ RowMatrix<T> attend_matrices(MatrixView<const T> q, MatrixView<const S> k, Matri
                                 .interval_offsets = mask.offsets,
                                 .sinks = options.sinks};
   RowMatrix<T> out(q.rows(), checked_mul(shape.num_heads, shape.output_dim(), "attend: out"));
-  const auto attend_in = [&](const Context& context) {
-    if constexpr (std::is_same_v<Score, PlainScore>)
-      attend(in, out, options.lse, context);
-    else
-      attend(in, out, options.lse, context, score);
-  };
-  if (options.context)
-    attend_in(*options.context);
-  else
-    attend_in({});
+  const Context serial;
+  attend(in, out, options.lse, options.context ? *options.context : serial, score);
   return out;
 }
 

@@ -32,17 +32,6 @@ double dot_in_double(const T* a, const S* b, Index n) {
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-/// The score of one row, head and key in double, from scale * q . k.
-template <class Score>
-double score_in_double(const Score& score, double s, Index row, Index head, Index key) {
-  if constexpr (std::is_same_v<Score, PlainScore>) {
-    return s;
-  } else {
-    const ScalarPlace at(row, head, key);
-    return apply_score(score, s, at, score_rows(score, at));
-  }
-}
-
 /// Throws casa::error unless `in` and `score` fit each other, the heads are there, and `weights`
 /// has room for theirs.
 template <Scalar T, class S, class Score>

@@ -35,7 +35,6 @@ template <Scalar T, class S, class Score, class Emit>
 void for_each_row(const AttentionInput<T, S>& in, const Score& score_of, Emit emit) {
   constexpr double log2e = 1.44269504088896340736;
   const Index d = in.shape.head_dim;
-  const double scale = std::is_same_v<Score, PlainScore> ? in.scale * log2e : in.scale;
   struct Key {
     const KeyPiece<S>* piece;
     Index token;
@@ -56,12 +55,8 @@ void for_each_row(const AttentionInput<T, S>& in, const Score& score_of, Emit em
         for (Index j = seen.begin; j < seen.end; ++j) {
           const Key& key = keys[static_cast<std::size_t>(j)];
           double& s = score[static_cast<std::size_t>(j)];
-          s = scale * dot(q, key.piece->key(kv_head, key.token), d);
-          if constexpr (!std::is_same_v<Score, PlainScore>) {
-            const ScalarPlace at(r, h, j);
-            s = log2e *
-                casa::detail::apply_score(score_of, s, at, casa::detail::score_rows(score_of, at));
-          }
+          const double product = in.scale * dot(q, key.piece->key(kv_head, key.token), d);
+          s = log2e * casa::detail::score_in_double(score_of, product, r, h, j);
           max = s != s ? s : (std::max)(max, s);  // (NaN must not be lost)
         }
       // A row that sees only keys whose scores are -inf has seen none.

@@ -132,6 +132,17 @@ template <class Score, class V, class At, class Rows>
     return score(s, at, rows);
 }
 
+/// The score of one row, head and key in double, from scale * q . k.
+template <class Score>
+double score_in_double(const Score& score, double s, Index row, Index head, Index key) {
+  if constexpr (std::is_same_v<Score, PlainScore>) {
+    return s;
+  } else {
+    const ScalarPlace at(row, head, key);
+    return apply_score(score, s, at, score_rows(score, at));
+  }
+}
+
 /// Throws casa::error where the parameters of a score function do not fit.
 template <class Score, Scalar T, class S>
 void check_score(const Score& score, const AttentionInput<T, S>& in) {
