@@ -45,6 +45,7 @@ std::vector<FusionConfig> points() {
           presets::casa_shared(some),
           presets::cross_attention(some),
           gated,
+          presets::mplug_owl3_gated(some),
           shared_replace,
           bare,
           presets::token_insertion({0, 1, 2})};

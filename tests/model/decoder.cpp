@@ -41,6 +41,13 @@ std::vector<FusionConfig> design_space(Index layers) {
       }
     }
   }
+  for (const Keys keys : {Keys::image, Keys::image_text}) {
+    FusionConfig f = presets::mplug_owl3_gated({0, 1});
+    f.keys = keys;
+    f.norm = keys == Keys::image ? Sharing::own : Sharing::shared;
+    f.update = keys == Keys::image ? ImageUpdate::ffn : ImageUpdate::none;
+    space.push_back(f);
+  }
   return space;
 }
 

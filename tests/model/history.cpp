@@ -301,7 +301,8 @@ TEST_CASE("presets of published models are their definitions") {
   for (const Case& preset :
        {Case{presets::flamingo({0, 2}), previous_image}, Case{presets::evlm({1}), previous_image},
         Case{presets::llama_vision({1, 2}), previous_image},
-        Case{presets::mplug_owl3({0, 2}), everything}})
+        Case{presets::mplug_owl3({0, 2}), everything},
+        Case{presets::mplug_owl3_gated({0, 2}), everything}})
     for (unsigned seed = 0; seed < 3; ++seed) {
       CAPTURE(seed);
       std::mt19937 random(seed);
@@ -321,6 +322,7 @@ TEST_CASE("presets of published models are their definitions") {
   }
   CHECK(presets::llama_vision({0}).placement == Placement::replace);
   CHECK(presets::mplug_owl3({0}).history == History::all);
+  CHECK(presets::mplug_owl3_gated({0}).gate == Gate::token);
 }
 
 // Fault: rows that ask for no logits are left out, and those that do take their lists from the

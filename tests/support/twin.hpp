@@ -60,7 +60,12 @@ class Twin {
       };
       if (!fuses || c_.fusion->placement != Placement::replace) {
         const Dense x = norm(h, *b.input_norm);
-        h += attention(*b.self_attention, x, x, seen, distance) + beside;
+        Dense self = attention(*b.self_attention, x, x, seen, distance);
+        if (b.token_gate) {
+          const Dense g = token_gates(b, h, windows, sees);
+          for (Index i = 0; i < n; ++i) self.row(i) *= 1 - g(i, 0), beside.row(i) *= g(i, 0);
+        }
+        h += self + beside;
       }
       const Dense m = norm(h, b.post_attention_norm);
       const Dense gate = linear(b.mlp.gate, m);
@@ -89,6 +94,24 @@ class Twin {
                                        c_.rms_norm_eps))
                      .cwiseProduct(w.row(0));
     return y;
+  }
+
+  // sigmoid(w . norm(h)) of each row; 0 for a row that sees no image where images are the keys.
+  Dense token_gates(const BlockSpec& b, const Dense& h, const std::vector<Insertion>& windows,
+                    const Sees& sees) const {
+    const Dense x = norm(h, c_.fusion->norm == Sharing::own ? *b.fusion_norm : *b.input_norm);
+    const Dense w = tensor(*b.token_gate);
+    Dense g(h.rows(), 1);
+    for (Index i = 0; i < h.rows(); ++i) {
+      Index window = 0;
+      for (const Insertion& at : windows) window += at.position <= i ? 1 : 0;
+      bool any = c_.fusion->keys == Keys::image_text;
+      for (Index image = 1; image <= window; ++image)
+        for (Index j = 0; j < windows[static_cast<std::size_t>(image - 1)].num_tokens; ++j)
+          any = any || sees({false, window, i}, {true, image, j});
+      g(i, 0) = any ? 1 / (1 + std::exp(-x.row(i).dot(w.row(0)))) : 0;
+    }
+    return g;
   }
 
   // Keys are images, window after window, then text.

@@ -38,7 +38,8 @@ inline constexpr NameTable<ImageRope, 5> image_rope_names{
      {ImageRope::window_start, "window_start"},
      {ImageRope::consecutive, "consecutive"},
      {ImageRope::stream, "stream"}}};
-inline constexpr NameTable<Gate, 2> gate_names{{{Gate::none, "none"}, {Gate::tanh, "tanh"}}};
+inline constexpr NameTable<Gate, 3> gate_names{
+    {{Gate::none, "none"}, {Gate::tanh, "tanh"}, {Gate::token, "token"}}};
 
 inline constexpr NameTable<RopeStyle, 2> rope_style_names{
     {{RopeStyle::half, "half"}, {RopeStyle::interleaved, "interleaved"}}};

@@ -52,6 +52,7 @@ class DecoderTensors {
     if (s.fusion_norm) add(*s.fusion_norm, b.fusion_norm.span());
     if (s.fusion_attention) add(*s.fusion_attention, b.fusion_attention);
     if (s.fusion_gate) add(*s.fusion_gate, std::span<const T>(&b.fusion_gate, 1));
+    if (s.token_gate) add(*s.token_gate, b.token_gate.span());
     for (std::size_t i = before; i < tensors_.size(); ++i) of_fusion_.insert(tensors_[i].name);
   }
   void add(const AttentionSpec& s, const AttentionWeights<T>& a) {

@@ -2,6 +2,7 @@
 // at images (arXiv 2512.19535, section 3: CASA layers begin as copies of self-attention).
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "casa/model/decoder.hpp"
@@ -9,9 +10,10 @@
 CASA_NAMESPACE_BEGIN
 
 /// A copy of the decoder with fusion as `fusion` says, in place of any it had. Weights that fusion
-/// does not share begin as copies of the block's self-attention and norm. A gate begins at 0, where
-/// the update is 0 and logits are those of the decoder without images. Shared parameters add no
-/// weights. Throws casa::error for a fusion that does not fit the decoder, and where a block has no
+/// does not share begin as copies of the block's self-attention and norm. Gates begin at 0: with
+/// Gate::tanh the update is 0 then and logits are those of the decoder without images; with
+/// Gate::token fusion and self-attention weigh one half each. Shared parameters add no weights.
+/// Throws casa::error for a fusion that does not fit the decoder, and where a block has no
 /// self-attention to copy or to keep (an earlier fusion has replaced it).
 template <Scalar T>
 Decoder<T> add_fusion(const Decoder<T>& decoder, const FusionConfig& fusion) {
@@ -26,9 +28,14 @@ Decoder<T> add_fusion(const Decoder<T>& decoder, const FusionConfig& fusion) {
     b.fusion_attention = {};
     b.fusion_norm = {};
     b.fusion_gate = T{0};
+    b.token_gate = {};
     if (!fusion.has_layer(layer)) continue;
     if (fusion.parameters == Sharing::own) b.fusion_attention = b.self_attention;
     if (fusion.norm == Sharing::own) b.fusion_norm = b.input_norm;
+    if (fusion.gate == Gate::token) {
+      b.token_gate = Buffer<T>(config.hidden_size);
+      std::fill_n(b.token_gate.data(), b.token_gate.size(), T{0});
+    }
     const bool replaced =
         fusion.placement == Placement::replace && fusion.parameters == Sharing::own;
     if (replaced) b.self_attention = {};

@@ -94,18 +94,22 @@ class BlockForward {
       if (fusion_->norm == Sharing::own) normed = fusion.normed(x_);
       fused = fusion.project_text(normed);
     }
+    MatrixView<T> gates = fusion.token_gates(normed);
+    if (last_queries() == QueryRows::with_logits && gates.rows() > 0)
+      gates = compact_logit_rows(pass_.streams, gates);
     drop_rows_that_end(last_queries());
     if (self.rows() > 0) {
-      attention.add(steps_.split(self), last_queries(), x_);
+      attention.add(steps_.split(self), last_queries(), x_, gates);
       observe("self_attention");
     }
-    add_fusion_update(fusion, fused, last_queries());
+    add_fusion_update(fusion, fused, last_queries(), gates);
   }
 
-  void add_fusion_update(const FusionAttention<T>& fusion, const Qkv<T>& text, QueryRows which) {
+  void add_fusion_update(const FusionAttention<T>& fusion, const Qkv<T>& text, QueryRows which,
+                         MatrixView<const T> gates = {}) {
     const Qkv<T> images = fusion.project_images(y_);
     const auto attended = fusion.attend(text, images, which, x_.rows());
-    fusion.project_out(attended.text, x_, Accumulate::yes);
+    fusion.project_out(attended.text, x_, Accumulate::yes, gates);
     if (fusion.images_have_queries()) fusion.project_out(attended.image, y_, Accumulate::yes);
     observe("fusion");
   }

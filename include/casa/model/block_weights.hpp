@@ -25,6 +25,7 @@ struct BlockWeights {
   Buffer<T> fusion_norm;                 ///< RMSNorm of text and images before fusion: hidden_size
   AttentionWeights<T> fusion_attention;  ///< of the same shapes as self_attention
   T fusion_gate = 0;              ///< with Gate::tanh fusion's update is multiplied by its tanh
+  Buffer<T> token_gate;           ///< with Gate::token: w, hidden_size values
   Buffer<T> post_attention_norm;  ///< RMSNorm before the MLP: hidden_size values
   Mlp<T> mlp;                     ///< hidden_size -> intermediate_size -> hidden_size
 };

@@ -32,8 +32,15 @@ enum class ImageUpdate {
   ffn,           ///< the MLP
   attention_ffn  ///< attention, over the keys up to the token's own, then the MLP
 };
-/// What F is multiplied by: nothing, or tanh of a learned number (arXiv 2204.14198).
-enum class Gate { none, tanh };
+/// What F is multiplied by.
+enum class Gate {
+  none,  ///< nothing
+  tanh,  ///< tanh of a learned number (arXiv 2204.14198)
+  /// g = sigmoid(w . RMSNorm(h)) of each text token, w learned; self-attention, which stands
+  /// parallel, is multiplied by 1 - g (arXiv 2408.04840, section 2.2). For a token that sees no key
+  /// g is 0.
+  token
+};
 
 CASA_COMMON_NAMESPACE_END
 
@@ -132,12 +139,22 @@ inline FusionConfig llama_vision(std::vector<int> layers) {
 }
 /// The attention of mPLUG-Owl3's blocks (arXiv 2408.04840, section 2.2) as one softmax: text sees
 /// all images before it and all text up to itself, with the weights of self-attention; an image
-/// stands at one position, that of the text behind it, and its tokens never change. (The paper's
-/// image keys have weights of their own, and a learned gate of each token mixes two softmaxes.)
+/// stands at one position, that of the text after it, and its tokens never change.
 inline FusionConfig mplug_owl3(std::vector<int> layers) {
   FusionConfig f = casa_replace(std::move(layers));
   f.parameters = Sharing::shared;
   f.history = History::all;
+  return f;
+}
+/// The attention of mPLUG-Owl3's blocks as the paper has it: cross-attention to all images before a
+/// token stands beside self-attention, on the same normed text, and a gate of each token weighs the
+/// two. (The paper's queries are those of self-attention; here fusion has queries of its own, which
+/// can be a copy of them.)
+inline FusionConfig mplug_owl3_gated(std::vector<int> layers) {
+  FusionConfig f = casa(std::move(layers));
+  f.keys = Keys::image;
+  f.history = History::all;
+  f.gate = Gate::token;
   return f;
 }
 
@@ -259,6 +276,12 @@ inline void check(const DecoderConfig& c) {
   require(c.fusion->keys != Keys::text,
           "config: fusion.keys must be image or image_text, got text");
   if (!c.fusion->rule) check("config: fusion.history", c.fusion->history);
+  require(c.fusion->gate != Gate::token || c.fusion->placement == Placement::parallel,
+          "config: fusion.gate token weighs fusion against self-attention: placement must be "
+          "parallel");
+  require(c.fusion->gate != Gate::token || c.fusion->update != ImageUpdate::attention_ffn,
+          "config: fusion.gate token is a gate of text tokens: update must be none or ffn, got "
+          "attention+ffn");
   require(
       c.sliding_layers.empty() || c.fusion->placement != Placement::replace ||
           c.fusion->keys != Keys::image_text ||

@@ -50,6 +50,7 @@ void check_block(const std::string& name, const BlockWeights<T>& b, const BlockS
   if (has.self_attention) check_attention(name + " self_attention", b.self_attention, c);
   if (has.fusion_norm) norm(" fusion_norm", b.fusion_norm);
   if (has.fusion_attention) check_attention(name + " fusion_attention", b.fusion_attention, c);
+  if (has.token_gate) norm(" token_gate", b.token_gate);
   norm(" post_attention_norm", b.post_attention_norm);
   check_linear(name + " mlp gate, up", b.mlp.gate_up(), c.hidden_size, 2 * c.intermediate_size);
   check_linear(name + " mlp down", b.mlp.down(), c.intermediate_size, c.hidden_size);

@@ -123,6 +123,10 @@ class FusionLayer {
     require_equal("FusionLayer: outputs of o", weights.attention.o.out_features(),
                   config_.hidden_size);
     require(config_.fusion.keys != Keys::text, "FusionLayer: keys must be image or image_text");
+    require(
+        config_.fusion.gate != Gate::token,
+        "FusionLayer: gate must be none or tanh: token weighs fusion against the self-attention "
+        "of its block, which Decoder has and this layer has not");
     if (!config_.fusion.rule) check("FusionLayer: history", config_.fusion.history);
     config_.fusion.parameters = config_.fusion.norm = Sharing::own;
     config_.fusion.update = ImageUpdate::none;

@@ -78,6 +78,14 @@ class AttentionSteps {
     qkv.forward_pieces(normed, kv, 1, 3, context_);
     return {.k = kv.middle_cols(0, kv_width_), .v = kv.middle_cols(kv_width_, kv_width_)};
   }
+  /// h's row r += weight(r) * row r of o(attended).
+  template <class Weight>
+  void add_weighted(const Linear<T>& o, MatrixView<const T> attended, MatrixView<T> h,
+                    Weight weight) const {
+    const MatrixView<T> update = matrix(h.rows(), h.cols());
+    o.forward(attended, update, context_);
+    for (Index r = 0; r < h.rows(); ++r) h.eigen().row(r) += weight(r) * update.eigen().row(r);
+  }
   void rotate(MatrixView<T> x, const RopeTable<T>* table) const {
     if (table && x.rows() > 0) apply_rope(x, *table, pass_.shape.head_dim, context_);
   }
@@ -162,7 +170,9 @@ class SelfAttention {
   }
 
   /// Appends the keys of all text rows; h, the hidden state of the rows that ask, gets the update.
-  void add(const Qkv<T>& text, QueryRows which, MatrixView<T> h) const {
+  /// `fusion_weights`, if there are any, are FusionAttention::token_gates of these rows.
+  void add(const Qkv<T>& text, QueryRows which, MatrixView<T> h,
+           MatrixView<const T> fusion_weights = {}) const {
     const BlockPass<T>& pass = steps_.pass();
     for (std::size_t s = 0; s < pass.streams.size(); ++s) {
       const Interval rows = pass.streams[s].text;
@@ -181,7 +191,10 @@ class SelfAttention {
                     out.middle_rows(row, queries.size()), steps_.recorded(s, BlockAttention::self));
       row += queries.size();
     }
-    weights_.o.forward(out, h, steps_.context(), Accumulate::yes);
+    if (fusion_weights.rows() == 0)
+      weights_.o.forward(out, h, steps_.context(), Accumulate::yes);
+    else
+      steps_.add_weighted(weights_.o, out, h, [&](Index r) { return 1 - fusion_weights(r, 0); });
   }
 
  private:
@@ -190,7 +203,7 @@ class SelfAttention {
   std::span<BlockCache<T>* const> caches_;
 };
 
-/// F = Wo Attention(q, keys and values that the row sees) [times tanh(gate)] of text, and with
+/// F = Wo Attention(q, keys and values that the row sees) [times a gate] of text, and with
 /// ImageUpdate::attention_ffn of images, over images and, with Keys::image_text, text (arXiv
 /// 2512.19535, section 3.1).
 template <Scalar T>
@@ -203,11 +216,30 @@ class FusionAttention {
         weights_(config.parameters == Sharing::own ? weights.fusion_attention
                                                    : weights.self_attention),
         gate_(weights.fusion_gate),
+        token_gate_(weights.token_gate),
         config_(config),
         caches_(caches) {}
 
   /// RMSNorm(x) with fusion's norm, for text and images alike.
   MatrixView<T> normed(MatrixView<const T> x) const { return steps_.normed(x, norm_); }
+
+  /// With Gate::token what F of each text row is multiplied by, (rows x 1), of the rows' normed
+  /// state; else no rows.
+  MatrixView<T> token_gates(MatrixView<const T> normed_text) const {
+    if (config_.gate != Gate::token) return {};
+    const MatrixView<T> gates = steps_.matrix(normed_text.rows(), 1);
+    const MatrixView<const T> w(token_gate_.data(), 1, token_gate_.size());
+    for (const StreamPass& stream : steps_.pass().streams) {
+      const MaskView& seen = steps_.seen(stream).text;
+      for (Index r = stream.text.begin; r < stream.text.end; ++r) {
+        bool any = false;
+        for (const Interval keys : seen.row(r - stream.text.begin)) any = any || keys.size() > 0;
+        const T dot = normed_text.eigen().row(r).dot(w.eigen().row(0));
+        gates(r, 0) = any ? 1 / (1 + std::exp(-dot)) : T(0);
+      }
+    }
+    return gates;
+  }
 
   /// q of text rows and, where text gives keys, k and v.
   Qkv<T> project_text(MatrixView<const T> normed_text) const {
@@ -255,19 +287,16 @@ class FusionAttention {
     return out;
   }
 
-  /// h (+)= F, of what attend() gave.
-  void project_out(MatrixView<const T> attended, MatrixView<T> h, Accumulate accumulate) const {
+  /// h (+)= F, of what attend() gave. `gates` are token_gates() of the rows of h.
+  void project_out(MatrixView<const T> attended, MatrixView<T> h, Accumulate accumulate,
+                   MatrixView<const T> gates = {}) const {
     if (h.rows() == 0) return;
     const Linear<T>& o = weights_.o;
     if (config_.gate == Gate::none) return o.forward(attended, h, steps_.context(), accumulate);
-    const MatrixView<T> f = steps_.matrix(h.rows(), h.cols());
-    o.forward(attended, f, steps_.context());
-    const T gate = std::tanh(gate_);
-    if (accumulate == Accumulate::no) {
-      h.eigen() = gate * f.eigen();
-    } else {
-      h.eigen() += gate * f.eigen();
-    }
+    if (accumulate == Accumulate::no) h.eigen().setZero();
+    if (config_.gate == Gate::token)
+      return steps_.add_weighted(o, attended, h, [&](Index r) { return gates(r, 0); });
+    steps_.add_weighted(o, attended, h, [gate = std::tanh(gate_)](Index) { return gate; });
   }
 
   /// Whether image rows have queries in this block.
@@ -282,6 +311,7 @@ class FusionAttention {
   const Buffer<T>& norm_;
   const AttentionWeights<T>& weights_;
   T gate_;
+  const Buffer<T>& token_gate_;
   const FusionConfig& config_;
   std::span<BlockCache<T>* const> caches_;
 };

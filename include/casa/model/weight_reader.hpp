@@ -70,6 +70,7 @@ class WeightReader {
     if (spec.fusion_norm) b.fusion_norm = vector(*spec.fusion_norm);
     if (spec.fusion_attention) b.fusion_attention = attention(*spec.fusion_attention);
     if (spec.fusion_gate) b.fusion_gate = vector(*spec.fusion_gate)[0];
+    if (spec.token_gate) b.token_gate = vector(*spec.token_gate);
     b.post_attention_norm = vector(spec.post_attention_norm);
     b.mlp = mlp(spec.mlp);
     return b;

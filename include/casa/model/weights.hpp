@@ -54,6 +54,7 @@ struct BlockSpec {
   std::optional<TensorSpec> fusion_norm;          ///< (hidden_size), where fusion's norm is its own
   std::optional<AttentionSpec> fusion_attention;  ///< where fusion's parameters are its own
   std::optional<TensorSpec> fusion_gate;          ///< (1), with Gate::tanh
+  std::optional<TensorSpec> token_gate;           ///< (hidden_size), with Gate::token
   TensorSpec post_attention_norm;                 ///< (hidden_size), before the MLP
   MlpSpec mlp;                                    ///< hidden_size in and out
 };
@@ -112,6 +113,7 @@ inline BlockSpec block_spec(const DecoderConfig& c, Index layer, const std::stri
     if (f.parameters == Sharing::own) b.fusion_attention = attention(".fusion_attn");
     if (f.norm == Sharing::own) b.fusion_norm = norm(".fusion_layernorm.weight");
     if (f.gate == Gate::tanh) b.fusion_gate = TensorSpec{name + ".fusion_gate", 1, 0};
+    if (f.gate == Gate::token) b.token_gate = norm(".fusion_token_gate");
   }
   b.post_attention_norm = norm(".post_attention_layernorm.weight");
   b.mlp = mlp_spec(name + ".mlp", c.hidden_size, c.intermediate_size, c.mlp_bias);
@@ -153,6 +155,7 @@ void for_each_tensor(const BlockSpec& s, F&& f) {
   if (s.fusion_norm) f(*s.fusion_norm);
   if (s.fusion_attention) for_each_tensor(*s.fusion_attention, f);
   if (s.fusion_gate) f(*s.fusion_gate);
+  if (s.token_gate) f(*s.token_gate);
   if (s.input_norm) f(*s.input_norm);
   if (s.self_attention) for_each_tensor(*s.self_attention, f);
   f(s.post_attention_norm);
