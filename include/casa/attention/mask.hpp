@@ -45,8 +45,8 @@ struct MaskView {
 ///   const auto out = attend(q, k, v, mask);
 struct Mask {
   std::vector<Interval> intervals;  ///< of all rows, one row after the other
-  std::vector<Index> offsets = {
-      0};  ///< (rows + 1): where each row's begin; or none, after compact()
+  /// (rows + 1): where each row's begin in `intervals`; or none, after compact().
+  std::vector<Index> offsets = {0};
 
   /// Query rows.
   Index num_rows() const { return MaskView(*this).num_rows(); }

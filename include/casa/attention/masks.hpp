@@ -78,7 +78,7 @@ class Documents {
       begins_.push_back(checked_add(begins_.back(), lengths[i], maker));
     }
   }
-  /// Behind the last one.
+  /// The place after the last one.
   Index end() const { return begins_.back(); }
   /// Where the document of place p begins. (One that is empty has no places.)
   Index begin_of(Index p) const {
@@ -226,10 +226,10 @@ inline Mask global_window(const RowPlaces& rows, Index num_keys, Index window,
     if (std::binary_search(tokens.begin(), tokens.end(), p)) return row.see(0, end);
     const Index begin = detail::window_begin(p, window);
     const Interval near{begin, p >= end || window >= end - p ? end : p + window};
-    const auto behind = std::lower_bound(tokens.begin(), tokens.end(), begin);
-    for (auto g = tokens.begin(); g != behind && *g < end; ++g) row.see(*g, *g + 1);
+    const auto first_near = std::lower_bound(tokens.begin(), tokens.end(), begin);
+    for (auto g = tokens.begin(); g != first_near && *g < end; ++g) row.see(*g, *g + 1);
     row.see(near);
-    for (auto g = behind; g != tokens.end() && *g < end; ++g)
+    for (auto g = first_near; g != tokens.end() && *g < end; ++g)
       if (*g >= near.end) row.see(*g, *g + 1);
   });
 }

@@ -174,7 +174,7 @@ inline Mask given_mask(const casa_attention& a) {
     mask.offsets.assign(offsets, offsets + rows);
     count = mask.offsets.back();
     require(count >= 0, "interval_offsets[", a.rows, "] must not be negative, got ", count);
-    // Before intervals are read by them: none may lead behind the last.
+    // Before intervals are read by them: none may lead past the last.
     for (Index r = 0; r < a.rows; ++r)
       require(offsets[r] <= offsets[r + 1], "interval_offsets must not decrease, got ", offsets[r],
               " and ", offsets[r + 1], " for row ", r);

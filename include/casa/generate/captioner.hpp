@@ -137,7 +137,7 @@ class Captioner {
     require(caption_ == Caption::open, "Captioner::step: no caption is open (frame ", frames_, ")");
     if (!has_logits_) {
       require(!pending_.empty(),
-              "Captioner::step: no text stands behind the image (CaptionerOptions::after_image)");
+              "Captioner::step: no text follows the image (CaptionerOptions::after_image)");
       forward({}, {}, {}, true);
     }
     const int id = draw();

@@ -199,7 +199,7 @@ void begin_maps(AttentionMaps<T>& maps, const MapStream& s) {
     return std::any_of(maps.heads.begin(), maps.heads.end(),
                        [&](const AttentionHead& h) { return h.attention == attention; });
   };
-  // Behind the sinks the cache holds the newest text.
+  // After the sinks the cache holds the newest text.
   const Index self_tokens = is_recorded(BlockAttention::self) ? s.self_tokens : 0;
   for (Index j = 0; j < self_tokens; ++j)
     maps.self_keys.push_back(

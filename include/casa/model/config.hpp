@@ -120,7 +120,7 @@ inline FusionConfig token_insertion(std::vector<int> layers) {
 }
 /// The cross-attention of Flamingo (arXiv 2204.14198, section 2): before a block text sees the
 /// image before it, without positions, and tanh of a learned number, 0 at first, is the update's
-/// factor. (Flamingo's blocks have a gated MLP of their own behind it, which is no part of this.)
+/// factor. (Flamingo's blocks have a gated MLP of their own after it, which is no part of this.)
 inline FusionConfig flamingo(std::vector<int> layers) {
   FusionConfig f = cross_attention(std::move(layers));
   f.image_rope = ImageRope::off;

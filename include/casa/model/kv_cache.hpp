@@ -102,7 +102,7 @@ class KvCache {
     if (begin_ == end_) begin_ = end_ = pinned_;
   }
 
-  /// Removes tokens [range.begin, range.end) of those held. What stands behind them moves up,
+  /// Removes tokens [range.begin, range.end) of those held. What comes after them moves up,
   /// unless they stand at the front (drop). Throws casa::error unless they are held and not pinned.
   void erase(Interval range) {
     if (range.begin < pinned_ || range.end < range.begin || range.end > size())

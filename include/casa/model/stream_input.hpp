@@ -62,7 +62,7 @@ void check(std::span<const StreamInput<T>> inputs, const DecoderConfig& config,
     const StateOptions& options = in.state->options();
     require(options.horizon == 0 ||
                 in.state->self_tokens() + static_cast<Index>(in.ids.size()) <= options.horizon,
-            "forward: a chunk of ", in.ids.size(), " tokens behind the ", in.state->self_tokens(),
+            "forward: a chunk of ", in.ids.size(), " tokens after the ", in.state->self_tokens(),
             " kept does not fit below the horizon of ", options.horizon);
     for (const int id : in.ids)
       require(id >= 0 && id < config.vocab_size, "forward: token id must be in [0, ",

@@ -188,7 +188,7 @@ class StreamWindows {
     return {all.begin + begin, all.begin + std::clamp(places.end, begin, all.size())};
   }
 
-  // Notes which windows no row behind this chunk can see, which keys are theirs, and what is left
+  // Notes which windows no row after this chunk can see, which keys are theirs, and what is left
   // without them. Here, since a rule may throw, and commit() may not.
   void plan_forgetting(const FusionConfig& fusion) {
     forgotten_.clear();

@@ -91,10 +91,10 @@ class SrtScanner {
   void read_times(std::string_view s) {
     constexpr std::string_view arrow = " --> ";
     const std::size_t at = s.find(arrow);
-    const std::string_view behind =
+    const std::string_view rest =
         at == std::string_view::npos ? std::string_view() : s.substr(at + arrow.size());
     const auto begin = parse_srt_time(s.substr(0, (std::min)(at, s.size())));
-    const auto end = parse_srt_time(behind.substr(0, behind.find(' ')));
+    const auto end = parse_srt_time(rest.substr(0, rest.find(' ')));
     require(begin && end && *begin <= *end, file_, ": line ", line_,
             ": expected the times of a SubRip cue, got ", casa::quoted(s));
     found_.end = (std::max)(found_.end, *end);

@@ -44,7 +44,7 @@ struct RuleSeen {
 ///   };
 ///   config.fusion->rule = std::make_shared<Summaries>();
 ///
-/// A row never sees what stands behind it, whatever the rule says. Which tokens are keys is said by
+/// A row never sees what comes after it, whatever the rule says. Which tokens are keys is said by
 /// FusionConfig::keys: of tokens that are none, the answer is not read. Both functions must give
 /// the same answer to the same question, for as long as there are streams, and may be called by
 /// several threads at a time.

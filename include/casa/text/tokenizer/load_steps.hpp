@@ -145,7 +145,7 @@ class StepLoader {
     } else {
       fail_unsupported(json.at("type"));
     }
-    // Behind these steps strings arrive in parts, so no step that needs whole tokens may follow.
+    // After these steps strings arrive in parts, so no step that needs whole tokens may follow.
     const bool in_parts = std::any_of(steps.begin(), steps.end(), [](const DecoderStep& s) {
       return s.kind == Kind::byte_level || s.kind == Kind::fuse || s.kind == Kind::strip;
     });
