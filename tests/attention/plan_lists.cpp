@@ -75,10 +75,10 @@ TEST_CASE("the jobs of random lists cover every row once, and every key that it 
     std::vector<std::vector<Index>> seen(2, std::vector<Index>(static_cast<std::size_t>(rows)));
     for (const detail::Job& job : plan.jobs)
       for (Index r = job.row_begin; r < job.row_end; ++r)
-        for (const detail::Run& run : job.runs)
+        for (const detail::KeySpan& span : job.spans)
           for (const Interval i : mask.row(r)) {
-            const Interval keys = detail::meet(i, run.keys);
-            const Index shift = run.at - run.keys.begin;
+            const Interval keys = detail::meet(i, span.keys);
+            const Index shift = span.at - span.keys.begin;
             const Interval places =
                 detail::meet({keys.begin + shift, keys.end + shift}, {job.key_begin, job.key_end});
             seen[static_cast<std::size_t>(job.kv_head)][static_cast<std::size_t>(r)] +=

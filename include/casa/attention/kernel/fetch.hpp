@@ -2,7 +2,7 @@
 //
 //   none     nothing is scheduled, and what the tile reads next is not known
 //   planned  jobs of many rows: BlockFetches' schedule, a share of it for each tile
-//   run      keys that lie side by side, and values as a segment: the tile's own reads,
+//   ahead    keys that lie side by side, and values as a segment: the tile's own reads,
 //            simd::kReadAhead bytes on
 //   near     jobs of few rows, whose values several tiles read in parts: the next part
 //
@@ -24,8 +24,8 @@ namespace detail {
 /// that are contiguous, as else what follows a key are other heads.
 template <class Rows>
 Index keys_ahead(const Prefetcher& prefetcher, Rows keys, Index count, Index units, bool narrow) {
-  const bool run = prefetcher.idle() && (narrow || side_by_side(keys, count, units));
-  return run ? segment_distance(keys, count, units) : 0;
+  const bool ahead = prefetcher.idle() && (narrow || side_by_side(keys, count, units));
+  return ahead ? segment_distance(keys, count, units) : 0;
 }
 
 /// What a tile of scores of M keys and N vectors prefetches in each turn of kScoreSteps units.

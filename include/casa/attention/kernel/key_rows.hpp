@@ -114,7 +114,7 @@ class KeyRows {
       }
       set_places(piece, begin, end, at);
     });
-    fill_behind<K, V>(keys, values, block.size());
+    fill_after<K, V>(keys, values, block.size());
   }
   /// Stores the places of keys [begin, end) of a piece, from the block's key `at` on.
   void set_places(const KeyPiece<S>& piece, Index begin, Index end, Index at) {
@@ -134,7 +134,7 @@ class KeyRows {
       keys[j] = pointers<K>().keys[first + kept[j]];
       values[j] = pointers<V>().values[first + kept[j]];
     }
-    fill_behind<K, V>(keys, values, count);
+    fill_after<K, V>(keys, values, count);
     if (places_) {
       for (Index j = 0; j < count; ++j) kept_places_[j] = places_[first + kept[j]];
       std::fill_n(kept_places_ + count, kMaxTileKeys, kept_places_[count - 1]);
@@ -156,13 +156,13 @@ class KeyRows {
   /// [begin, end) have the job's places from `place` on.
   template <class F>
   void for_each_piece(const Job& job, Interval places, F f) const {
-    if (job.runs.empty()) return for_each_piece(places, 0, f);
-    auto run = std::upper_bound(job.runs.begin(), job.runs.end(), places.begin,
-                                [](Index place, const Run& r) { return place < r.at; }) -
-               1;
-    for (Index place = places.begin; place < places.end; ++run) {
-      const Index end = (std::min)(places.end, run->at + run->keys.size());
-      const Index shift = run->keys.begin - run->at;
+    if (job.spans.empty()) return for_each_piece(places, 0, f);
+    auto span = std::upper_bound(job.spans.begin(), job.spans.end(), places.begin,
+                                 [](Index place, const KeySpan& s) { return place < s.at; }) -
+                1;
+    for (Index place = places.begin; place < places.end; ++span) {
+      const Index end = (std::min)(places.end, span->at + span->keys.size());
+      const Index shift = span->keys.begin - span->at;
       for_each_piece({place + shift, end + shift}, shift, f);
       place = end;
     }
@@ -199,7 +199,7 @@ class KeyRows {
     return static_cast<const V*>(static_cast<const void*>(zeros_));
   }
   template <class K, class V>
-  void fill_behind(const K** keys, [[maybe_unused]] const V** values, Index count) const {
+  void fill_after(const K** keys, [[maybe_unused]] const V** values, Index count) const {
     std::fill_n(keys + count, kMaxTileKeys, keys[count - 1]);
     if constexpr (kUnit<K> == 2)
       values[count] = zeros<V>();  // the partner of the last of an odd number of keys

@@ -3,9 +3,9 @@
 //
 //   row      one query head of one query token: what has a softmax of its own
 //   job      rows of one kv head and the keys they see; what a worker takes at a time
-//   run      neighbouring keys that a job sees. Where rows see lists of intervals, a job's keys are
-//            what all its rows see together, its runs laid end to end: places of a job count these,
-//            so that what no row sees costs nothing
+//   span     neighbouring keys that a job sees. Where rows see lists of intervals, a job's keys are
+//            what all its rows see together, its spans laid end to end: places of a job count
+//            these, so that what no row sees costs nothing
 //   part     one of several key ranges of a job that has few rows and many keys; each gives a
 //            state, and fast.hpp merges them
 //   block    up to kBlockKeys keys of a job, whose scores are held at once (FlashAttention's block)
@@ -46,7 +46,7 @@ inline constexpr Index kSplitRows = 32;
 inline constexpr Index kSplitKeys = 1024;
 
 /// Keys that a job sees and that lie side by side.
-struct Run {
+struct KeySpan {
   Interval keys;  ///< their places among all keys
   Index at = 0;   ///< the job's place of the first
 };
@@ -61,7 +61,7 @@ struct Job {
   Index key_end = 0;
   Index part = -1;  ///< index of the part's state among all; -1: the job is not split
   Index parts = 1;  ///< in the job of a first part: the number of parts, else 0; 1: not split
-  std::span<const Run> runs = {};  ///< ascending; none: a job's place is the place among all keys
+  std::span<const KeySpan> spans = {};  ///< ascending; none: a job's places are those of all keys
 
   /// (row, head) pairs: `group` query heads share a kv head.
   Index rows(Index group) const { return (row_end - row_begin) * group; }

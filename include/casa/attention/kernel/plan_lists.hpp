@@ -1,6 +1,6 @@
 // How attention's work is cut into jobs where rows see lists of intervals.
 //
-// A job's keys are the union of its rows' lists, its runs laid end to end. Rows join a job while
+// A job's keys are the union of its rows' lists, its spans laid end to end. Rows join a job while
 // they see much the same keys: under a block-sparse mask a job ends where the chosen blocks change,
 // and a job whose rows share their lists is one whole interval of its places.
 #pragma once
@@ -54,10 +54,10 @@ class KeyUnion {
   Index count_ = 0;
 };
 
-/// Query tokens that are one job of each kv head, and the runs of their keys.
+/// Query tokens that are one job of each kv head, and the spans of their keys.
 struct ListWindow {
   Interval rows;
-  std::span<const Run> runs;
+  std::span<const KeySpan> spans;
   Index num_keys = 0;
 };
 
@@ -83,7 +83,7 @@ inline std::span<const ListWindow> make_windows(const MaskView& mask, const Atte
     most = (std::max)(most, offset(r) - offset((std::max<Index>)(0, r - tokens)));
   KeyUnion keys(most, workspace);
   ListWindow* windows = workspace.take<ListWindow>(rows);
-  Run* runs = workspace.take<Run>(offset(rows));
+  KeySpan* spans = workspace.take<KeySpan>(offset(rows));
   std::size_t count = 0;
   for (Index end = rows, begin = rows; end > 0; end = begin) {
     keys.clear();
@@ -96,13 +96,13 @@ inline std::span<const ListWindow> make_windows(const MaskView& mask, const Atte
       if (common < size) keys.add(list);
     }
     Index at = 0;
-    const std::size_t num_runs = keys.intervals().size();
-    for (std::size_t i = 0; i < num_runs; ++i) {
-      runs[i] = {keys.intervals()[i], at};
-      at += runs[i].keys.size();
+    const std::size_t num_spans = keys.intervals().size();
+    for (std::size_t i = 0; i < num_spans; ++i) {
+      spans[i] = {keys.intervals()[i], at};
+      at += spans[i].keys.size();
     }
-    windows[count++] = {{begin, end}, {runs, num_runs}, at};
-    runs += num_runs;
+    windows[count++] = {{begin, end}, {spans, num_spans}, at};
+    spans += num_spans;
   }
   return {windows, count};
 }
@@ -126,7 +126,7 @@ inline Plan make_plan(const MaskView& mask, const AttentionShape& shape, Workspa
     for (const ListWindow& w : windows)
       for (Index head = 0; head < shape.num_kv_heads; ++head) {
         Job job{w.rows.begin, w.rows.end, head};
-        job.runs = w.runs;
+        job.spans = w.spans;
         emit_parts(job, {0, w.num_keys}, group, emit);
       }
   });

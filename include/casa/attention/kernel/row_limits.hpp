@@ -43,10 +43,10 @@ class RowLimits {
     for (Index t = job.row_begin; t < job.row_end; ++t) {
       const Index begin = count;
       offsets_[t - job.row_begin] = begin;
-      std::size_t run = 0;
+      std::size_t span = 0;
       for (const Interval i : mask_.row(t)) {
-        while (job.runs[run].keys.end <= i.begin) ++run;  // (an interval lies in one run)
-        const Index shift = job.runs[run].at - job.runs[run].keys.begin;
+        while (job.spans[span].keys.end <= i.begin) ++span;  // (an interval lies in one)
+        const Index shift = job.spans[span].at - job.spans[span].keys.begin;
         const Interval seen = meet({i.begin + shift, i.end + shift}, keys);
         if (seen.size() == 0) continue;
         if (count > begin && intervals_[count - 1].end == seen.begin)
@@ -105,7 +105,7 @@ class RowLimits {
     return (LaneBits{1} << end) - (LaneBits{1} << begin);
   }
 
-  /// Calls f(token, its lanes of the panel) for each token of a panel. Lanes behind the panel's
+  /// Calls f(token, its lanes of the panel) for each token of a panel. Lanes after the panel's
   /// rows repeat the last row.
   template <class F>
   void for_each_token(const QueryPanel<T>& panel, F f) const {
@@ -121,7 +121,7 @@ class RowLimits {
   // mask costs a few instructions a key and two an interval, however many rows and keys it has.
 
   PanelKeys<T> visible_intervals(const QueryPanel<T>& panel, Interval seen) {
-    const Index count = seen.size(), behind = count + kMaxTileKeys;
+    const Index count = seen.size(), after = count + kMaxTileKeys;
     PanelKeys<T> keys{count, count, 0, bits_};
     const Interval all = meet(seen, every(panel.first, panel.first + panel.rows));
     if (all.size() == count) {  // (as in most calls of a decoding step, which are short)
@@ -138,10 +138,10 @@ class RowLimits {
     }
     // Tiles read bits only where they are not within the unmasked keys.
     const bool from_first = keys.unmasked_begin > 0;
-    const Index first_end = from_first ? (std::min)(keys.unmasked_begin + kMaxTileKeys, behind) : 0;
+    const Index first_end = from_first ? (std::min)(keys.unmasked_begin + kMaxTileKeys, after) : 0;
     const Index last_begin = (std::max)(keys.unmasked_end - kMaxTileKeys, first_end);
     std::fill_n(bits_, first_end, LaneBits{0});
-    std::fill(bits_ + last_begin, bits_ + behind + 1, LaneBits{0});
+    std::fill(bits_ + last_begin, bits_ + after + 1, LaneBits{0});
     LaneBits state = 0;
     const auto place = [&](Index key) {
       return std::clamp(key, seen.begin, seen.end) - seen.begin;
@@ -159,7 +159,7 @@ class RowLimits {
       for (Index j = begin; j < end; ++j) bits_[j] = state ^= bits_[j];
     };
     accumulate(0, first_end);
-    accumulate(last_begin, behind);
+    accumulate(last_begin, after);
     return keys;
   }
 
