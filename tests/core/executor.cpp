@@ -370,22 +370,90 @@ TEST_CASE("threads that cannot all be started are an error, and those that were 
 }
 #endif
 
+namespace {
+
+/// While it lives, this thread and those that it starts run on one processor.
+class OneProcessor {
+ public:
+  OneProcessor() {
+    REQUIRE(sched_getaffinity(0, sizeof before_, &before_) == 0);
+    CPU_ZERO(&one_);
+    for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &before_)) {
+        CPU_SET(cpu, &one_);
+        break;
+      }
+    REQUIRE(sched_setaffinity(0, sizeof one_, &one_) == 0);
+  }
+  OneProcessor(const OneProcessor&) = delete;
+  OneProcessor& operator=(const OneProcessor&) = delete;
+  ~OneProcessor() { sched_setaffinity(0, sizeof before_, &before_); }
+
+  /// The calling thread joins them.
+  void join() const { CHECK(sched_setaffinity(0, sizeof one_, &one_) == 0); }
+
+ private:
+  cpu_set_t before_, one_;
+};
+
+/// How many of `calls` calls to two workers the caller did alone. `yields`: it offers its processor
+/// to the other one.
+int done_alone(ThreadPool& pool, int calls, bool yields) {
+  const auto caller = std::this_thread::get_id();
+  int alone = 0;
+  for (int i = 0; i < calls; ++i) {
+    std::thread::id by[2];
+    Executor(pool).run(2, [&](Index w) {
+      by[w] = std::this_thread::get_id();
+      if (w == 0 && yields) std::this_thread::yield();
+    });
+    alone += by[0] == caller && by[1] == caller;
+  }
+  return alone;
+}
+
+}  // namespace
+
 TEST_CASE("num_threads 0 counts the processors that this process may use") {
-  cpu_set_t before;
-  REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-    if (CPU_ISSET(cpu, &before)) {
-      CPU_SET(cpu, &one);
-      break;
-    }
-  REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
-  CHECK(usable_processors() == 1);
-  CHECK(ThreadPool().num_threads() == 1);
-  CHECK(ThreadPool(3).num_threads() == 3);  // who asks for more gets them
-  REQUIRE(sched_setaffinity(0, sizeof before, &before) == 0);
+  {
+    const OneProcessor one;
+    CHECK(usable_processors() == 1);
+    CHECK(ThreadPool().num_threads() == 1);
+    CHECK(ThreadPool(3).num_threads() == 3);  // who asks for more gets them
+  }
   CHECK(ThreadPool().num_threads() == (std::min)(usable_processors(), ThreadPool::kMaxThreads));
+}
+
+// Fault: threads are woken that have only the caller's processor to run on.
+TEST_CASE("on one processor the caller does everything") {
+  const OneProcessor one;
+  ThreadPool pool(3);
+  CHECK(done_alone(pool, 100, true) == 100);
+  check_for_each(pool, 1000, 7);
+  Counts counts(3);
+  CHECK_THROWS_WITH_AS(Executor(pool).run(3,
+                                          [&](Index w) {
+                                            counts.add(w);
+                                            if (w == 1) fail("of worker 1");
+                                          }),
+                       "of worker 1", error);
+  CHECK(counts.each_is(1));  // the others were not kept from their part
+}
+
+// Fault: the caller waits until a thread has begun, which may take until its time slice ends.
+TEST_CASE("where a pool has lost its processors the caller does not wait for them") {
+  if (usable_processors() == 1) return;  // (the case before)
+  ThreadPool pool(2);
+  const OneProcessor one;
+  // The pool's thread joins the caller's processor. A call that it takes no part in ends at once.
+  std::atomic<bool> joined{false};
+  const auto caller = std::this_thread::get_id();
+  while (!joined)
+    Executor(pool).run(2, [&](Index w) {
+      if (w == 1 && std::this_thread::get_id() != caller) one.join(), joined = true;
+      if (w == 0) std::this_thread::yield();
+    });
+  CHECK(done_alone(pool, 1000, false) > 0);
 }
 
 #endif

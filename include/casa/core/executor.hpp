@@ -138,6 +138,11 @@ struct Executor {
 /// another, of any executor) never waits for a pool that is busy, as the pool may be waiting for
 /// that task: it does the work itself. So does every call in a child process after fork(), which
 /// has no thread but the one that forked; there the destructor leaves the threads alone.
+///
+/// The caller does not wait for a thread that has not begun: it does that worker's part itself. So
+/// which thread a worker is, is not said, and workers of one call must not wait for each other. In
+/// a process that could use one processor only when the pool was made, the caller does everything
+/// and wakes nobody.
 class ThreadPool {
  public:
   /// The most threads of a pool.
@@ -154,7 +159,9 @@ class ThreadPool {
     require(detail::counts_forks(), "ThreadPool: no memory to be told of a fork");
     // With more threads than processors, a thread that spins takes a processor from one that works.
     spins_ = num_threads <= usable ? kSpins : 0;
+    alone_ = usable == 1;
     threads_.reset(new Slot[static_cast<std::size_t>(num_threads - 1)]);
+    offers_.reset(new Offer[static_cast<std::size_t>(num_threads)]);
     try {
       for (; started_ < num_threads - 1; ++started_)
         new (&slot(started_)) std::thread([this, w = started_ + 1] { work(w); });
@@ -183,6 +190,7 @@ class ThreadPool {
 
  private:
   static constexpr int kSpins = 4000;
+  static constexpr int kSpinsUntilYield = 100;
 
   // A std::thread that is not destroyed: after a fork there is nothing that could be joined, and
   // its handle may by then be that of another thread.
@@ -192,7 +200,14 @@ class ThreadPool {
     std::thread thread;
   };
 
+  // Whether a worker's part of the current call may still be taken. Whoever takes it, its thread or
+  // the caller, sets it to false and does the part. (A cache line each: threads spin on others.)
+  struct alignas(64) Offer {
+    std::atomic<bool> open{false};
+  };
+
   std::thread& slot(Index i) { return threads_[static_cast<std::size_t>(i)].thread; }
+  bool take(Index worker) { return offers_[static_cast<std::size_t>(worker)].open.exchange(false); }
 
   bool forked() const { return detail::forks.load(std::memory_order_relaxed) != forks_; }
 
@@ -216,12 +231,19 @@ class ThreadPool {
     }
     task_ = task;
     context_ = context;
-    workers_ = workers;
-    running_.store(started_);
-    generation_.fetch_add(1);
-    generation_.notify_all();
-    guarded(0);
-    if (forked()) fail("ThreadPool: this process came out of a fork inside of a task");
+    if (!alone_) {
+      running_.store(workers - 1);
+      for (Index w = 1; w < workers; ++w) offers_[static_cast<std::size_t>(w)].open = true;
+      generation_.fetch_add(1);
+      generation_.notify_all();
+    }
+    for (Index w = 0; w < workers; ++w) {
+      const bool offered = w > 0 && !alone_;
+      if (offered && !take(w)) continue;  // its thread has it
+      guarded(w);
+      if (forked()) fail("ThreadPool: this process came out of a fork inside of a task");
+      if (offered) running_.fetch_sub(1);
+    }
     for (Index left = running_.load(); left != 0; left = running_.load())
       wait_while([&] { return running_.load() == left; }, running_, left);
     // Moved out of the pool, so that the exception is destroyed by the thread that catches it.
@@ -246,7 +268,10 @@ class ThreadPool {
       wait_while([&] { return generation_.load() == seen; }, generation_, seen);
       seen = generation_.load();
       if (stop_) return;
-      if (worker < workers_) guarded(worker);
+      // What is offered by now may belong to a later call than the one that woke this thread. That
+      // call cannot end before the part is done either.
+      if (!take(worker)) continue;
+      guarded(worker);
       if (running_.fetch_sub(1) == 1) running_.notify_all();
     }
   }
@@ -261,7 +286,8 @@ class ThreadPool {
   }
 
   // A decode step has a parallel region every few microseconds: spin for a while before sleeping,
-  // which takes system calls in both threads.
+  // which takes system calls in both threads. Whoever spins offers its processor to others now and
+  // then, as there may be fewer of them than when the pool was made.
   template <class Busy, class Atomic, class V>
   void wait_while(Busy busy, Atomic& atomic, V old) const {
     for (int spin = 0; spin < spins_; ++spin) {
@@ -269,21 +295,23 @@ class ThreadPool {
 #if defined(__x86_64__) || defined(__i386__)
       __builtin_ia32_pause();
 #endif
+      if (spin % kSpinsUntilYield == kSpinsUntilYield - 1) std::this_thread::yield();
     }
     atomic.wait(old);
   }
 
   std::unique_ptr<Slot[]> threads_;
+  std::unique_ptr<Offer[]> offers_;
   Index started_ = 0;  // threads besides the caller's
   unsigned forks_ = detail::forks.load();
   int spins_ = kSpins;
+  bool alone_ = false;  // there is one processor
   std::atomic<unsigned> generation_{0};
   std::atomic<Index> running_{0};
   std::atomic<bool> busy_{false}, stop_{false}, failed_{false};
   std::exception_ptr failure_;
   Executor::Task task_ = nullptr;
   void* context_ = nullptr;
-  Index workers_ = 0;
 };
 
 CASA_NAMESPACE_END
