@@ -24,9 +24,7 @@ struct Looked {
 /// the letters. casa::error for a head that the model does not have.
 inline Looked look(const TextReader& reader, GreyView picture,
                    std::optional<casa::AttentionHead> head, const casa::Context& context) {
-  const casa::Decoder<float>& decoder = reader.reader.model.decoder;
-  const casa::PatchEncoder<float>& encoder = *reader.reader.model.patch_encoder;
-  const casa::DecoderConfig& config = decoder.config();
+  const casa::DecoderConfig& config = reader.reader.model.decoder.config();
   casa::AttentionMaps<float> maps;
   if (head) maps.heads = {*head};
   for (Index layer = 0; !head && layer < config.num_hidden_layers; ++layer)
@@ -37,35 +35,20 @@ inline Looked look(const TextReader& reader, GreyView picture,
   casa::Matrix<std::uint8_t> pixels(1, picture.rows() * picture.cols());
   for (Index y = 0; y < picture.rows(); ++y)
     std::copy_n(picture.row(y), picture.cols(), pixels.data() + y * picture.cols());
-  casa::PatchEncoder<float>::Scratch scratch;
-  casa::Matrix<float> tokens(encoder.config().num_patches(), encoder.config().out_hidden_size);
-  encoder.encode(pixels, tokens, scratch, context);
 
-  const program::Spelling& spelling = reader.vocabulary.spelling();
   std::vector<Looked> of_head;
   for (const casa::AttentionHead& h : maps.heads) of_head.push_back({h, {}});
   std::vector<double> sharpness(of_head.size());
-  auto state = decoder.new_state();
-  casa::Matrix<float> logits(1, config.vocab_size);
-  const casa::Insertion image{0, tokens.rows()};
-  casa::StreamInput<float> input{&state, {}, {&image, 1}, tokens};
-  input.maps = &maps;
-  program::Ids caption{spelling.begin};
-  for (Index n = 0; n < spelling.most_tokens; ++n) {
-    input.ids = std::span(caption).last(1);
-    decoder.forward(input, logits, context);
-    input.insertions = {};
-    input.image_tokens = {};
-    caption.push_back(program::most_likely(logits));
-    if (caption.back() == spelling.end) break;
-    const std::string letter = reader.vocabulary.text({caption.back()});
+  program::ReaderStream(reader.reader, context, &maps).read(pixels, [&](int id) {
+    if (id == reader.reader.spelling.end) return;
+    const std::string letter = reader.vocabulary.text({id});
     for (std::size_t h = 0; h < of_head.size(); ++h) {
       const auto weights = maps.image_weights(h, 0);
       of_head[h].letters.push_back(
           {letter.size() == 1 ? letter[0] : '\0', {weights.begin(), weights.end()}});
       sharpness[h] += static_cast<double>(*std::max_element(weights.begin(), weights.end()));
     }
-  }
+  });
   casa::require(!of_head.empty(), reader.name, ": no layer looks at pictures");
   return std::move(of_head[static_cast<std::size_t>(
       std::max_element(sharpness.begin(), sharpness.end()) - sharpness.begin())]);

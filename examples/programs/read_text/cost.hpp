@@ -23,27 +23,15 @@ inline TileCosts tile_costs(const program::Reader& reader, const program::Stream
                             Index count, const casa::Context& context) {
   casa::require(!streams.captions.empty() && streams.images.rows() > 0,
                 "tile_costs: the streams have no pictures with captions");
-  const casa::PatchEncoder<float>& encoder = *reader.model.patch_encoder;
-  casa::PatchEncoder<float>::Scratch scratch;
-  casa::Matrix<float> tokens(encoder.config().num_patches(), encoder.config().out_hidden_size);
-  casa::Matrix<float> logits(1, reader.model.decoder.config().vocab_size);
-  const casa::Insertion image{0, tokens.rows()};
-  auto state = reader.model.decoder.new_state();
+  program::ReaderStream stream(reader, context);
   TileCosts costs;
   for (Index i = 0; i < count; ++i) {
     const Index picture = i % streams.images.rows();
-    const program::Ids& caption = streams.captions[static_cast<std::size_t>(picture)];
     const std::clock_t start = std::clock();
-    encoder.encode(streams.images.view().middle_rows(picture, 1), tokens, scratch, context);
-    for (std::size_t t = 0; t < caption.size(); ++t) {
-      const std::span<const int> token = std::span(caption).subspan(t, 1);
-      if (t == 0)
-        reader.model.decoder.forward({&state, token, {&image, 1}, tokens}, logits, context);
-      else
-        reader.model.decoder.forward({&state, token}, logits, context);
-    }
+    stream.show(streams.images.view().middle_rows(picture, 1));
+    for (const int id : streams.captions[static_cast<std::size_t>(picture)]) stream.feed(id);
     costs.cpu_seconds.push_back(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
-    costs.cache_bytes.push_back(state.cache_bytes());
+    costs.cache_bytes.push_back(stream.cache_bytes());
   }
   return costs;
 }

@@ -55,11 +55,70 @@ struct Reading {
   }
 };
 
-/// The id of the largest value of a row.
-inline int most_likely(const casa::Matrix<float>& logits) {
-  return static_cast<int>(std::max_element(logits.row(0), logits.row(0) + logits.cols()) -
-                          logits.row(0));
-}
+/// A stream as a reader takes it in, token by token. `reader` and `context` must outlive it.
+class ReaderStream {
+ public:
+  /// `maps`, unless null, show every token that is fed (AttentionMaps).
+  ReaderStream(const Reader& reader, const casa::Context& context,
+               casa::AttentionMaps<float>* maps = nullptr)
+      : reader_(reader),
+        context_(context),
+        maps_(maps),
+        patches_(encoder().config().num_patches(), encoder().config().out_hidden_size),
+        logits_(1, decoder().config().vocab_size),
+        state_(decoder().new_state()) {}
+
+  /// Begins a new stream: text and caches are empty again.
+  void begin() { state_ = decoder().new_state(); }
+  /// Shows the model a picture, (1 x side * side), which stands before the next token that is fed.
+  void show(casa::MatrixView<const std::uint8_t> picture) {
+    encoder().encode(picture, patches_, scratch_, context_);
+    shown_ = true;
+  }
+  /// Feeds one token; returns the likeliest to follow.
+  int feed(int id) {
+    const casa::Insertion image{0, patches_.rows()};
+    casa::StreamInput<float> input{.state = &state_, .ids = {&id, 1}, .maps = maps_};
+    if (std::exchange(shown_, false)) {
+      input.insertions = {&image, 1};
+      input.image_tokens = patches_;
+    }
+    decoder().forward(input, logits_, context_);
+    return static_cast<int>(std::max_element(logits_.row(0), logits_.row(0) + logits_.cols()) -
+                            logits_.row(0));
+  }
+  /// Reads a picture: feeds the likeliest tokens up to the end, and returns them all, the begin and
+  /// the end among them. Each, once it is chosen and before it is fed, is told to `chosen`: the
+  /// maps are then those of the row that chose it.
+  template <class Chosen>
+  Ids read(casa::MatrixView<const std::uint8_t> picture, Chosen&& chosen) {
+    const Spelling& spelling = reader_.spelling;
+    show(picture);
+    Ids caption{spelling.begin};
+    for (Index n = 0; caption.back() != spelling.end; ++n) {
+      const int likeliest = feed(caption.back());
+      caption.push_back(n < spelling.most_tokens ? likeliest : spelling.end);
+      chosen(caption.back());
+    }
+    feed(spelling.end);
+    return caption;
+  }
+  /// Bytes of keys and values that the stream holds.
+  Index cache_bytes() const { return state_.cache_bytes(); }
+
+ private:
+  const casa::PatchEncoder<float>& encoder() const { return *reader_.model.patch_encoder; }
+  const casa::Decoder<float>& decoder() const { return reader_.model.decoder; }
+
+  const Reader& reader_;
+  const casa::Context& context_;
+  casa::AttentionMaps<float>* maps_;
+  casa::PatchEncoder<float>::Scratch scratch_ = {};
+  casa::Matrix<float> patches_;  // of the newest picture
+  casa::Matrix<float> logits_;
+  casa::DecoderState<float> state_;
+  bool shown_ = false;  // a picture that no token follows yet
+};
 
 /// Reads every picture; the state of the model (text, caches) lasts for a stream. casa::error for
 /// pictures of another size than the model's.
@@ -67,30 +126,16 @@ inline Reading read(const Reader& reader, const Streams& streams, const casa::Co
   casa::require(streams.height == reader.side() && streams.width == reader.side(), reader.folder,
                 ": the model reads pictures of ", reader.side(), " x ", reader.side(),
                 " pixels, got ", streams.width, " x ", streams.height);
-  const casa::PatchEncoder<float>& encoder = *reader.model.patch_encoder;
-  const casa::Decoder<float>& decoder = reader.model.decoder;
-  casa::PatchEncoder<float>::Scratch scratch;
-  casa::Matrix<float> tokens(encoder.config().num_patches(), encoder.config().out_hidden_size);
-  casa::Matrix<float> logits(1, decoder.config().vocab_size);
-  const casa::Insertion image{0, tokens.rows()};
-
+  ReaderStream stream(reader, context);
   Reading result;
   const auto start = std::chrono::steady_clock::now();
   for (Index s = 0; s < streams.count(); ++s) {
-    auto state = decoder.new_state();
+    stream.begin();
     result.cache_bytes.emplace_back();
     for (Index i = streams.begin[static_cast<std::size_t>(s)];
          i < streams.begin[static_cast<std::size_t>(s) + 1]; ++i) {
-      encoder.encode(streams.images.view().middle_rows(i, 1), tokens, scratch, context);
-      Ids caption{reader.spelling.begin};
-      decoder.forward({&state, caption, {&image, 1}, tokens}, logits, context);
-      for (Index n = 0; caption.back() != reader.spelling.end; ++n) {
-        caption.push_back(n < reader.spelling.most_tokens ? most_likely(logits)
-                                                          : reader.spelling.end);
-        decoder.forward({&state, std::span(caption).last(1)}, logits, context);
-      }
-      result.captions.push_back(std::move(caption));
-      result.cache_bytes.back().push_back(state.cache_bytes());
+      result.captions.push_back(stream.read(streams.images.view().middle_rows(i, 1), [](int) {}));
+      result.cache_bytes.back().push_back(stream.cache_bytes());
     }
   }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
