@@ -17,20 +17,21 @@ class Reader {
       if (!answer.ok) throw new Error(`${path}: ${answer.status} ${answer.statusText}`);
       return new Uint8Array(await answer.arrayBuffer());
     };
-    const [wasm, config, weights] = await Promise.all([createReader(),
-      bytes('model/config.json'), bytes('model/model.safetensors')]);
-    return new Reader(wasm, config, weights);
+    const [wasm, ...files] = await Promise.all([createReader(), bytes('model/config.json'),
+      bytes('model/captioner.json'), bytes('model/model.safetensors')]);
+    return new Reader(wasm, files);
   }
 
-  constructor(wasm, config, weights) {
+  // files: the bytes of config.json, captioner.json and model.safetensors.
+  constructor(wasm, files) {
     this.wasm = wasm;
-    const lent = [config, weights].map((bytes) => {
+    const lent = files.map((bytes) => {
       const at = wasm._malloc(bytes.length);
       if (at === 0) throw new Error(`no memory for ${bytes.length} bytes`);
       wasm.HEAPU8.set(bytes, at);
       return at;
     });
-    this.check(wasm._reader_open(lent[0], config.length, lent[1], weights.length));
+    this.check(wasm._reader_open(...lent.flatMap((at, i) => [at, files[i].length])));
     lent.forEach((at) => wasm._free(at));
     this.patches = wasm._reader_patches();
     this.heads = wasm._reader_heads();

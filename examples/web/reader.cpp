@@ -13,21 +13,20 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
+#include "casa/checkpoint/captioner_config.hpp"
 #include "casa/checkpoint/load_model.hpp"
 #include "casa/generate/captioner.hpp"
+#include "support/word_list.hpp"
 
 namespace {
 
 using casa::Index;
 
-constexpr Index kMaxLetters = 72;  // the longest caption of training
-
 struct Reader {
   casa::io::Model<float> model;
-  std::vector<std::string> letters;  // how each id is spelled; "" for <start>, <end> and the like
-  casa::Context context;             // this thread alone, with its scratch memory
+  program::WordList words;  // letters, and <start>, <end> and the like
+  casa::Context context;    // this thread alone, with its scratch memory
   casa::PatchEncoder<float>::Scratch scratch;
   casa::Matrix<std::uint8_t> pixels;  // 1 x side^2
   casa::Matrix<float> tokens;         // of the newest picture
@@ -51,39 +50,16 @@ int guarded(F&& f) {
   }
 }
 
-casa::CaptionerOptions options_for(const casa::io::Json& config,
-                                   std::vector<std::string>& letters) {
-  casa::CaptionerOptions options;
-  options.max_new_tokens = kMaxLetters;
-  // The likeliest letter, whatever was read before: pages repeat themselves.
-  options.sampling = {.temperature = 0};
-  options.repetition.penalty = 1;
-  options.ngrams.size = 0;
-  int id = 0;
-  for (const casa::io::Json& entry : config.at("vocab").elements()) {
-    const std::string_view name = entry.as_string();
-    if (name == "<start>") options.after_image = {id};
-    if (name == "<end>") {
-      options.stop_ids = {id};
-      options.cut_id = id;
-    }
-    letters.emplace_back(name.size() > 1 && name.starts_with('<') ? "" : name);
-    ++id;
-  }
-  casa::require(!options.after_image.empty() && options.cut_id.has_value(),
-                "config.json: vocab must have <start> and <end>");
-  return options;
-}
-
 }  // namespace
 
 extern "C" {
 
 EMSCRIPTEN_KEEPALIVE const char* reader_error() { return failure.c_str(); }
 
-// Takes a model: the text of config.json and the bytes of model.safetensors, which may be freed
-// afterwards.
+// Takes a model: the texts of config.json and captioner.json (how the model is to be asked), and
+// the bytes of model.safetensors. All may be freed afterwards.
 EMSCRIPTEN_KEEPALIVE int reader_open(const char* config, std::size_t config_size,
+                                     const char* captions, std::size_t captions_size,
                                      const std::byte* weights, std::size_t weights_size) {
   return guarded([&] {
     const std::string_view text(config, config_size);
@@ -96,8 +72,15 @@ EMSCRIPTEN_KEEPALIVE int reader_open(const char* config, std::size_t config_size
     const casa::PatchEncoderConfig& vision = r.model.patch_encoder->config();
     r.pixels = casa::Matrix<std::uint8_t>(1, vision.image_size * vision.image_size);
     r.tokens = casa::Matrix<float>(vision.num_patches(), vision.out_hidden_size);
-    const casa::io::Json json = casa::io::parse_json(text, "config.json");
-    r.captioner.emplace(r.model.decoder, r.context, options_for(json, r.letters));
+    r.words = program::WordList(casa::io::parse_json(text, "config.json").at("vocab"));
+    casa::io::CaptionerConfig said = casa::io::captioner_config(
+        casa::io::parse_json({captions, captions_size}, "captioner.json"),
+        [&](std::string_view words) { return r.words.ids(words); });
+    // The bounds of a stream without end are left out: the page's streams are short, and all of
+    // their text is kept.
+    said.text_window = said.sinks = said.horizon = std::nullopt;
+    r.captioner.emplace(r.model.decoder, r.context,
+                        casa::io::captioner_options(said, r.model.config));
 
     const casa::DecoderConfig& decoder = r.model.decoder.config();
     for (Index layer = 0; layer < decoder.num_hidden_layers; ++layer)
@@ -156,10 +139,10 @@ EMSCRIPTEN_KEEPALIVE int reader_layers() { return static_cast<int>(reader->fusio
 EMSCRIPTEN_KEEPALIVE int reader_heads() { return static_cast<int>(reader->looked.rows()); }
 EMSCRIPTEN_KEEPALIVE const float* reader_maps() { return reader->looked.data(); }
 
-// How an id is spelled; "" for the one that ends a picture.
+// How an id is spelled; "" for <end> and the like, which are no letters.
 EMSCRIPTEN_KEEPALIVE const char* reader_letter(int id) {
-  const bool known = id >= 0 && static_cast<std::size_t>(id) < reader->letters.size();
-  return known ? reader->letters[static_cast<std::size_t>(id)].c_str() : "";
+  const std::string* word = reader->words.word(id);
+  return word && !(word->size() > 1 && word->starts_with('<')) ? word->c_str() : "";
 }
 
 }  // extern "C"

@@ -8,6 +8,7 @@
 
 #include "casa/json/json.hpp"
 #include "casa/text/tokenizer.hpp"
+#include "support/word_list.hpp"
 
 class Words {
  public:
@@ -18,28 +19,14 @@ class Words {
     }
     const casa::io::Json config =
         casa::io::read_json(folder + "/config.json", casa::io::python_json({}));
-    if (const auto list = config.find_set("vocab"))
-      for (const auto& word : list->elements()) vocab_.emplace_back(word.as_string());
+    if (const auto list = config.find_set("vocab")) vocab_ = program::WordList(*list);
   }
 
   /// The ids of a text. Words of a "vocab" follow each other without spaces.
   std::vector<int> ids(std::string_view text) const {
-    std::vector<int> found;
-    if (tokenizer_) {
-      found = tokenizer_->encode(text, false);
-      tokenizer_->require_rows(found, vocab_size_);
-      return found;
-    }
-    while (!text.empty()) {
-      int best = -1;
-      for (std::size_t i = 0; i < vocab_.size(); ++i)
-        if (!vocab_[i].empty() && text.starts_with(vocab_[i]) &&
-            (best < 0 || vocab_[i].size() > vocab_[static_cast<std::size_t>(best)].size()))
-          best = static_cast<int>(i);
-      casa::require(best >= 0, "the model has no token for ", casa::quoted(text));
-      found.push_back(best);
-      text.remove_prefix(vocab_[static_cast<std::size_t>(best)].size());
-    }
+    if (!tokenizer_) return vocab_.ids(text);
+    std::vector<int> found = tokenizer_->encode(text, false);
+    tokenizer_->require_rows(found, vocab_size_);
     return found;
   }
 
@@ -52,8 +39,8 @@ class Words {
     std::string push(int id) {
       // The embedding may have rows that no token names.
       if (decoder_) return words_.tokenizer_->has_token(id) ? decoder_->push(id) : std::string();
-      const auto u = static_cast<std::size_t>(id);
-      return u < words_.vocab_.size() ? words_.vocab_[u] : casa::text("<", id, ">");
+      const std::string* word = words_.vocab_.word(id);
+      return word ? *word : casa::text("<", id, ">");
     }
     std::string finish() { return decoder_ ? decoder_->finish() : std::string(); }
 
@@ -67,5 +54,5 @@ class Words {
  private:
   casa::Index vocab_size_;
   std::optional<casa::io::Tokenizer> tokenizer_;
-  std::vector<std::string> vocab_;
+  program::WordList vocab_;
 };

@@ -1,23 +1,24 @@
 // The letters of a text reader: the list "vocab" of its config.json.
 #pragma once
 
-#include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "casa/json/json.hpp"
 #include "support/reader.hpp"
+#include "support/word_list.hpp"
 
 namespace read_text {
 
 class Vocabulary {
  public:
   /// casa::error that names the file for a list that is missing, or lacks <start> or <end>.
-  explicit Vocabulary(const std::string& folder) : file_(folder + "/config.json") {
-    const casa::io::Json config = casa::io::read_json(file_, casa::io::python_json({}));
-    for (const auto& word : config.at("vocab").elements()) words_.emplace_back(word.as_string());
+  explicit Vocabulary(const std::string& folder)
+      : file_(folder + "/config.json"),
+        words_(casa::io::read_json(file_, casa::io::python_json({})).at("vocab")) {
     spelling_ = {.begin = id("<start>"), .end = id("<end>"), .most_tokens = 72};
   }
   /// Texts are what stands between <start> and <end>, at most 72 tokens.
@@ -27,23 +28,23 @@ class Vocabulary {
   std::string text(const program::Ids& caption) const {
     std::string s;
     for (const int id : caption) {
-      casa::require(id >= 0 && static_cast<std::size_t>(id) < words_.size(), file_,
-                    ": vocab has no word for id ", id);
-      if (id != spelling_.begin && id != spelling_.end) s += words_[static_cast<std::size_t>(id)];
+      const std::string* word = words_.word(id);
+      casa::require(word != nullptr, file_, ": vocab has no word for id ", id);
+      if (id != spelling_.begin && id != spelling_.end) s += *word;
     }
     return s;
   }
 
  private:
   int id(std::string_view word) const {
-    const auto found = std::ranges::find(words_, word);
-    casa::require(found != words_.end(), file_, ": vocab has no ", word,
+    const std::optional<int> found = words_.id(word);
+    casa::require(found.has_value(), file_, ": vocab has no ", word,
                   ", between which and its partner a reader's texts stand");
-    return static_cast<int>(found - words_.begin());
+    return *found;
   }
 
   std::string file_;
-  std::vector<std::string> words_;
+  program::WordList words_;
   program::Spelling spelling_;
 };
 
