@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "attention/problem.hpp"
+#include "support/allocations.hpp"
 
 using namespace casa;
 
@@ -172,6 +174,104 @@ TEST_CASE_TEMPLATE("a sink counts once: in one part, or after the merge", T, flo
     CHECK((lse(2, h) == sinks[static_cast<std::size_t>(h)] ||
            std::abs(lse(2, h) - sinks[static_cast<std::size_t>(h)]) <=
                60 * std::numeric_limits<T>::epsilon()));
+}
+
+// Fault: attend_state takes new memory though the state has the size; merge or finish use some.
+TEST_CASE_TEMPLATE("attend_state, merge and finish in place allocate nothing once warm", T, float,
+                   double) {
+  const bool counts = casa_test::must_count();
+  const Small<T> p(300);
+  ThreadPool pool(2);
+  for (const Executor& executor : {Executor{}, Executor(pool)}) {
+    Context context;
+    context.executor = executor;
+    AttentionState<T> whole = p.over(0, 3), part;  // (of the right size, and empty)
+    Matrix<T> out(3, 64), lse(3, 4);
+    const auto pass = [&](Index cut) {
+      const std::array<Interval, 3> before = {{{0, cut}, {0, cut}, {0, cut}}},
+                                    after = {{{cut, 300}, {cut, 300}, {cut, 300}}};
+      AttentionInput<T> in{p.shape, 0.25, {p.q.data(), 3, 64}, {&p.piece, 1}, before};
+      attend_state(in, whole, context);
+      CHECK(same_bits(whole, p.over(0, cut)));
+      in.intervals = after;
+      attend_state(in, part, context);
+      CHECK(same_bits(part, p.over(cut, 300)));
+    };
+    pass(100);
+    pass(200);
+    const T *max = whole.max.data(), *sum = whole.sum.data(), *values = whole.out.data();
+    const auto warm = [&] {
+      const std::array<Interval, 3> before = {{{0, 50}, {0, 50}, {0, 50}}},
+                                    after = {{{50, 300}, {50, 300}, {50, 300}}};
+      AttentionInput<T> in{p.shape, 0.25, {p.q.data(), 3, 64}, {&p.piece, 1}, before};
+      attend_state(in, whole, context);
+      in.intervals = after;
+      attend_state(in, part, context);
+      merge(whole, part, context);
+      finish(whole, out.view(), lse.data(), context);
+      finish(whole, whole.out, nullptr, context);
+    };
+    warm();
+    const long long allocations = casa_test::allocation_count();
+    warm();
+    if (counts) CHECK(casa_test::allocation_count() == allocations);
+    CHECK((max == whole.max.data() && sum == whole.sum.data() && values == whole.out.data()));
+    CHECK(same_bits(whole.out, out));
+    // The same by values.
+    auto merged = p.over(0, 50);
+    merge(merged, p.over(50, 300));
+    Matrix<T> expected(3, 64), expected_lse(3, 4);
+    finish(merged, expected.view(), expected_lse.data());
+    CHECK(same_bits(out, expected));
+    CHECK(same_bits(lse, expected_lse));
+  }
+}
+
+TEST_CASE("a state of another size gets new memory, and a refused call leaves it as it was") {
+  const Small<float> p(9);
+  AttentionState<float> state = empty_state<float>(7, {4, 2, 16});
+  std::vector<Interval> intervals(3, Interval{0, 10});
+  AttentionInput<float> in{p.shape, 0.25, {p.q.data(), 3, 64}, {&p.piece, 1}, intervals};
+  CHECK_THROWS_AS(attend_state(in, state), error);  // there are nine keys
+  CHECK(same_bits(state, empty_state<float>(7, {4, 2, 16})));
+  intervals.assign(3, Interval{0, 9});
+  for (const Path path : {Path::naive, Path::fast}) {
+    Context context;
+    context.path = path;
+    attend_state(in, state, context);
+    CHECK(same_bits(state, attend_state(in, context)));
+  }
+}
+
+// Fault: a worker takes rows of another.
+TEST_CASE("merge and finish give the same bits on any number of threads") {
+  const Index rows = 500;
+  const AttentionShape shape{4, 4, 24};
+  const auto filled = [&](unsigned seed) {
+    auto s = empty_state<float>(rows, shape);
+    const auto max = random_values<float>(rows * 4, seed),
+               out = random_values<float>(rows * 96, seed);
+    std::copy(max.begin(), max.end(), s.max.data());
+    std::copy(out.begin(), out.end(), s.out.data());
+    for (Index i = 0; i < rows * 4; ++i) s.sum.data()[i] = 1 + std::abs(s.max.data()[i]);
+    return s;
+  };
+  Matrix<float> expected(rows, 96), expected_lse(rows, 4);
+  auto alone = filled(1);
+  merge(alone, filled(2));
+  finish(alone, expected.view(), expected_lse.data());
+  for (const Index threads : {2, 3, 7}) {
+    ThreadPool pool(threads);
+    Context context;
+    context.executor = pool;
+    auto shared = filled(1);
+    Matrix<float> out(rows, 96), lse(rows, 4);
+    merge(shared, filled(2), context);
+    CHECK(same_bits(shared, alone));
+    finish(shared, out.view(), lse.data(), context);
+    CHECK(same_bits(out, expected));
+    CHECK(same_bits(lse, expected_lse));
+  }
 }
 
 TEST_CASE("states that do not fit are refused") {

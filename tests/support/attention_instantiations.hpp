@@ -8,8 +8,9 @@
 #define CASA_INSTANTIATE_ATTENTION(PREFIX, T, S)                                                \
   PREFIX template void casa::attend(const casa::AttentionInput<T, S>&, casa::MatrixView<T>, T*, \
                                     const casa::Context&, const casa::PlainScore&);             \
-  PREFIX template casa::AttentionState<T> casa::attend_state(                                   \
-      const casa::AttentionInput<T, S>&, const casa::Context&, const casa::PlainScore&);
+  PREFIX template void casa::attend_state(const casa::AttentionInput<T, S>&,                    \
+                                          casa::AttentionState<T>&, const casa::Context&,       \
+                                          const casa::PlainScore&);
 
 CASA_INSTANTIATE_ATTENTION(extern, float, float)
 CASA_INSTANTIATE_ATTENTION(extern, float, casa::bfloat16)

@@ -42,27 +42,41 @@ void attend(const AttentionInput<T, S>& in, MatrixView<std::type_identity_t<T>> 
   attend(in, out, lse, context, PlainScore{});
 }
 
-/// As attend(), but gives the state, which can be merged with the state over other keys. It
-/// includes the sinks, if there are any: of several states to be merged, one may be given them.
+/// As attend(), but `state` becomes the state over the keys, which can be merged with the state
+/// over other keys. A state of the right size keeps its memory, so that a call allocates nothing
+/// once the context is warm; any other gets new memory. It includes the sinks, if there are any: of
+/// several states to be merged, one may be given them. Throws casa::error, before `state` is
+/// touched, if the input does not fit.
 template <Scalar T, class S, class Score>
-AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& context,
-                               const Score& score) {
+void attend_state(const AttentionInput<T, S>& in, AttentionState<std::type_identity_t<T>>& state,
+                  const Context& context, const Score& score) {
   if constexpr (detail::is_score<Score>()) {
-    if (context.path == Path::naive) return naive::attend_state(in, context, score);
+    if (context.path == Path::naive) {
+      state = naive::attend_state(in, context, score);
+      return;
+    }
     detail::check(in);
     detail::check_score(score, in);
-    const Index heads = in.shape.num_heads;
-    AttentionState<T> state{{in.num_rows(), heads},
-                            {in.num_rows(), heads},
-                            {in.num_rows(), heads * in.shape.output_dim()}};
+    detail::resize_state(state, in.num_rows(), in.shape);
     detail::attend_fast(in, {state.out.view(), nullptr, state.max.data(), state.sum.data()},
                         context, score);
-    return state;
-  } else {
-    return {};
   }
 }
 /// The same without a score function.
+template <Scalar T, class S>
+void attend_state(const AttentionInput<T, S>& in, AttentionState<std::type_identity_t<T>>& state,
+                  const Context& context = {}) {
+  attend_state(in, state, context, PlainScore{});
+}
+/// The same as a value, in memory of its own.
+template <Scalar T, class S, class Score>
+AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& context,
+                               const Score& score) {
+  AttentionState<T> state;
+  attend_state(in, state, context, score);
+  return state;
+}
+/// The same as a value, without a score function.
 template <Scalar T, class S>
 AttentionState<T> attend_state(const AttentionInput<T, S>& in, const Context& context = {}) {
   return attend_state(in, context, PlainScore{});

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "casa/attention/input.hpp"
+#include "casa/core/context.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -27,15 +28,31 @@ struct AttentionState {
   Index num_rows() const { return max.rows(); }
 };
 
+namespace detail {
+
+/// Gives a state the size of so many rows. It keeps its memory, whatever that holds, where it has
+/// the size already; otherwise either all of it is new or, after an exception, all of it is as it
+/// was.
+template <Scalar T>
+void resize_state(AttentionState<T>& s, Index rows, const AttentionShape& shape) {
+  const Index heads = shape.num_heads, cols = checked_mul(heads, shape.output_dim(), "state");
+  const auto fits = [rows](const Matrix<T>& m, Index c) {
+    return m.rows() == rows && m.cols() == c;
+  };
+  if (fits(s.max, heads) && fits(s.sum, heads) && fits(s.out, cols)) return;
+  s = AttentionState<T>{{rows, heads}, {rows, heads}, {rows, cols}};
+}
+
+}  // namespace detail
+
 /// The state that has seen no key. Throws casa::error for a wrong shape or a negative number of
 /// rows.
 template <Scalar T>
 AttentionState<T> empty_state(Index rows, const AttentionShape& shape) {
   detail::check_shape(shape);
   require(rows >= 0, "attention state: rows must not be negative, got ", rows);
-  AttentionState<T> s{{rows, shape.num_heads},
-                      {rows, shape.num_heads},
-                      {rows, checked_mul(shape.num_heads, shape.output_dim(), "attention state")}};
+  AttentionState<T> s;
+  detail::resize_state(s, rows, shape);
   s.max.fill(-std::numeric_limits<T>::infinity());
   s.sum.fill(T(0));
   s.out.fill(T(0));
@@ -95,20 +112,31 @@ Index checked_head_dim(const AttentionState<T>& s) {
   return s.out.cols() / s.max.cols();
 }
 
+/// f(row, head) for all of a state, shared among the workers of a context in pieces of about
+/// kStateValues values. No piece depends on another, so neither do results on the workers.
+inline constexpr Index kStateValues = 8192;
+template <Scalar T, class F>
+void for_each_row_and_head(const AttentionState<T>& s, const Context& context, F f) {
+  const Index heads = s.max.cols(), dim = s.out.cols() / heads;
+  const auto row_and_head = [&](Index i, Index) { f(i / heads, i % heads); };
+  context.executor.for_each(s.max.size(), row_and_head, kStateValues / (dim + 1) + 1);
+}
+
 }  // namespace detail
 
-/// `to` becomes the state over both sets of keys (which must have no key in common). Merging with a
-/// state that has seen nothing changes no bit. Throws casa::error if sizes do not fit.
+/// `to` becomes, in place, the state over both sets of keys (which must have no key in common).
+/// Merging with a state that has seen nothing changes no bit. Rows and heads are shared among the
+/// workers of the context; results do not depend on them. Throws casa::error if sizes do not fit.
 template <Scalar T>
-void merge(AttentionState<T>& to, const AttentionState<T>& from) {
+void merge(AttentionState<T>& to, const AttentionState<T>& from, const Context& context = {}) {
   const Index head_dim = detail::checked_head_dim(to);
   require_equal("merge: head_dim", detail::checked_head_dim(from), head_dim);
   require_equal("merge: rows", from.max.rows(), to.max.rows());
   require_equal("merge: num_heads", from.max.cols(), to.max.cols());
-  for (Index r = 0; r < to.max.rows(); ++r)
-    for (Index h = 0; h < to.max.cols(); ++h)
-      detail::merge_row((to.max)(r, h), to.sum(r, h), to.out.row(r) + h * head_dim,
-                        (from.max)(r, h), from.sum(r, h), from.out.row(r) + h * head_dim, head_dim);
+  detail::for_each_row_and_head(to, context, [&](Index r, Index h) {
+    detail::merge_row((to.max)(r, h), to.sum(r, h), to.out.row(r) + h * head_dim, (from.max)(r, h),
+                      from.sum(r, h), from.out.row(r) + h * head_dim, head_dim);
+  });
 }
 
 /// Each row of the state gets its head's sink (num_heads logits, as in AttentionInput), which must
@@ -130,24 +158,25 @@ void add_sinks(AttentionState<T>& state, std::span<const std::type_identity_t<T>
 }
 
 /// The attention output (rows, num_heads * value_dim) and, unless null, lse (rows, num_heads), the
-/// natural log of the sum of exp(scale q.k). Rows that have seen no key give zeros and -inf. Throws
-/// casa::error if sizes do not fit.
+/// natural log of the sum of exp(scale q.k). Rows that have seen no key give zeros and -inf. `out`
+/// may be state.out itself, which then is the output and no longer a part of a state; any other
+/// overlap is not allowed. Rows and heads are shared among the workers of the context; results do
+/// not depend on them. Throws casa::error if sizes do not fit.
 template <Scalar T>
 void finish(const AttentionState<T>& state, MatrixView<std::type_identity_t<T>> out,
-            std::type_identity_t<T>* lse = nullptr) {
+            std::type_identity_t<T>* lse = nullptr, const Context& context = {}) {
   const Index head_dim = detail::checked_head_dim(state);
   require_equal("finish: rows of out", out.rows(), state.out.rows());
   require_equal("finish: columns of out", out.cols(), state.out.cols());
   require_memory("finish: out", out);
-  for (Index r = 0; r < state.max.rows(); ++r)
-    for (Index h = 0; h < state.max.cols(); ++h) {
-      const T sum = state.sum(r, h);
-      const T inverse = sum == T(0) ? T(0) : T(1) / sum;
-      const T* from = state.out.row(r) + h * head_dim;
-      T* to = out.row(r) + h * head_dim;
-      for (Index i = 0; i < head_dim; ++i) to[i] = from[i] * inverse;
-      if (lse) lse[r * state.max.cols() + h] = detail::log_sum_exp((state.max)(r, h), sum);
-    }
+  detail::for_each_row_and_head(state, context, [&](Index r, Index h) {
+    const T sum = state.sum(r, h);
+    const T inverse = sum == T(0) ? T(0) : T(1) / sum;
+    const T* from = state.out.row(r) + h * head_dim;
+    T* to = out.row(r) + h * head_dim;
+    for (Index i = 0; i < head_dim; ++i) to[i] = from[i] * inverse;
+    if (lse) lse[r * state.max.cols() + h] = detail::log_sum_exp((state.max)(r, h), sum);
+  });
 }
 
 CASA_NAMESPACE_END
