@@ -20,6 +20,7 @@
 
 #include "casa/attention/attend.hpp"
 #include "casa/attention/attention_weights.hpp"
+#include "casa/attention/batch.hpp"
 #include "casa/attention/mask.hpp"
 #include "casa/attention/masks.hpp"
 #include "casa/attention/scores.hpp"

@@ -68,6 +68,10 @@ struct AttentionInput {
   std::span<const Interval> intervals;  ///< the places that each row sees: one per row, or lists
   std::span<const Index> interval_offsets = {};  ///< (rows + 1) of lists, as in MaskView; else none
   std::span<const T> sinks = {};  ///< (num_heads): learned sink logits, one per head; or none
+  /// (sequences + 1) of rows, from 0: rows [sequence_offsets[s], sequence_offsets[s + 1]) are
+  /// computed as if they were alone, so that each sequence has the bits that it has in a call of
+  /// its own. Or none: rows that see common keys are computed together. (AttentionBatch sets it.)
+  std::span<const Index> sequence_offsets = {};
 
   /// Query rows; out has as many.
   Index num_rows() const { return q.rows(); }
@@ -97,6 +101,31 @@ inline void check_shape(const AttentionShape& s) {
   require(s.value_dim >= 0, "attention: value_dim must not be negative, got ", s.value_dim);
 }
 
+/// Throws casa::error unless the counts and pointers of `keys` make sense; else gives how many keys
+/// they are. Without kReadsValues the values may be null.
+template <bool kReadsValues = true, class S>
+Index check_pieces(std::span<const KeyPiece<S>> keys) {
+  Index num_keys = 0;
+  for (std::size_t p = 0; p < keys.size(); ++p) {
+    const auto& piece = keys[p];
+    require(piece.count >= 0, "attention: keys[", p, "].count is negative: ", piece.count);
+    require(piece.count == 0 || (piece.k != nullptr && (!kReadsValues || piece.v != nullptr)),
+            "attention: keys[", p, "] has ", piece.count, " keys but a null k",
+            kReadsValues ? " or v" : "");
+    num_keys = checked_add(num_keys, piece.count, "attention: keys");
+  }
+  return num_keys;
+}
+
+inline void check_sequences(std::span<const Index> offsets, Index rows) {
+  if (offsets.empty()) return;
+  require_equal("attention: sequence_offsets[0]", offsets[0], 0);
+  for (std::size_t s = 1; s < offsets.size(); ++s)
+    require(offsets[s] >= offsets[s - 1], "attention: sequence_offsets must not decrease, got ",
+            offsets[s - 1], " and ", offsets[s], " for sequence ", s - 1);
+  require_equal("attention: the last of sequence_offsets (rows of q)", offsets.back(), rows);
+}
+
 /// Throws casa::error unless every size fits, every interval that is not empty lies within the
 /// keys, and lists are in order. Without kReadsValues the values of the keys may be null.
 template <bool kReadsValues = true, Scalar T, class S>
@@ -112,16 +141,8 @@ void check(const AttentionInput<T, S>& in) {
     require(in.q.stride() >= in.q.cols() || rows == 1, "attention: stride of q must be at least ",
             in.q.cols(), ", got ", in.q.stride());
   }
-  Index num_keys = 0;
-  for (std::size_t p = 0; p < in.keys.size(); ++p) {
-    const auto& piece = in.keys[p];
-    require(piece.count >= 0, "attention: keys[", p, "].count is negative: ", piece.count);
-    require(piece.count == 0 || (piece.k != nullptr && (!kReadsValues || piece.v != nullptr)),
-            "attention: keys[", p, "] has ", piece.count, " keys but a null k",
-            kReadsValues ? " or v" : "");
-    num_keys = checked_add(num_keys, piece.count, "attention: keys");
-  }
-  check_mask(in.mask(), rows, num_keys);
+  check_mask(in.mask(), rows, check_pieces<kReadsValues>(in.keys));
+  check_sequences(in.sequence_offsets, rows);
   if (in.sinks.empty()) return;
   require_equal("attention: sinks (one per head)", static_cast<Index>(in.sinks.size()),
                 in.shape.num_heads);

@@ -2,7 +2,7 @@
 // each row sees, and the rotary tables of all of them.
 //
 // The rows of several streams lie one after the other, so that norms and projections are one
-// product each. Attention goes stream by stream, against the stream's own caches.
+// product each. Attention goes against each stream's own caches, in one call for all of them.
 #pragma once
 
 #include <algorithm>

@@ -3,10 +3,11 @@
 #pragma once
 
 #include <cmath>
+#include <memory>
 #include <span>
 #include <variant>
 
-#include "casa/attention/attend.hpp"
+#include "casa/attention/batch.hpp"
 #include "casa/layers/rms_norm.hpp"
 #include "casa/model/block_pass.hpp"
 #include "casa/model/block_weights.hpp"
@@ -104,51 +105,99 @@ class AttentionSteps {
     return which == QueryRows::with_logits ? Interval{s.text.end - s.logit_rows, s.text.end}
                                            : s.text;
   }
+  /// The rows of q, of all text rows, that ask; q's other rows are lost.
+  MatrixView<T> asking(MatrixView<T> q, QueryRows which) const {
+    return which == QueryRows::with_logits ? compact_logit_rows(pass_.streams, q) : q;
+  }
   /// What stream s records of this block's `attention`.
   RecordedMaps<T> recorded(std::size_t s, BlockAttention attention) const {
     AttentionMaps<T>* const maps = pass_.maps.empty() ? nullptr : pass_.maps[s];
     const bool any = maps && has_head_of(*maps, pass_.layer, attention);
     return {any ? maps : nullptr, attention};
   }
-  /// The attention of the rows `queries` of q over a cache, into out (as many rows). `seen` is the
-  /// mask of the stream's rows `all`, of which `queries` are the last. The maps, if any,
-  /// that are `recorded` of this attention are written.
-  void attend(MatrixView<const T> q, Interval all, Interval queries, const MaskView& seen,
-              const AnyKvCache<T>& cache, MatrixView<T> out,
-              const RecordedMaps<T>& recorded = {}) const {
-    if (queries.size() == 0) return;
-    const Workspace::Frame frame(context_.workspace);
-    const MaskView mask = last_rows(seen, queries.begin - all.begin);
-    std::visit(
-        [&]<class S>(const KvCache<S>& c) {
-          const auto pieces = c.pieces();
-          const AttentionInput<T, S> input{.shape = pass_.shape,
-                                           .scale = pass_.scale,
-                                           .q = q.middle_rows(queries.begin, queries.size()),
-                                           .keys = pieces,
-                                           .intervals = mask.intervals,
-                                           .interval_offsets = mask.offsets};
-          T* lse = nullptr;
-          if (recorded.maps)
-            lse = context_.workspace.template take<T>(out.rows() * pass_.shape.num_heads);
-          casa::attend(input, out, lse, context_);
-          if (recorded.maps)
-            write_maps(*recorded.maps, {pass_.layer, recorded.attention}, input, lse);
-        },
-        cache);
+  /// What one stream asks of a cache in one attention.
+  struct StreamQueries {
+    Index rows = 0;                        // of q, behind those of the streams before it
+    MaskView seen = {};                    // what they see, as places in the cache
+    const AnyKvCache<T>* cache = nullptr;  // its keys and values
+    RecordedMaps<T> recorded = {};         // its maps of this attention
+  };
+  /// Room for what each stream asks.
+  std::span<StreamQueries> stream_queries() const {
+    const auto count = static_cast<Index>(pass_.streams.size());
+    StreamQueries* first = context_.workspace.template take<StreamQueries>(count);
+    std::uninitialized_value_construct_n(first, count);
+    return {first, pass_.streams.size()};
+  }
+  /// What the rows `queries` of a stream see, its last ones, by the mask of its rows `all`.
+  MaskView mask_of(const MaskView& seen, Interval all, Interval queries) const {
+    return queries.size() == 0
+               ? MaskView{}
+               : mask_of_rows(seen, {queries.begin - all.begin, all.size()}, context_.workspace);
+  }
+  /// The attention of all streams, rows of q (as many as of out) over their caches. Streams that
+  /// store keys alike are one call, so that workers share what is little of each; each has the bits
+  /// that it has alone.
+  void attend(MatrixView<const T> q, std::span<const StreamQueries> streams,
+              MatrixView<T> out) const {
+    Index row = 0;
+    for (std::size_t s = 0; s < streams.size();) {
+      std::size_t end = s;
+      Index rows = 0;
+      do {
+        rows += streams[end++].rows;
+      } while (end < streams.size() && can_join(streams[s], streams[end]));
+      if (rows > 0)
+        std::visit(
+            [&]<class S>(const KvCache<S>&) {
+              attend_alike<S>(q.middle_rows(row, rows), streams.subspan(s, end - s),
+                              out.middle_rows(row, rows));
+            },
+            *streams[s].cache);
+      row += rows;
+      s = end;
+    }
   }
 
  private:
-  // The mask of all rows but the first `skipped`; its offsets lie in the workspace.
-  MaskView last_rows(const MaskView& mask, Index skipped) const {
-    const auto rows = static_cast<std::size_t>(skipped);
-    if (mask.offsets.empty()) return {mask.intervals.subspan(rows), {}};
-    if (skipped == 0) return mask;
-    const Index first = mask.offsets[rows];
-    const std::size_t count = mask.offsets.size() - rows;
-    Index* offsets = context_.workspace.template take<Index>(static_cast<Index>(count));
-    for (std::size_t r = 0; r < count; ++r) offsets[r] = mask.offsets[rows + r] - first;
-    return {mask.intervals.subspan(static_cast<std::size_t>(first)), {offsets, count}};
+  // Whether two streams can be in one call.
+  static bool can_join(const StreamQueries& a, const StreamQueries& b) {
+    return a.cache->index() == b.cache->index() && !a.recorded.maps && !b.recorded.maps;
+  }
+  template <class S>
+  void attend_alike(MatrixView<const T> q, std::span<const StreamQueries> streams,
+                    MatrixView<T> out) const {
+    using Pieces = typename KvCache<S>::Pieces;
+    Workspace& workspace = context_.workspace;
+    const Workspace::Frame frame(workspace);
+    if (streams.size() == 1) {
+      const auto& [rows, mask, cache, recorded] = streams[0];
+      const Pieces pieces = std::get<KvCache<S>>(*cache).pieces();
+      const AttentionInput<T, S> input{.shape = pass_.shape,
+                                       .scale = pass_.scale,
+                                       .q = q,
+                                       .keys = pieces,
+                                       .intervals = mask.intervals,
+                                       .interval_offsets = mask.offsets};
+      T* lse = nullptr;
+      if (recorded.maps) lse = workspace.template take<T>(rows * pass_.shape.num_heads);
+      casa::attend(input, out, lse, context_);
+      if (recorded.maps) write_maps(*recorded.maps, {pass_.layer, recorded.attention}, input, lse);
+      return;
+    }
+    const auto count = static_cast<Index>(streams.size());
+    auto* const pieces = workspace.template take<Pieces>(count);
+    auto* const sequences = workspace.template take<SequenceInput<S>>(count);
+    for (std::size_t s = 0; s < streams.size(); ++s) {
+      std::construct_at(pieces + s, std::get<KvCache<S>>(*streams[s].cache).pieces());
+      std::construct_at(sequences + s,
+                        SequenceInput<S>{streams[s].rows, pieces[s], streams[s].seen});
+    }
+    const AttentionBatch<T, S> batch{.shape = pass_.shape,
+                                     .scale = pass_.scale,
+                                     .q = q,
+                                     .sequences = {sequences, streams.size()}};
+    casa::attend(batch_input(batch, workspace), out, nullptr, context_);
   }
 
   const BlockPass<T>& pass_;
@@ -182,15 +231,15 @@ class SelfAttention {
     steps_.rotate(text.q, pass.self_rope);
     steps_.rotate(text.k, pass.self_rope);
     const MatrixView<T> out = steps_.matrix(h.rows(), steps_.q_width());
-    Index row = 0;
+    const auto queries = steps_.stream_queries();
     for (std::size_t s = 0; s < pass.streams.size(); ++s) {
       const StreamPass& stream = pass.streams[s];
-      const Interval queries = steps_.query_rows(stream, which);
+      const Interval rows = steps_.query_rows(stream, which);
       steps_.append(caches_[s]->self, text, stream.text);
-      steps_.attend(text.q, stream.text, queries, steps_.seen(stream).self, caches_[s]->self,
-                    out.middle_rows(row, queries.size()), steps_.recorded(s, BlockAttention::self));
-      row += queries.size();
+      queries[s] = {rows.size(), steps_.mask_of(steps_.seen(stream).self, stream.text, rows),
+                    &caches_[s]->self, steps_.recorded(s, BlockAttention::self)};
     }
+    steps_.attend(steps_.asking(text.q, which), queries, out);
     if (fusion_weights.rows() == 0)
       weights_.o.forward(out, h, steps_.context(), Accumulate::yes);
     else
@@ -268,22 +317,21 @@ class FusionAttention {
     steps_.rotate(image.k, pass.image_rope);
     const Attended out{.text = steps_.matrix(text_queries, steps_.q_width()),
                        .image = steps_.matrix(image.q.rows(), steps_.q_width())};
-    Index row = 0;
+    const auto of_text = steps_.stream_queries();
+    const auto of_images = steps_.stream_queries();
     for (std::size_t s = 0; s < pass.streams.size(); ++s) {
       const StreamPass& stream = pass.streams[s];
       AnyKvCache<T>& cache = caches_[s]->fusion;
       for (const KeySegment& segment : stream.segments)
         if (segment.image || text_gives_keys())
           steps_.append(cache, segment.image ? image : text, segment.rows);
-      const Interval queries = steps_.query_rows(stream, which);
-      steps_.attend(text.q, stream.text, queries, steps_.seen(stream).text, cache,
-                    out.text.middle_rows(row, queries.size()),
-                    steps_.recorded(s, BlockAttention::fusion));
-      row += queries.size();
-      if (images_have_queries())
-        steps_.attend(image.q, stream.image, stream.image, steps_.seen(stream).image, cache,
-                      out.image.middle_rows(stream.image.begin, stream.image.size()));
+      const Interval rows = steps_.query_rows(stream, which);
+      of_text[s] = {rows.size(), steps_.mask_of(steps_.seen(stream).text, stream.text, rows),
+                    &cache, steps_.recorded(s, BlockAttention::fusion)};
+      of_images[s] = {stream.image.size(), steps_.seen(stream).image, &cache};
     }
+    steps_.attend(steps_.asking(text.q, which), of_text, out.text);
+    if (images_have_queries()) steps_.attend(image.q, of_images, out.image);
     return out;
   }
 

@@ -10,7 +10,7 @@
 #include <atomic>
 
 #include "casa/attention/kernel/job_runner.hpp"
-#include "casa/attention/kernel/plan_lists.hpp"
+#include "casa/attention/kernel/plan_sequences.hpp"
 #include "casa/core/context.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -23,7 +23,7 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   if (in.num_rows() == 0) return;
   Workspace& workspace = context.workspace;
   const Workspace::Frame frame(workspace);
-  const Plan plan = make_plan(in.mask(), in.shape, workspace);
+  const Plan plan = make_plan(in, workspace);
 
   Index* piece_begin = workspace.take<Index>(static_cast<Index>(in.keys.size()) + 1);
   piece_begin[0] = 0;

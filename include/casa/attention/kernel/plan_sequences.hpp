@@ -1,0 +1,88 @@
+// How attention's work is cut into jobs where rows belong to several sequences: each sequence by
+// itself, so that neighbours in a batch change no bit of it.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "casa/attention/kernel/plan_lists.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// The mask of rows [rows.begin, rows.end); its offsets lie in the workspace.
+inline MaskView mask_of_rows(const MaskView& mask, Interval rows, Workspace& workspace) {
+  const auto begin = static_cast<std::size_t>(rows.begin);
+  const auto count = static_cast<std::size_t>(rows.size());
+  if (mask.offsets.empty()) return {mask.intervals.subspan(begin, count), {}};
+  if (rows.begin == 0 && rows.end == mask.num_rows()) return mask;
+  const Index first = mask.offsets[begin], end = mask.offsets[begin + count];
+  Index* offsets = workspace.take<Index>(rows.size() + 1);
+  for (std::size_t r = 0; r <= count; ++r) offsets[r] = mask.offsets[begin + r] - first;
+  return {mask.intervals.subspan(static_cast<std::size_t>(first),
+                                 static_cast<std::size_t>(end - first)),
+          {offsets, count + 1}};
+}
+
+/// The plans of all sequences as one, whose jobs are in the order of the sequences. (A plan of one
+/// interval a row has jobs without spans. Beside plans of lists each of its jobs is given one span,
+/// in which every key keeps its place.)
+inline Plan join_plans(std::span<const Plan> plans, std::span<const Index> row_begin,
+                       const MaskView& mask, Index num_keys, Workspace& workspace) {
+  Plan all;
+  Index num_jobs = 0, rows = 0;
+  bool lists = false;
+  for (std::size_t s = 0; s < plans.size(); ++s) {
+    num_jobs += static_cast<Index>(plans[s].jobs.size());
+    rows = (std::max)(rows, row_begin[s + 1] - row_begin[s]);
+    lists = lists || !plans[s].mask.offsets.empty();
+  }
+  Job* jobs = workspace.take<Job>(num_jobs);
+  all.jobs = {jobs, static_cast<std::size_t>(num_jobs)};
+  all.mask = mask;
+  std::span<const KeySpan> every_key;
+  if (lists) {
+    KeySpan* whole = workspace.take<KeySpan>(1);
+    every_key = {std::construct_at(whole, KeySpan{{0, num_keys}, 0}), 1};
+    all.max_job_intervals = rows;
+  } else if (!mask.offsets.empty()) {
+    Interval* one = workspace.take<Interval>(mask.num_rows());
+    for (Index r = 0; r < mask.num_rows(); ++r)
+      one[r] = mask.row(r).empty() ? Interval{} : mask.row(r)[0];
+    all.mask = {{one, static_cast<std::size_t>(mask.num_rows())}, {}};
+  }
+  for (std::size_t s = 0; s < plans.size(); ++s) {
+    for (Job job : plans[s].jobs) {
+      job.row_begin += row_begin[s];
+      job.row_end += row_begin[s];
+      if (job.part >= 0) job.part += all.num_parts;
+      if (lists && job.spans.empty()) job.spans = every_key;
+      *jobs++ = job;
+    }
+    all.num_parts += plans[s].num_parts;
+    all.max_part_rows = (std::max)(all.max_part_rows, plans[s].max_part_rows);
+    all.max_job_rows = (std::max)(all.max_job_rows, plans[s].max_job_rows);
+    all.max_job_keys = (std::max)(all.max_job_keys, plans[s].max_job_keys);
+    all.max_job_intervals = (std::max)(all.max_job_intervals, plans[s].max_job_intervals);
+  }
+  return all;
+}
+
+/// All jobs of a problem, in memory of the workspace.
+template <class T, class S>
+Plan make_plan(const AttentionInput<T, S>& in, Workspace& workspace) {
+  const MaskView mask = in.mask();
+  const std::span<const Index> begin = in.sequence_offsets;
+  if (begin.size() <= 2) return make_plan(mask, in.shape, workspace);
+  const std::size_t count = begin.size() - 1;
+  Plan* plans = workspace.take<Plan>(static_cast<Index>(count));
+  for (std::size_t s = 0; s < count; ++s)
+    std::construct_at(plans + s, make_plan(mask_of_rows(mask, {begin[s], begin[s + 1]}, workspace),
+                                           in.shape, workspace));
+  return join_plans({plans, count}, begin, mask, in.num_keys(), workspace);
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END
