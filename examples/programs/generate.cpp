@@ -3,9 +3,10 @@
 //   generate -m DIR -p "Once upon a time"
 //   generate -m DIR --chat -p "<image>What is this?" --image cat.jpg
 //   generate -m DIR                                       a chat on the terminal
+//   generate -m DIR --prompts FILE --batch 16             each line of a file, 16 together
 //
-// The text alone goes to stdout, everything else to stderr. Ends with 0; 1 after an error; 2 for a
-// wrong command line; 130 after Ctrl-C.
+// The text alone (or JSON) goes to stdout, everything else to stderr. Ends with 0; 1 after an
+// error; 2 for a wrong command line; 130 after Ctrl-C.
 
 #include <sys/resource.h>
 #include <unistd.h>
@@ -15,10 +16,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +24,7 @@
 #include "casa/core/build_info.hpp"
 #include "casa/json/json_writer.hpp"
 #include "casa/session/trace.hpp"
+#include "generate/batch.hpp"
 #include "generate/session.hpp"
 #include "support/files.hpp"
 #include "support/program.hpp"
@@ -199,6 +198,17 @@ int run_once(Session& session, const Arguments& a, const casa::Context& context)
   return interrupted ? 130 : 0;
 }
 
+int run_lines(Session& session, const Arguments& a, const casa::Context& context,
+              const std::string& lines) {
+  const auto encode = [&](const std::string& line) {
+    Arguments one = a;
+    one.prompt = line;
+    return encoded_prompt(session, one);
+  };
+  continue_lines(session, a, context, lines, encode, [] { return interrupted != 0; });
+  return interrupted ? 130 : 0;
+}
+
 // A conversation. /image FILE shows a picture with the next turn, /quit (or end of input) ends.
 // What can not be said or shown is told, and the conversation goes on as if it had not been.
 int run_chat(Session& session, const Arguments& a, const casa::Context& context) {
@@ -273,8 +283,16 @@ int main(int argc, char** argv) {
       app.add_option("--prompt-ids,--prompt_ids", a.prompt_ids, "token ids instead of a text")
           ->delimiter(',');
   auto* file = app.add_option("-f,--file", a.prompt_file, "file that holds the prompt");
-  text->excludes(ids, file);
-  ids->excludes(file);
+  auto* lines =
+      app.add_option("--prompts", a.prompts,
+                     "file of prompts, one a line: they are continued together, and stdout "
+                     "has a JSON object for each, in the order of the lines");
+  app.add_option("--batch", a.batch, "most prompts of --prompts that are continued together")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  text->excludes(ids, file, lines);
+  ids->excludes(file, lines);
+  file->excludes(lines);
   app.add_option("--system", a.system, "system message (implies --chat)");
   app.add_flag(
       "--chat", a.chat,
@@ -345,20 +363,19 @@ int main(int argc, char** argv) {
     sigaction(SIGINT, &action, nullptr);
 
     if (!a.quiet) std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
-    if (file->count() > 0) {
-      std::ifstream in(a.prompt_file, std::ios::binary);
-      casa::require(in.good() && !std::filesystem::is_directory(a.prompt_file), "-f: cannot read ",
-                    a.prompt_file);
-      std::ostringstream content;
-      content << in.rdbuf();
-      casa::require(!in.bad(), "-f: cannot read ", a.prompt_file, " to its end");
-      a.prompt = content.str();
+    if (file->count() > 0) a.prompt = content_of("-f", a.prompt_file);
+    std::string prompts;
+    if (lines->count() > 0) {
+      casa::require(a.images.empty() && a.trace.empty(),
+                    "--prompts takes texts alone: no --image, no --trace");
+      prompts = content_of("--prompts", a.prompts);
     }
-    const bool chat = text->count() + file->count() + ids->count() == 0;
+    const bool chat = text->count() + file->count() + ids->count() + lines->count() == 0;
     casa::require(!chat || !a.json, "--json is of one answer: give -p, -f or --prompt-ids");
     program::Files files;
     files.input_model("-m", a.model);
     files.input("-f", a.prompt_file);
+    files.input("--prompts", a.prompts);
     for (const std::string& image : a.images) files.input("--image", image);
     files.output("--trace", a.trace);
     files.standard_output();
@@ -377,7 +394,9 @@ int main(int argc, char** argv) {
     casa::io::TraceRecorder<float> recorder;
     const casa::Trace<float> trace = recorder.hook();
     if (!a.trace.empty()) session.generator().set_trace(&trace);
-    const int status = chat ? run_chat(session, a, context) : run_once(session, a, context);
+    const int status = chat                 ? run_chat(session, a, context)
+                       : lines->count() > 0 ? run_lines(session, a, context, prompts)
+                                            : run_once(session, a, context);
     if (!a.trace.empty()) recorder.save(a.trace);
     return status;
   });

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "model/random_model.hpp"
+#include "support/messages.hpp"
 
 using namespace casa;
 
@@ -83,8 +84,11 @@ TEST_CASE("the same ids whatever the chunks, the neighbours and the threads") {
         prompts.push_back(cases[s].prompt());
         options[s].prefill_chunk = chunk;
       }
-      const auto together = generate<float>(model, prompts, options, 20, context);
-      for (std::size_t s = 0; s < streams; ++s) CHECK(together[s].ids == alone[s].ids);
+      for (const std::size_t at_once : {0u, 1u, 2u, 4u, 9u}) {
+        CAPTURE(at_once);
+        const auto together = generate<float>(model, prompts, options, 20, context, {}, at_once);
+        for (std::size_t s = 0; s < streams; ++s) CHECK(together[s].ids == alone[s].ids);
+      }
     }
   }
 }
@@ -292,4 +296,96 @@ TEST_CASE("a NaN among the weights is an error, not a text") {
   const Decoder<float> model(config, weights.source());
   const Case c = make_case(6, 4, false);
   CHECK_THROWS_AS(generate(model, c.prompt(), {}, 3, {}), error);
+}
+
+TEST_CASE("streams begin and end when they like, and none lends another anything") {
+  const auto model = random_decoder(presets::casa_before({0, 1}));
+  std::vector<Case> cases;
+  std::vector<GenerateOptions> options;
+  std::vector<Generation> alone;
+  for (unsigned s = 0; s < 12; ++s) {
+    cases.push_back(make_case(s, 4 + static_cast<Index>(s), s % 2 == 0));
+    options.push_back(sampled(s));
+    options.back().sampling.stop_ids = {static_cast<int>(s)};
+    if (s % 4 == 3) options.back().context = 18;
+    alone.push_back(generate(model, cases[s].prompt(), options[s], 5 + s, {}));
+  }
+  const Context context;
+  BatchGenerator<float> batch(model);
+  std::vector<Generation> results(12);
+  std::size_t next = 0, ended = 0, most = 0;
+  std::vector<std::size_t> tokens(12);
+  const auto on_end = [&](std::size_t stream, Generation g) {
+    results[stream] = std::move(g);
+    ++ended;
+  };
+  for (int step = 0; next < 12 || batch.num_streams() > 0; ++step) {
+    // One comes in every other step, so that all are at other places.
+    if (next < 12 && (step % 2 == 0 || batch.num_streams() == 0)) {
+      batch.add(next, cases[next].prompt(), options[next], 5 + static_cast<Index>(next), context);
+      ++next;
+    }
+    most = std::max(most, batch.num_streams());
+    batch.step(context, on_end, [&](std::size_t stream, int) {
+      ++tokens[stream];
+      return true;
+    });
+  }
+  CHECK(ended == 12);
+  CHECK(most > 3);
+  std::set<Stop> stops;
+  for (std::size_t s = 0; s < 12; ++s) {
+    CAPTURE(s);
+    CHECK(results[s].ids == alone[s].ids);
+    CHECK(results[s].stop == alone[s].stop);
+    CHECK(results[s].stop_id == alone[s].stop_id);
+    CHECK(tokens[s] == alone[s].ids.size());
+    stops.insert(results[s].stop);
+  }
+  CHECK(stops.size() == 2);  // by a stop id and by length
+}
+
+TEST_CASE("a batch that is told something wrong goes on as if it had not been") {
+  const auto model = random_decoder(std::nullopt);
+  const Case c = make_case(1, 5, false), d = make_case(2, 6, false);
+  const auto expected_c = generate(model, c.prompt(), {}, 6, {});
+  const auto expected_d = generate(model, d.prompt(), {}, 6, {});
+  const Context context;
+  BatchGenerator<float> batch(model);
+  batch.add(7, c.prompt(), {}, 6, context);
+  batch.add(9, d.prompt(), {}, 6, context);
+  CHECK(message_of([&] { batch.add(9, c.prompt(), {}, 6, context); }) ==
+        "BatchGenerator::add: stream 9 goes on already");
+  CHECK(message_of([&] { batch.add(1, c.prompt(), {}, 0, context); }) ==
+        "BatchGenerator::add: max_new_tokens must be positive, got 0");
+  CHECK(message_of([&] { batch.add(1, {}, {}, 6, context); }) == "feed: the prompt has no token");
+  CHECK(message_of([&] { batch.remove(1); }) == "BatchGenerator::remove: there is no stream 1");
+  batch.add(1, c.prompt(), {}, 6, context);
+  batch.remove(1);
+  CHECK(batch.num_streams() == 2);
+
+  // Callbacks that throw lose no token.
+  std::vector<Generation> results(10);
+  int calls = 0, thrown = 0;
+  const auto on_token = [&](std::size_t, int) -> bool {
+    if (++calls % 3 == 0) throw error("not now");
+    return true;
+  };
+  const auto on_end = [&](std::size_t stream, Generation g) { results[stream] = std::move(g); };
+  while (batch.num_streams() > 0)
+    if (!message_of([&] { batch.step(context, on_end, on_token); }).empty()) ++thrown;
+  CHECK(thrown == 4);
+  CHECK(calls == 12);
+  CHECK(results[7].ids == expected_c.ids);
+  CHECK(results[9].ids == expected_d.ids);
+  batch.step(context, on_end);  // without streams nothing happens
+
+  // Of many prompts none is continued where one does not fit.
+  const std::vector<PromptInput<float>> prompts{c.prompt(), {}};
+  const std::vector<GenerateOptions> options(2);
+  int told = 0;
+  CHECK_THROWS_AS(generate<float>(model, prompts, options, 3, context,
+                                  [&](std::size_t, int) { return ++told > 0; }),
+                  error);
+  CHECK(told == 0);
 }

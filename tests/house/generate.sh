@@ -113,6 +113,30 @@ sed -E "s/\"eos_token_id\": [0-9]+/\"eos_token_id\": $stop/" "$golden/hf_qwen2_5
 expect 0 "a stop token" -m "$model" -p hello -n 3 --json
 json "a stop token" '"ids":[],"text":"","finish_reason":"stop"'
 
+# Many prompts together: each gets what it gets alone, in the order of the lines, however many go on at once.
+cp "$golden/hf_qwen2_5_vl/config.json" "$model"
+printf 'hello\n\nhi, hi\r\na long one that goes on\n<|im_end|>\nx' > "$work/lines"
+alone() { "$generate" -t 1 -q -m "$model" --json "$@" | grep -o '"prompt_ids":.*"finish_reason":"[a-z]*"'; }
+{ for line in hello 'hi, hi' 'a long one that goes on' '<|im_end|>' x; do alone -p "$line" -n 6; done; } > "$work/each"
+for at_once in 1 2 16; do
+  expect 0 "prompts of a file, $at_once at once" -m "$model" --prompts "$work/lines" --batch $at_once -n 6
+  cmp -s <(grep -o '"prompt_ids":.*"finish_reason":"[a-z]*"' "$work/out") "$work/each" ||
+    fails "prompts of a file, $at_once at once: not what each gets alone: $(cat "$work/each")"
+  [ "$(grep -o '^{"line":[0-9]*' "$work/out" | tr -dc '0-9\n' | xargs)" = "1 3 4 5 6" ] || fails "prompts of a file, $at_once at once: other lines"
+done
+expect 0 "none is asked for" -m "$model" --prompts "$work/lines" -n 0
+lines "none is asked for" 5
+expect 0 "no prompt" -m "$model" --prompts "$work/in"
+lines "no prompt" 0
+expect 1 "a prompt of a file beyond the context" -m "$model" --prompts "$work/lines" -c 8
+said "a prompt of a file beyond the context" "--prompts: line 4: context: 23 text tokens are more than the 8"
+lines "a prompt of a file beyond the context" 0
+expect 1 "a picture with many prompts" -m "$model" --prompts "$work/lines" --image "$picture"
+said "a picture with many prompts" "--prompts takes texts alone"
+expect 1 "a file of prompts that is not there" -m "$model" --prompts "$work/none"
+expect 2 "two kinds of prompts" -m "$model" --prompts "$work/lines" -p hi
+expect 2 "none at once" -m "$model" --prompts "$work/lines" --batch 0
+
 # Tokenizers.
 write_tokenizer '{"strategy":{"Fixed":2},"max_length":2}' "$byte_level" ""
 expect 0 "saved padding and truncation" -m "$model" -p hello -n 0 --json

@@ -17,7 +17,8 @@
 using casa::Index;
 
 struct Arguments {
-  std::string model, prompt, prompt_file, system, trace, dtype = "float", precision = "full";
+  std::string model, prompt, prompt_file, prompts, system, trace, dtype = "float",
+                                                                  precision = "full";
   std::string chat_template, date;
   std::vector<int> prompt_ids;
   std::vector<std::string> images;
@@ -25,6 +26,7 @@ struct Arguments {
   Index max_new_tokens = 128, threads = 0, context = 0, top_k = 0;
   double temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
   std::uint64_t seed = 0;
+  std::size_t batch = 16;
   bool json = false, chat = false, ignore_eos = false, quiet = false;
   bool no_system = false, any_pattern = false, unknown_fields = false, allow_unexpected = false;
   bool unknown_rope_keys = false, repeated_tensors = false, stale_index = false;
@@ -81,7 +83,7 @@ class Session {
   void feed(const casa::io::EncodedPrompt& prompt, const std::vector<Image>& images) {
     casa::require_equal("feed: images (one per insertion point)", images.size(),
                         prompt.insertions.size());
-    if (tokenizer_) tokenizer_->require_rows(prompt.ids, model_.decoder.config().vocab_size);
+    require_rows(prompt.ids);
     Index rows = 0;
     for (const Image& image : images) rows += image.tokens.rows();
     casa::Matrix<float> tokens(rows, model_.decoder.config().hidden_size);
@@ -96,6 +98,21 @@ class Session {
       grids.push_back(grid);
     }
     generator_.feed({prompt.ids, insertions, tokens, grids}, context_);
+  }
+
+  // Throws casa::error for an id that the model has no embedding for.
+  void require_rows(const std::vector<int>& ids) const {
+    if (tokenizer_) tokenizer_->require_rows(ids, model_.decoder.config().vocab_size);
+  }
+  // What ids say; empty without a tokenizer. (An embedding may have more rows than there are
+  // tokens.)
+  std::string text_of(const std::vector<int>& ids) const {
+    if (!tokenizer_) return "";
+    casa::io::StreamDecoder decoder(*tokenizer_);
+    std::string text;
+    for (const int id : ids)
+      if (tokenizer_->has_token(id)) text += decoder.push(id);
+    return text + decoder.finish();
   }
 
   std::vector<int> stop_ids() const { return model_.config.tokens.eos; }

@@ -51,14 +51,19 @@ class Generator {
             options.context);
   }
 
-  /// Takes a prompt (or the next turn of a conversation) through the model. Throws casa::error for
-  /// ids, images and lengths that do not fit; a prompt that is too long changes nothing.
-  void feed(const PromptInput<T>& prompt, const Context& context) {
+  /// Throws casa::error where feed() would, for a prompt whose ids, images or length do not fit.
+  void check_prompt(const PromptInput<T>& prompt) {
     require(!prompt.ids.empty(), "feed: the prompt has no token");
     require_room(static_cast<Index>(prompt.ids.size()) + (pending_ >= 0));
     const StreamInput<T> whole{&state_,      prompt.ids,     prompt.insertions, prompt.image_tokens,
                                prompt.grids, LogitRows::none};
     check<T>(std::span(&whole, 1), model_->config(), {});
+  }
+
+  /// Takes a prompt (or the next turn of a conversation) through the model. Throws casa::error for
+  /// ids, images and lengths that do not fit; a prompt that is too long changes nothing.
+  void feed(const PromptInput<T>& prompt, const Context& context) {
+    check_prompt(prompt);
     if (pending_ >= 0) advance(context);
     const auto length = static_cast<Index>(prompt.ids.size());
     std::size_t next = 0;
@@ -211,44 +216,136 @@ struct Generation {
 /// Called with the prompt's number and each new token; returning false ends that stream.
 using OnToken = std::function<bool(std::size_t stream, int id)>;
 
-/// Continues prompts[s] by at most max_new_tokens with options[s], all together, until each
-/// samples one of its stop ids or its context is full. Throws casa::error as Generator does.
+/// Called with the number of a stream that has ended, and all of its new tokens.
+using OnEnd = std::function<void(std::size_t stream, Generation generation)>;
+
+/// Streams of one model that go on together and begin and end when they like (continuous batching):
+/// a step takes one token of each through the model in one pass, which reads the weights once.
+///
+///   BatchGenerator<float> batch(model);
+///   for (std::size_t next = 0; next < prompts.size() || batch.num_streams() > 0;) {
+///     for (; next < prompts.size() && batch.num_streams() < 16; ++next)
+///       batch.add(next, prompts[next], options, 128, context);
+///     batch.step(context, [&](std::size_t stream, Generation g) { results[stream] = g; });
+///   }
+///
+/// What a stream gives does not depend on what goes on beside it. One thread at a time may use it.
+template <Scalar T>
+class BatchGenerator {
+ public:
+  /// `model` must outlive this.
+  explicit BatchGenerator(const Decoder<T>& model) : model_(&model) {}
+
+  /// How many streams go on.
+  std::size_t num_streams() const { return streams_.size(); }
+
+  /// Takes a prompt through the model; steps then continue it by at most max_new_tokens (at least
+  /// 1). `stream` is the caller's number for it. Throws casa::error for a number that is in use and
+  /// a prompt or options that do not fit; the other streams are as they were.
+  void add(std::size_t stream, const PromptInput<T>& prompt, const GenerateOptions& options,
+           Index max_new_tokens, const Context& context) {
+    for (const Stream& s : streams_)
+      require(s.number != stream, "BatchGenerator::add: stream ", stream, " goes on already");
+    require(max_new_tokens >= 1, "BatchGenerator::add: max_new_tokens must be positive, got ",
+            max_new_tokens);
+    Stream added{stream, std::make_unique<Generator<T>>(*model_, options), max_new_tokens};
+    added.generator->feed(prompt, context);
+    streams_.push_back(std::move(added));
+  }
+
+  /// Ends a stream before its end. Throws casa::error unless it goes on.
+  void remove(std::size_t stream) {
+    const auto at = std::find_if(streams_.begin(), streams_.end(),
+                                 [&](const Stream& s) { return s.number == stream; });
+    require(at != streams_.end(), "BatchGenerator::remove: there is no stream ", stream);
+    streams_.erase(at);
+  }
+
+  /// One token of every stream. It is sampled and, unless it is a stop id, given to `on_token`; a
+  /// stream ends by its stop ids, max_new_tokens, its context or on_token, and is then given to
+  /// `on_end`. All others are taken through the model together. Throws casa::error as
+  /// Generator::sample does, with the number of the stream, and whatever the callbacks throw; no
+  /// token is lost then, and the next step goes on from there.
+  void step(const Context& context, const OnEnd& on_end, const OnToken& on_token = {}) {
+    for (Stream& s : streams_)
+      if (!s.sampled) sample(s, on_token);
+    for (std::size_t i = 0; i < streams_.size();) {
+      if (!streams_[i].ended) {
+        ++i;
+        continue;
+      }
+      Stream ended = std::move(streams_[i]);
+      streams_.erase(streams_.begin() + static_cast<std::ptrdiff_t>(i));
+      if (on_end) on_end(ended.number, std::move(ended.generation));
+    }
+    continuing_.clear();
+    for (Stream& s : streams_) continuing_.push_back(s.generator.get());
+    Generator<T>::advance(continuing_, context);
+    for (Stream& s : streams_) s.sampled = false;
+  }
+
+ private:
+  struct Stream {
+    std::size_t number;
+    std::unique_ptr<Generator<T>> generator;
+    Index max_new_tokens;
+    Generation generation = {};
+    bool sampled = false;  // since the last pass
+    bool ended = false;    // by what was sampled
+  };
+
+  static void sample(Stream& s, const OnToken& on_token) {
+    Generation& g = s.generation;
+    int id = 0;
+    try {
+      id = s.generator->sample();
+    } catch (const error& e) {
+      fail("stream ", s.number, ": ", e.what());
+    }
+    s.sampled = true;
+    const auto& stops = s.generator->options().sampling.stop_ids;
+    if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
+      g.stop = Stop::stop_id;
+      g.stop_id = id;
+      s.ended = true;
+      return;
+    }
+    g.ids.push_back(id);
+    s.ended = static_cast<Index>(g.ids.size()) == s.max_new_tokens || !s.generator->has_room();
+    if (on_token && !on_token(s.number, id)) {
+      g.stop = Stop::callback;
+      s.ended = true;
+    }
+  }
+
+  const Decoder<T>* model_;
+  std::vector<Stream> streams_;
+  std::vector<Generator<T>*> continuing_;  // scratch of step
+};
+
+/// Continues prompts[s] by at most max_new_tokens with options[s], until each samples one of its
+/// stop ids or its context is full. At most max_streams of them go on together (0: all), in order;
+/// more cost memory for their caches, fewer read the weights more often, and each gets the same
+/// tokens. Throws casa::error as Generator does, before any is continued.
 template <Scalar T>
 std::vector<Generation> generate(const Decoder<T>& model, std::span<const PromptInput<T>> prompts,
                                  std::span<const GenerateOptions> options, Index max_new_tokens,
-                                 const Context& context, const OnToken& on_token = {}) {
+                                 const Context& context, const OnToken& on_token = {},
+                                 std::size_t max_streams = 0) {
   require_equal("generate: options (one per prompt)", options.size(), prompts.size());
   require(max_new_tokens >= 0, "generate: max_new_tokens must not be negative, got ",
           max_new_tokens);
-  std::vector<std::unique_ptr<Generator<T>>> generators;
-  for (std::size_t s = 0; s < prompts.size(); ++s) {
-    generators.push_back(std::make_unique<Generator<T>>(model, options[s]));
-    generators.back()->feed(prompts[s], context);
-  }
+  for (std::size_t s = 0; s < prompts.size(); ++s)
+    Generator<T>(model, options[s]).check_prompt(prompts[s]);
   std::vector<Generation> results(prompts.size());
-  std::vector<std::size_t> running;
-  for (std::size_t s = 0; s < prompts.size() && max_new_tokens > 0; ++s) running.push_back(s);
-  std::vector<Generator<T>*> continuing;
-  while (!running.empty()) {
-    std::erase_if(running, [&](std::size_t s) {
-      Generation& g = results[s];
-      const int id = generators[s]->sample();
-      const auto& stops = options[s].sampling.stop_ids;
-      if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
-        g.stop = Stop::stop_id;
-        g.stop_id = id;
-        return true;
-      }
-      g.ids.push_back(id);
-      if (on_token && !on_token(s, id)) {
-        g.stop = Stop::callback;
-        return true;
-      }
-      return static_cast<Index>(g.ids.size()) == max_new_tokens || !generators[s]->has_room();
-    });
-    continuing.clear();
-    for (const std::size_t s : running) continuing.push_back(generators[s].get());
-    Generator<T>::advance(continuing, context);
+  if (max_new_tokens == 0) return results;
+  const std::size_t limit = max_streams == 0 ? prompts.size() : max_streams;
+  BatchGenerator<T> batch(model);
+  const OnEnd keep = [&](std::size_t s, Generation g) { results[s] = std::move(g); };
+  for (std::size_t next = 0; next < prompts.size() || batch.num_streams() > 0;) {
+    for (; next < prompts.size() && batch.num_streams() < limit; ++next)
+      batch.add(next, prompts[next], options[next], max_new_tokens, context);
+    batch.step(context, keep, on_token);
   }
   return results;
 }
