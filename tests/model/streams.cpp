@@ -179,6 +179,46 @@ TEST_CASE("streams that go together give the bits that each gives alone") {
   CHECK(compared > 1000);
 }
 
+// (Products of one row and of many are other kernels, and deep ones are cut into blocks.)
+TEST_CASE("at the width of a real model, too, whatever the weights are stored as") {
+  DecoderConfig config = model_test::small_config(1);
+  config.hidden_size = 576;
+  config.intermediate_size = 1536;
+  config.num_attention_heads = 9;
+  config.num_key_value_heads = 3;
+  config.head_dim = 64;
+  model_test::RandomWeights weights(4);
+  for (const WeightType type :
+       {WeightType::native, WeightType::bfloat16, WeightType::half, WeightType::int8}) {
+    CAPTURE(static_cast<int>(type));
+    const Decoder<float> model(config, weights.source(), type);
+    const Context context;
+    for (const std::size_t count : {2u, 9u, 17u, 40u}) {
+      CAPTURE(count);
+      std::vector<DecoderState<float>> together(count, model.new_state()), alone;
+      std::vector<int> next;
+      for (std::size_t s = 0; s < count; ++s) {
+        const auto past = model_test::random_ids(static_cast<Index>(1 + s), config.vocab_size,
+                                                 static_cast<unsigned>(s));
+        model.forward({&together[s], past, {}, {}, {}, LogitRows::none}, {}, context);
+        next.push_back(past[0]);
+      }
+      alone = together;
+      std::vector<StreamInput<float>> inputs;
+      for (std::size_t s = 0; s < count; ++s) inputs.push_back({&together[s], {&next[s], 1}});
+      Matrix<float> logits(static_cast<Index>(count), config.vocab_size);
+      Matrix<float> expected(1, config.vocab_size);
+      model.forward(inputs, logits, context);
+      for (std::size_t s = 0; s < count; ++s) {
+        CAPTURE(s);
+        model.forward({&alone[s], {&next[s], 1}}, expected, context);
+        REQUIRE(casa_test::same_bits(logits.row(static_cast<Index>(s)), expected.data(),
+                                     config.vocab_size));
+      }
+    }
+  }
+}
+
 TEST_CASE("an error in one stream leaves all as they were") {
   Index thrown = 0;
   for (unsigned seed = 1; seed <= 60; ++seed) {
