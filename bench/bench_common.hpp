@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "casa/core/context.hpp"
+#include "casa/simd/pairs.hpp"
+#include "casa/simd/quads.hpp"
 #include "casa/simd/simd.hpp"
 
 namespace bench {
@@ -42,18 +44,40 @@ double best_thread_seconds(int runs, F&& f) {
 /// needs eight or more; two more vector registers hold the factors.
 inline constexpr std::size_t kFmaChains = casa::simd::kRegisters == 32 ? 24 : 12;
 
+/// What a sum of products of A is: A a float or double, a pair of bfloat16, or a quad of int8.
+template <class A>
+using FmaSum =
+    casa::simd::Vec<std::conditional_t<std::is_same_v<A, casa::simd::ValueQuad>, std::int32_t,
+                                       std::conditional_t<casa::simd::kUnit<A> == 1, A, float>>>;
+
+/// x as A, as often as A holds values.
+template <class A>
+A fma_factor(double x) {
+  if constexpr (std::is_same_v<A, casa::simd::ValueQuad>) {
+    static_cast<void>(x);
+    return {{1, 1, 1, 1}};
+  } else if constexpr (casa::simd::kUnit<A> == 2) {
+    const auto value = casa::narrow<casa::bfloat16>(static_cast<float>(x));
+    return {value, value};
+  } else {
+    return static_cast<A>(x);
+  }
+}
+
 /// Adds a constant product to each of `Chains` vectors `steps` times, and returns their sum.
 /// Not inlined, because g++ 12 keeps the vectors in memory when it inlines this loop among other
 /// code, which halves the measured peak.
-template <class T, std::size_t Chains>
-[[gnu::noinline]] T run_fma_chains(long steps) {
-  using V = casa::simd::Vec<T>;
-  V a = casa::simd::broadcast(T(0.999999)), b = casa::simd::broadcast(T(1e-7)), sum[Chains];
+template <class A, std::size_t Chains>
+[[gnu::noinline]] auto run_fma_chains(long steps) {
+  using Sum = FmaSum<A>;
+  auto a = casa::simd::broadcast(fma_factor<A>(0.999999)),
+       b = casa::simd::broadcast(fma_factor<A>(1e-7));
+  Sum sum[Chains];
   casa::simd::keep(a);
   casa::simd::keep(b);
   CASA_UNROLL
   for (std::size_t i = 0; i < Chains; ++i) {
-    sum[i] = casa::simd::broadcast(static_cast<T>(i));
+    sum[i] = casa::simd::broadcast(static_cast<casa::simd::Element<Sum>>(i));
     casa::simd::keep(sum[i]);
   }
   CASA_NO_UNROLL
@@ -61,20 +85,27 @@ template <class T, std::size_t Chains>
     CASA_UNROLL
     for (std::size_t i = 0; i < Chains; ++i) casa::simd::accumulate(sum[i], a, b);
   }
-  V total{};
+  Sum total{};
   CASA_UNROLL
   for (std::size_t i = 0; i < Chains; ++i) total += sum[i];
   return casa::simd::reduce_add(total);
 }
 
-/// The multiply-add peak of the calling thread for T, in FLOP/s (a multiply-add counts two).
-template <class T>
+/// Operations of one step of run_fma_chains (a multiply-add counts two).
+template <class A>
+constexpr double fma_operations(std::size_t chains) {
+  return 2.0 * static_cast<double>(chains) *
+         static_cast<double>(casa::simd::kUnit<A> * Index{sizeof(FmaSum<A>)} /
+                             Index{sizeof(casa::simd::Element<FmaSum<A>>)});
+}
+
+/// The multiply-add peak of the calling thread for A, in operations a second.
+template <class A>
 double fma_peak() {
   constexpr long steps = 40000;
-  volatile T keep = 0;
-  const double best = best_thread_seconds(5, [&] { keep = run_fma_chains<T, kFmaChains>(steps); });
-  return 2.0 * double{kFmaChains} * static_cast<double>(steps) *
-         static_cast<double>(casa::simd::kLanes<T>) / best;
+  volatile casa::simd::Element<FmaSum<A>> keep = 0;
+  const double best = best_thread_seconds(5, [&] { keep = run_fma_chains<A, kFmaChains>(steps); });
+  return fma_operations<A>(kFmaChains) * static_cast<double>(steps) / best;
 }
 
 /// 256 MiB of floats, larger than any cache. They are never freed, so that they are filled once.

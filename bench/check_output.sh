@@ -35,8 +35,10 @@ check "stderr says how casa was built" grep -q '^casa [0-9]' "$work/err"
 "$bench" --csv-header --limits --threads 2 --cases 'q1_k276|kv2' > "$work/csv" 2> /dev/null
 check "--csv-header prints the columns first" [ "$(head -n 1 "$work/csv")" = "$columns" ]
 tail -n +2 "$work/csv" > "$work/rest"
-check "--limits adds two lines" are_results 4 < "$work/rest"
-check "--limits has the multiply-add peak of two threads" grep -q '^limits,fma_fp32,casa_bench,2,' "$work/rest"
+check "--limits adds four lines" are_results 6 < "$work/rest"
+for peak in fp32 bf16 int8; do
+  check "--limits has the multiply-add peak of two threads in $peak" grep -q "^limits,fma_$peak,casa_bench,2," "$work/rest"
+done
 check "--limits has the read rate of two threads" grep -q '^limits,read_256MiB,casa_bench,2,' "$work/rest"
 
 mkdir "$work/problems"

@@ -50,18 +50,32 @@ std::vector<ProblemShape> shapes_of(const std::vector<Case>& cases) {
 
 }  // namespace
 
-void print_limits(Index threads, const casa::Executor& workers) {
+namespace {
+
+// The multiply-add peak for A on so many workers.
+template <class A>
+void print_peak(const char* name, Index threads, const casa::Executor& workers) {
   // Longer than fma_peak's loop, so that starting and awaiting workers does not count.
   constexpr long steps = 400000;
-  constexpr std::size_t chains = kFmaChains;
-  std::vector<float> kept(static_cast<std::size_t>(threads));
-  const double gflop = 2e-9 * double{chains} * double{steps} *
-                       static_cast<double>(casa::simd::kLanes<float> * threads);
-  print_csv("limits", "fma_fp32", "casa_bench", threads, gflop, "GFLOP", [&] {
+  std::vector<casa::simd::Element<FmaSum<A>>> kept(static_cast<std::size_t>(threads));
+  const double gflop =
+      1e-9 * fma_operations<A>(kFmaChains) * double{steps} * static_cast<double>(threads);
+  print_csv("limits", name, "casa_bench", threads, gflop, "GFLOP", [&] {
     workers.run(threads, [&](Index w) {
-      kept[static_cast<std::size_t>(w)] = run_fma_chains<float, chains>(steps);
+      kept[static_cast<std::size_t>(w)] = run_fma_chains<A, kFmaChains>(steps);
     });
   });
+  volatile auto used = kept[0];
+  static_cast<void>(used);
+}
+
+}  // namespace
+
+void print_limits(Index threads, const casa::Executor& workers) {
+  print_peak<float>("fma_fp32", threads, workers);
+  print_peak<Bfloat16Factor>("fma_bf16", threads, workers);
+  print_peak<Int8Factor>("fma_int8", threads, workers);
+  std::vector<float> kept(static_cast<std::size_t>(threads));
   const double gigabytes = 4e-9 * static_cast<double>(memory_to_read().size());
   print_csv("limits", "read_256MiB", "casa_bench", threads, gigabytes, "GB",
             [&] { read_memory(threads, workers, kept); });

@@ -7,7 +7,7 @@
 //                                    second, and the part of the read rate of one thread (`read`)
 //
 // <type> is that of the weights; bf16_rounded rounds what meets them to bfloat16, too
-// (Precision::storage).
+// (Precision::storage), int8_rounded to int8 (Precision::int8).
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -106,7 +106,8 @@ const int registered = [] {
       {WeightType::native, Precision::full, "float"},
       {WeightType::bfloat16, Precision::full, "bf16"},
       {WeightType::bfloat16, Precision::storage, "bf16_rounded"},
-      {WeightType::int8, Precision::full, "int8"}};
+      {WeightType::int8, Precision::full, "int8"},
+      {WeightType::int8, Precision::int8, "int8_rounded"}};
   for (const auto& [type, precision, name] : types)
     for (const bool prefill : {true, false})
       benchmark::RegisterBenchmark(

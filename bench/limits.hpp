@@ -7,6 +7,7 @@
 
 #include "bench_common.hpp"
 #include "casa/core/executor.hpp"
+#include "casa/linear/panel_format.hpp"
 
 namespace bench {
 
@@ -21,6 +22,25 @@ inline void read_memory(Index threads, const casa::Executor& workers, std::span<
     const Index begin = w * part, end = w + 1 == threads ? count : begin + part;
     sums[static_cast<std::size_t>(w)] = sum_of(data.data() + begin, end - begin);
   });
+}
+
+/// What bfloat16 is multiplied as: pairs where the machine has an instruction for them, else float.
+using Bfloat16Factor = std::conditional_t<casa::simd::kMultipliesPairs<casa::bfloat16>,
+                                          casa::simd::bfloat16_pair, float>;
+/// What int8 is multiplied as.
+using Int8Factor = casa::simd::ValueQuad;
+
+/// The peak of one thread in the arithmetic that many rows of a Linear<float> with such weights are
+/// multiplied in, in operations a second. It is measured again at each call, because the clock of a
+/// shared machine changes, and the best one so far counts.
+inline double product_peak(casa::WeightType type, casa::Precision precision) {
+  static double best[3] = {};
+  const auto measured = [](double& peak, double now) { return peak = (std::max)(peak, now); };
+  if (type == casa::WeightType::int8 && precision == casa::Precision::int8)
+    return measured(best[2], fma_peak<Int8Factor>());
+  if (type == casa::WeightType::bfloat16 && precision != casa::Precision::full)
+    return measured(best[1], fma_peak<Bfloat16Factor>());
+  return measured(best[0], fma_peak<float>());
 }
 
 /// The machine's limits on some number of threads.

@@ -9,7 +9,8 @@
 // With up to 64 rows, weights come from memory: iterations take turns among copies of 192 MB in
 // all, more than the caches hold. Rates are of the fastest iteration. `peak` is its part of the
 // multiply-add peak and `read` its part of the read rate of so many threads, both measured in this
-// process. bfloat16_rounded rounds x to bfloat16, too (Precision::storage).
+// process. bfloat16_rounded rounds x to bfloat16, too (Precision::storage), int8_rounded to int8
+// (Precision::int8): their `peak` is that of the arithmetic of bfloat16 or int8.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -21,6 +22,7 @@
 #include "casa/layers/rope.hpp"
 #include "casa/layers/softmax.hpp"
 #include "casa/layers/swiglu.hpp"
+#include "limits.hpp"
 
 namespace {
 
@@ -45,10 +47,9 @@ double bytes_per_weight(WeightType type) {
 
 // The limits of a shared machine change while benchmarks run, so they are measured again for every
 // case, and the best ones so far count.
-template <class T>
-double peak_flops() {
+double double_peak() {
   static double best = 0;
-  return best = std::max(best, bench::fma_peak<T>());
+  return best = std::max(best, bench::fma_peak<double>());
 }
 // The read rate of four streams at once. Some machines read these faster than one stream
 // (bench::read_bandwidth), some more slowly.
@@ -90,12 +91,13 @@ double fastest_iteration(benchmark::State& state, Index threads, F&& f) {
   return best;
 }
 
-template <class T>
-void report(benchmark::State& state, double best, double flop, double bytes, Index threads) {
+// `peak`: of one thread, in the arithmetic that was used.
+void report(benchmark::State& state, double best, double flop, double bytes, Index threads,
+            double peak) {
   const auto n = static_cast<double>(threads);
   state.counters["FLOP/s"] = flop / best;
   state.counters["bytes/s"] = bytes / best;
-  state.counters["peak"] = flop / best / (n * peak_flops<T>());
+  state.counters["peak"] = flop / best / (n * peak);
   state.counters["read"] = bytes / best / (n * read_rate());
 }
 
@@ -109,6 +111,16 @@ struct Product {
   Index threads;
   Precision precision = Precision::full;
 };
+
+// The same with rows rounded to the weights' type, where there is arithmetic for it.
+Product rounds_rows(Product p) {
+  if (p.type == WeightType::bfloat16) p.precision = Precision::storage;
+  if (p.type == WeightType::int8) p.precision = Precision::int8;
+  return p;
+}
+const char* rounded_name(WeightType type) {
+  return type == WeightType::int8 ? "int8_rounded" : "bfloat16_rounded";
+}
 
 std::string suffix(const Product& p, const char* storage) {
   return std::to_string(p.in) + "x" + std::to_string(p.out) + "/T:" + std::to_string(p.rows) + "/" +
@@ -131,7 +143,8 @@ void run_casa(benchmark::State& state, const Product& p) {
   const double best = fastest_iteration(state, p.threads, [&](Index i) {
     copies[static_cast<std::size_t>(i) % copies.size()].forward(x, y, context);
   });
-  report<T>(state, best, flop, static_cast<double>(copies[0].bytes()), p.threads);
+  report(state, best, flop, static_cast<double>(copies[0].bytes()), p.threads,
+         std::same_as<T, float> ? bench::product_peak(p.type, p.precision) : double_peak());
 }
 
 void run_eigen(benchmark::State& state, const Product& p) {
@@ -151,7 +164,7 @@ void run_eigen(benchmark::State& state, const Product& p) {
     }
     benchmark::DoNotOptimize(y.data());
   });
-  report<float>(state, best, flop, bytes, 1);
+  report(state, best, flop, bytes, 1, bench::product_peak(WeightType::native, Precision::full));
 }
 
 void run_mlp(benchmark::State& state, const Product& p) {
@@ -166,11 +179,12 @@ void run_mlp(benchmark::State& state, const Product& p) {
     copies.emplace_back(LinearPiece{wide}, LinearPiece{wide}, LinearPiece{down}, p.type);
   Matrix<float> y(p.rows, p.in);
   ThreadPool pool(p.threads);
-  const Context context{.executor = pool};
+  const Context context{.executor = pool, .precision = p.precision};
   const double best = fastest_iteration(state, p.threads, [&](Index i) {
     copies[static_cast<std::size_t>(i) % copies.size()].forward(x, y, context);
   });
-  report<float>(state, best, flop, static_cast<double>(copies[0].bytes()), p.threads);
+  report(state, best, flop, static_cast<double>(copies[0].bytes()), p.threads,
+         bench::product_peak(p.type, p.precision));
 }
 
 void run_pack(benchmark::State& state, Index in, Index out, WeightType type) {
@@ -257,10 +271,9 @@ const int registered = [] {
           const Product p{s.in, s.out, rows, type, threads};
           add("projection/casa/" + suffix(p, name_of(type)),
               [=](benchmark::State& state) { run_casa<float>(state, p); });
-          if (type != WeightType::bfloat16) continue;
-          Product rounded = p;
-          rounded.precision = Precision::storage;
-          add("projection/casa/" + suffix(p, "bfloat16_rounded"),
+          const Product rounded = rounds_rows(p);
+          if (rounded.precision == Precision::full) continue;
+          add("projection/casa/" + suffix(p, rounded_name(type)),
               [=](benchmark::State& state) { run_casa<float>(state, rounded); });
         }
       const Product p{s.in, s.out, rows, WeightType::native, 1};
@@ -278,6 +291,10 @@ const int registered = [] {
           const Product p{s.in, s.out, rows, type, threads};
           add("mlp/" + suffix(p, name_of(type)),
               [=](benchmark::State& state) { run_mlp(state, p); });
+          const Product rounded = rounds_rows(p);
+          if (rounded.precision == Precision::full) continue;
+          add("mlp/" + suffix(p, rounded_name(type)),
+              [=](benchmark::State& state) { run_mlp(state, rounded); });
         }
   for (const WeightType type : all)
     add(std::string("pack/2048x2048/") + name_of(type),

@@ -176,7 +176,8 @@ const bool registered = [] {
          {std::tuple{"bfloat16", WeightType::bfloat16, Precision::full},
           std::tuple{"bfloat16_rounded", WeightType::bfloat16, Precision::storage},
           std::tuple{"half", WeightType::half, Precision::full},
-          std::tuple{"int8", WeightType::int8, Precision::full}}) {
+          std::tuple{"int8", WeightType::int8, Precision::full},
+          std::tuple{"int8_rounded", WeightType::int8, Precision::int8}}) {
       const std::string path = (golden / folder).string(), end = std::string(folder) + "/" + name;
       benchmark::RegisterBenchmark(("loss/" + end).c_str(), [path, t = type,
                                                              p = precision](benchmark::State& s) {

@@ -344,8 +344,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--precision", a.precision,
                  "storage: the prompt is rounded to bf16 where it meets bf16 weights, if the "
-                 "machine multiplies that faster")
-      ->check(CLI::IsMember({"full", "storage"}))
+                 "machine multiplies that faster; int8: everything is rounded to int8 where it "
+                 "meets int8 weights (--dtype int8)")
+      ->check(CLI::IsMember({"full", "storage", "int8"}))
       ->capture_default_str();
   app.add_option(
       "--trace", a.trace,
@@ -381,10 +382,13 @@ int main(int argc, char** argv) {
     files.standard_output();
     files.require_distinct();
     if (!a.trace.empty()) program::require_replaceable("--trace", a.trace);
+    casa::require(a.precision != "int8" || a.dtype == "int8",
+                  "--precision int8 rounds what meets int8 weights: give --dtype int8, too");
     casa::ThreadPool pool(a.threads);
-    const casa::Context context{
-        .executor = pool,
-        .precision = a.precision == "full" ? casa::Precision::full : casa::Precision::storage};
+    const casa::Context context{.executor = pool,
+                                .precision = a.precision == "full"   ? casa::Precision::full
+                                             : a.precision == "int8" ? casa::Precision::int8
+                                                                     : casa::Precision::storage};
     Progress progress(a.quiet);
     Session session(a, context);
     progress.stop();

@@ -64,6 +64,10 @@
 #endif
 #if defined(__AVX512VNNI__)
 #define CASA_TAG_VNNI _vnni
+#elif defined(__AVXVNNI__)
+#define CASA_TAG_VNNI _avxvnni
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define CASA_TAG_VNNI _dotprod
 #else
 #define CASA_TAG_VNNI
 #endif

@@ -18,6 +18,9 @@ enum class Precision {
             ///< multiplies that faster (AVX-512 BF16; a head_dim that 16 divides, an even number of
             ///< in_features); sums, of softmax weights as they were rounded, stay float. About
             ///< doubles the variance of the error that storing them so brings
+  int8,     ///< as storage; and rows of a Linear that meet int8 weights are rounded to int8, too,
+            ///< each 64 values by a scale of their own (quantize.hpp), whatever the machine and the
+            ///< number of rows. The same bits on every machine
 };
 
 CASA_COMMON_NAMESPACE_END
@@ -30,7 +33,7 @@ CASA_NAMESPACE_BEGIN
 struct Context {
   Executor executor = {};                 ///< serial by default
   Path path = Path::fast;                 ///< naive: slow, for tests
-  Precision precision = Precision::full;  ///< what products with bfloat16 may round
+  Precision precision = Precision::full;  ///< what products may round
   mutable Workspace workspace = {};       ///< scratch; a const Context is still one caller's
 };
 

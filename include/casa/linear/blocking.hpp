@@ -36,12 +36,12 @@ inline constexpr Index kJobPanels = 16;
 inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : Index{1} << 18;
 
 /// The k of a block: 64 for each tile that shares it, between 128 and 512, rounded so that blocks
-/// are even and hold whole groups. Deeper blocks store and load the sums less often; shallower ones
-/// leave more of the cache to the packed rows.
+/// are even and hold whole groups of weights and of rounded rows. Deeper blocks store and load the
+/// sums less often; shallower ones leave more of the cache to the packed rows.
 inline Index block_depth_for(Index depth, Index tiles) {
   const Index aim = std::clamp<Index>(64 * tiles, 128, 512);
   const Index blocks = std::max<Index>(1, (depth + aim / 2) / aim);
-  return ceil_div(ceil_div(depth, blocks), kQuantGroup) * kQuantGroup;
+  return ceil_div(ceil_div(depth, blocks), kRowGroup) * kRowGroup;
 }
 
 /// Panels of each of `shares` jobs, at most. An even number: where panels of gate and up alternate

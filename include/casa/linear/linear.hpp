@@ -144,7 +144,12 @@ class Linear {
     require_memory("Linear: x", x);
     require_memory("Linear: y", y);
     if (x.rows() == 0 || begin == end) return;
-    if (context.path == Path::naive) return run_naive(x, y, begin, accumulate);
+    if (context.path == Path::naive) {
+      if constexpr (std::same_as<T, float>)
+        if (type() == WeightType::int8 && context.precision == Precision::int8)
+          return run_naive<double>(rounded_rows(x), y, begin, accumulate);
+      return run_naive<T>(x.eigen(), y, begin, accumulate);
+    }
 
     const detail::Product<T> product(weight_, panels(first, last), context);
     product.run(x, [&](Index p, Index row, Index rows, const T* tile, Index) {
@@ -171,13 +176,16 @@ class Linear {
     }
   }
 
-  void run_naive(MatrixView<const T> x, MatrixView<T> y, Index begin, Accumulate accumulate) const {
+  // In R: double where x was rounded to int8, so that what comes of it is the definition.
+  template <Scalar R>
+  void run_naive(const Eigen::Ref<const RowMatrix<R>, 0, Eigen::OuterStride<>>& x, MatrixView<T> y,
+                 Index begin, Accumulate accumulate) const {
     const Matrix<T> all = unpacked();
     const auto w = all.eigen().middleRows(begin, y.cols());
     const auto b = bias_.eigen().middleCols(begin, y.cols());
     auto out = y.eigen();
     if (accumulate == Accumulate::no) out.setZero();
-    out += (x.eigen() * w.transpose()).eval();
+    out += (x * w.transpose().template cast<R>()).template cast<T>().eval();
     out.rowwise() += b.row(0);
   }
 

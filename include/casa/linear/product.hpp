@@ -37,13 +37,16 @@ class Product {
   template <class Store>
   void run(MatrixView<const T> x, Store&& store) const {
     with_stored_type<T>(weight_.type(), [&]<class S>() {
-      if (x.rows() <= kWholePanelRows) return run_few<S>(x, store);
       const auto run_all = [&]<class A>() {
         for (Index row = 0; row < x.rows(); row += kPackRows)
           run_many<S, A>(x.middle_rows(row, (std::min)(kPackRows, x.rows() - row)), row, store);
       };
+      if constexpr (std::same_as<S, std::int8_t>)
+        if (context_.precision == Precision::int8)
+          return run_all.template operator()<QuantizedValues>();
+      if (x.rows() <= kWholePanelRows) return run_few<S>(x, store);
       if constexpr (simd::kMultipliesPairs<S>)
-        if (context_.precision == Precision::storage && weight_.depth() % 2 == 0)
+        if (context_.precision != Precision::full && weight_.depth() % 2 == 0)
           return run_all.template operator()<simd::bfloat16_pair>();
       run_all.template operator()<T>();
     });
@@ -57,8 +60,8 @@ class Product {
     const Index rows = x.rows(), depth = weight_.depth();
     const T* a = x.data();
     if (rows > 1) {
-      T* packed = context_.workspace.take<T>(rows * packed_depth(depth));
-      pack_tile<T>(x, packed);
+      T* packed = context_.workspace.take<T>(rows * packed_depth<T>(depth));
+      pack_tile(x, packed);
       a = packed;
     }
     using Format = PanelFormat<T, S>;
@@ -91,7 +94,7 @@ class Product {
     A* packed = context_.workspace.take<A>(x.rows() * packed_size);
     context_.executor.for_each(split.tiles, [&](Index t, Index) {
       const Index row = split.begin(t);
-      pack_tile<A>(x.middle_rows(row, split.size(t)), packed + row * packed_size);
+      pack_tile(x.middle_rows(row, split.size(t)), packed + row * packed_size);
     });
     return packed;
   }
@@ -99,21 +102,25 @@ class Product {
   template <class S, class A, class Store>
   void run_many(MatrixView<const T> x, Index first_row, Store& store) const {
     using Format = PanelFormat<T, S>;
-    constexpr bool widens = kWidensBefore<T, S>;
-    using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
+    constexpr bool quantizes = std::same_as<A, QuantizedValues>;
+    constexpr bool prepares = kWidensBefore<T, S> || quantizes;
+    using Wide = std::conditional_t<prepares, typename Format::WideStored, S>;
+    using TileWeights = std::conditional_t<quantizes, WeightQuads, Wide>;
     constexpr Index unit = simd::kUnit<A>;
-    static_assert(kQuantGroup % (unit * kPackedBlock) == 0);  // blocks of k are whole packed blocks
+    // Blocks of k are whole packed blocks.
+    static_assert(kRowGroup % (quantizes ? unit : unit * kPackedBlock) == 0);
     const Workspace::Frame frame(context_.workspace);
-    const Index packed_size = packed_depth(weight_.depth() / unit);
+    const Index packed_size = packed_depth<A>(weight_.depth());
     const Index workers = context_.executor.num_workers();
     const ProductBlocking cut(x.rows(), panels_.count, weight_.depth(),
                               packed_size * Index{sizeof(A)}, workers);
     const A* packed = pack_rows<A>(x, cut.rows, packed_size);
-    const Index calls_per_tile = Format::kVectors / tile_vectors<T>(cut.rows.size(0));
-    // Each worker has the sums of its open panels, and a widened block of weights.
+    const Index calls_per_tile = Format::kVectors / tile_vectors<T, A>(cut.rows.size(0));
+    // Each worker has the sums of its open panels, and a prepared block of weights.
     const Index sum_size = cut.open_panels() * cut.job_rows() * kWidth;
-    const Index wide_size =
-        widens ? Format::Wide::bytes(cut.block_depth) / Index{sizeof(T)} : Index{0};
+    Index wide_size = 0;
+    if constexpr (prepares)
+      wide_size = PanelFormat<T, TileWeights>::bytes(cut.block_depth) / Index{sizeof(T)};
     T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
 
     context_.executor.for_each(cut.num_jobs(), [&](Index j, Index worker) {
@@ -127,9 +134,12 @@ class Product {
         const auto step = cut.step(job, s);
         const std::byte* w = weights_of(step);
         const std::byte* next = weights_of(cut.step(job, (std::min)(s + 1, steps - 1)));
-        if constexpr (widens) {
+        if constexpr (prepares) {
           auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
-          Format::widen_rows(w, step.depth, wide);
+          if constexpr (quantizes)
+            PanelFormat<T, TileWeights>::prepare_rows(w, step.depth, wide);
+          else
+            Format::widen_rows(w, step.depth, wide);
           w = wide;
         }
         // While a block is multiplied, the next is prefetched, equally much in each call of the
@@ -143,7 +153,7 @@ class Product {
           T* tile = step_sums + (row - job_row) * kWidth;
           const A* a = packed + row * packed_size + step.k / unit * rows;
           const auto multiply = tile_function<T, TileWeights, A>(rows);
-          const Index width = tile_vectors<T>(rows) * simd::kLanes<T>;
+          const Index width = tile_vectors<T, A>(rows) * simd::kLanes<T>;
           for (Index lane = 0; lane < kWidth; lane += width) {
             multiply(a, w, lane, step.depth, tile, step.k > 0, ahead);
             ahead.at += step.depth * ahead.step;

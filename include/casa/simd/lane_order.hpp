@@ -78,6 +78,26 @@ CASA_INLINE void split_pair(V& a, V& b) {
   detail::split_pair<Unit>(a, b, detail::LaneSequence<Element<V>>{});
 }
 
+namespace detail {
+
+template <int High, class V, std::size_t... I>
+CASA_INLINE V interleave_blocks(V a, V b, std::index_sequence<I...>) {
+  constexpr int n = static_cast<int>(sizeof...(I)), block = 16 / static_cast<int>(sizeof(a[0]));
+  return __builtin_shufflevector(
+      a, b,
+      (static_cast<int>(I) / block * block + High * (block / 2) + static_cast<int>(I) % block / 2 +
+       static_cast<int>(I) % 2 * n)...);
+}
+
+}  // namespace detail
+
+/// Of each block of 128 bits the lower (High 0) or upper (High 1) half of its lanes, one of a and
+/// one of b in turn. For one block of 8 lanes and High 0: a0 b0 a1 b1 a2 b2 a3 b3.
+template <int High, class V>
+CASA_INLINE V interleave_blocks(V a, V b) {
+  return detail::interleave_blocks<High>(a, b, detail::LaneSequence<Element<V>>{});
+}
+
 /// Whether load_two() of S gives even and odd values instead of the first and second half.
 template <class S>
 inline constexpr bool kLoadsPairs = std::is_same_v<S, bfloat16>;

@@ -81,17 +81,6 @@ CASA_INLINE VecPairs pair_up(Words v, std::index_sequence<I...>) {
       ((static_cast<int>(I) / (2 * Stride) * 2 + static_cast<int>(I) % 2) * Stride +
        static_cast<int>(I) / 2 % Stride)...);
 }
-// Words are 16 bits, blocks 128: of each block the four lower (High 0) or upper (High 1) words, one
-// of a and one of b in turn. For one block and High 0: a0 b0 a1 b1 a2 b2 a3 b3.
-template <int High, std::size_t... I>
-CASA_INLINE VecPairs interleave(Words a, Words b, std::index_sequence<I...>) {
-  constexpr int n = static_cast<int>(sizeof...(I));
-  return (VecPairs)__builtin_shufflevector(
-      a, b,
-      (static_cast<int>(I) / 8 * 8 + High * 4 + static_cast<int>(I) % 8 / 2 +
-       static_cast<int>(I) % 2 * n)...);
-}
-
 }  // namespace detail
 
 /// The lanes of a, then b, are rounded to bfloat16; in every 2 Stride of them value i becomes a
@@ -113,8 +102,8 @@ CASA_INLINE VecPairs load_rows(const bfloat16* a, const bfloat16* b) {
 CASA_INLINE void load_rows(const bfloat16* a, const bfloat16* b, VecPairs& first,
                            VecPairs& second) {
   const auto p = detail::load_as<detail::Words>(a), q = detail::load_as<detail::Words>(b);
-  first = detail::interleave<0>(p, q, detail::LaneSequence<std::uint16_t>{});
-  second = detail::interleave<1>(p, q, detail::LaneSequence<std::uint16_t>{});
+  first = (VecPairs)interleave_blocks<0>(p, q);
+  second = (VecPairs)interleave_blocks<1>(p, q);
 }
 
 }  // namespace simd

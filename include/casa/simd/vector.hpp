@@ -46,6 +46,19 @@
 #else
 #define CASA_SIMD_F16C 0
 #endif
+// Products of four unsigned and four signed bytes in each lane of int32.
+#if (CASA_SIMD_AVX512 && defined(__AVX512VNNI__)) || \
+    (!CASA_SIMD_AVX512 && CASA_SIMD_AVX2 && defined(__AVXVNNI__))
+#define CASA_SIMD_VNNI 1
+#else
+#define CASA_SIMD_VNNI 0
+#endif
+// The same of signed bytes.
+#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#define CASA_SIMD_DOTPROD 1
+#else
+#define CASA_SIMD_DOTPROD 0
+#endif
 #define CASA_INLINE inline __attribute__((always_inline))
 // Stand before a loop. CASA_UNROLL: over the rows or vectors of a register tile; it must be
 // unrolled fully, or the tile is an array in memory. CASA_NO_UNROLL: over a tile's depth; unrolled
@@ -168,6 +181,18 @@ CASA_INLINE VecD fma(VecD a, VecD b, VecD c) {
   return vfmaq_f64(c, a, b);
 #else
   return a * b + c;
+#endif
+}
+
+/// a * b + c in one rounding on every machine, so that its bits are the same everywhere. Slow where
+/// there is no instruction for it.
+CASA_INLINE VecF fused(VecF a, VecF b, VecF c) {
+#if CASA_SIMD_AVX512 || CASA_SIMD_AVX2 || defined(__aarch64__)
+  return fma(a, b, c);
+#else
+  VecF r;
+  for (Index i = 0; i < kLanes<float>; ++i) r[i] = std::fma(a[i], b[i], c[i]);
+  return r;
 #endif
 }
 

@@ -43,7 +43,7 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   using Runner = JobRunner<T, S, Score>;
   Runner* runners = workspace.take<Runner>(workers);
   const AttentionProblem<T, S, Score> problem{
-      in, score, plan, to, parts, piece_begin, context.precision == Precision::storage};
+      in, score, plan, to, parts, piece_begin, context.precision != Precision::full};
   for (Index w = 0; w < workers; ++w) new (runners + w) Runner(problem, workspace);
   // Consecutive jobs share their window's memory, and each prefetches for the next, so a worker
   // takes up to a window's heads at once. As the end nears it takes fewer, so that all workers end

@@ -1,0 +1,113 @@
+// Rows of x as int8, and panels of int8 weights, in the order in which the int8 micro-kernel reads
+// them.
+#pragma once
+
+#include <cstddef>
+
+#include "casa/linear/panel_format.hpp"
+#include "casa/simd/elementwise.hpp"
+#include "casa/simd/quads.hpp"
+
+CASA_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Quads of a group of weights.
+inline constexpr Index kGroupQuads = kQuantGroup / 4;
+
+/// kQuantGroup values of a row of x, rounded to whole numbers of steps of `scale`. After the last
+/// value of the row they are 0.
+struct QuantizedValues {
+  simd::ValueQuad quads[std::size_t{kGroupQuads}];
+  float scale;         ///< of the kRowGroup values that these belong to
+  std::int32_t start;  ///< what the sums begin from: -kQuadOffset times the sum of the values
+};
+
+}  // namespace detail
+
+namespace simd {
+template <>
+inline constexpr Index kUnit<casa::detail::QuantizedValues> = kQuantGroup;
+}  // namespace simd
+
+namespace detail {
+
+/// A tag in the place of a stored type: int8 weights as quads.
+struct WeightQuads {};
+
+/// Panels of int8 weights, prepared for products of quads: for each group its kWidth scales, then
+/// kGroupQuads rows of kWidth quads.
+template <>
+struct PanelFormat<float, WeightQuads> {
+  using Stored = PanelFormat<float, std::int8_t>;
+  static constexpr Index kWidth = Stored::kWidth;
+  static constexpr Index kScaleBytes = kWidth * Index{sizeof(float)};
+  static constexpr Index kRowBytes = kWidth * Index{sizeof(simd::WeightQuad)};
+  static constexpr Index kGroupBytes = kScaleBytes + kGroupQuads * kRowBytes;
+
+  static constexpr Index bytes(Index depth) {
+    return (depth + kQuantGroup - 1) / kQuantGroup * kGroupBytes;
+  }
+  static const float* scales(const std::byte* group) {
+    return static_cast<const float*>(static_cast<const void*>(group));
+  }
+  static const simd::WeightQuad* quads(const std::byte* group) {
+    return static_cast<const simd::WeightQuad*>(static_cast<const void*>(group + kScaleBytes));
+  }
+
+  /// Rows [0, depth) of a stored panel, the first of which begins a group. Values after the last
+  /// row, which a panel has room for, are multiplied by zeros.
+  static void prepare_rows(const std::byte* panel, Index depth, std::byte* to) {
+    static_assert(kWidth == simd::kBytes);
+    for (Index k = 0; k < depth; k += kQuantGroup, to += kGroupBytes) {
+      const auto* scale = Stored::scales(panel + Stored::group(k));
+      auto* wide = static_cast<float*>(static_cast<void*>(to));
+      for (Index i = 0; i < kWidth; i += simd::kLanes<float>)
+        simd::store(wide + i, simd::load(scale + i));
+      auto* quads = static_cast<simd::WeightQuad*>(static_cast<void*>(to + kScaleBytes));
+      const std::int8_t* row = Stored::stored(panel + Stored::row(k));
+      for (Index q = 0; q < kGroupQuads; ++q)
+        simd::make_quads(row + 4 * q * kWidth, kWidth, quads + q * kWidth);
+    }
+  }
+};
+
+/// The kRowGroup values at x, of which `count` are there, as the groups first and second; the
+/// second only where there are more than kQuantGroup.
+inline void quantize_row_group(const float* x, Index count, QuantizedValues& first,
+                               QuantizedValues* second) {
+  constexpr Index lanes = simd::kLanes<float>, vectors = kRowGroup / lanes;
+  using Bits = simd::VecI;
+  simd::VecF v[std::size_t{vectors}];
+  Bits largest{};
+  for (Index i = 0; i < vectors; ++i) {
+    v[i] = load_n(x + (std::min)(i * lanes, count), std::clamp<Index>(count - i * lanes, 0, lanes));
+    // Magnitudes compare as integers, where NaN is the largest.
+    const Bits magnitude = simd::bits_as<Bits>(v[i]) & 0x7fffffff;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const std::int32_t most = simd::reduce(largest, [](Bits a, Bits b) { return a > b ? a : b; })[0];
+  const float scale = row_scale(casa::detail::bit_cast<float>(most));
+  const simd::VecF factor = simd::broadcast(row_factor(scale));
+  for (Index half = 0; half < (second ? 2 : 1); ++half) {
+    QuantizedValues& to = half == 0 ? first : *second;
+    simd::VecF sum{};
+    for (Index i = 0; i < vectors / 2; ++i) {
+      // Kept apart from the rounding, which would else become one operation with it.
+      simd::VecF steps = v[half * (vectors / 2) + i] * factor;
+      simd::keep(steps);
+      const simd::VecF whole =
+          simd::select(steps == steps, simd::detail::round(steps), simd::VecF{});
+      if constexpr (simd::kQuadOffset != 0) sum += whole;
+      simd::store_quads(to.quads + i * lanes / 4, whole);
+    }
+    to.scale = scale;
+    to.start = simd::kQuadOffset == 0
+                   ? 0
+                   : -simd::kQuadOffset * static_cast<std::int32_t>(simd::reduce_add(sum));
+  }
+}
+
+}  // namespace detail
+
+CASA_NAMESPACE_END
