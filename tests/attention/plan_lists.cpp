@@ -70,18 +70,18 @@ TEST_CASE("the jobs of random lists cover every row once, and every key that it 
     Workspace workspace;
     const Workspace::Frame frame(workspace);
     const detail::Plan plan = detail::make_plan(mask, shape, workspace);
-    if (plan.mask.offsets.empty()) continue;  // no row has two intervals
+    if (plan.mask().offsets.empty()) continue;  // no row has two intervals
     // For each head and row the number of keys of its jobs that it sees.
     std::vector<std::vector<Index>> seen(2, std::vector<Index>(static_cast<std::size_t>(rows)));
     for (const detail::Job& job : plan.jobs)
       for (Index r = job.row_begin; r < job.row_end; ++r)
         for (const detail::KeySpan& span : job.spans)
-          for (const Interval i : mask.row(r)) {
+          for (const Interval i : plan.mask().row(r)) {
             const Interval keys = detail::meet(i, span.keys);
             const Index shift = span.at - span.keys.begin;
             const Interval places =
                 detail::meet({keys.begin + shift, keys.end + shift}, {job.key_begin, job.key_end});
-            seen[static_cast<std::size_t>(job.kv_head)][static_cast<std::size_t>(r)] +=
+            seen[static_cast<std::size_t>(job.kv_head)][static_cast<std::size_t>(plan.order[r])] +=
                 keys.size() > 0 ? places.size() : 0;
           }
     for (Index r = 0; r < rows; ++r) {

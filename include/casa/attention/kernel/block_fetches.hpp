@@ -33,7 +33,10 @@ class BlockFetches {
   static constexpr Index lanes = simd::kLanes<T>;
 
  public:
-  BlockFetches(const AttentionInput<T, S>& in, const KeyRows<T, S>& rows) : in_(in), rows_(rows) {}
+  /// `order`: the tokens of the plan's rows (RowOrder).
+  BlockFetches(const AttentionInput<T, S>& in, const KeyRows<T, S>& rows,
+               std::span<const Index> order)
+      : in_(in), rows_(rows), order_(order) {}
 
   /// Forgets the schedule: tiles prefetch what they read themselves.
   void clear() {
@@ -56,10 +59,11 @@ class BlockFetches {
       tiles += wide ? meet(p.seen, block).size() / score_tile_keys(p) : 0;
     }
     if (after.another) {
-      const Index row = in_.shape.group() * in_.shape.head_dim;
-      prefetcher_.add_rows(in_.q.row(after.job->row_begin) + after.job->kv_head * row,
-                           bytes<T>(row), bytes<T>(in_.q.stride()),
-                           after.job->row_end - after.job->row_begin, tiles);
+      const Index row = in_.shape.group() * in_.shape.head_dim, first = after.job->row_begin;
+      prefetcher_.add_rows(
+          {in_.q.data() + after.job->kv_head * row, bytes<T>(in_.q.stride()), bytes<T>(row),
+           after.job->row_end - first, first, order_.empty() ? nullptr : order_.data() + first},
+          tiles);
     }
     if (copied) {
       add_keys(after);
@@ -112,6 +116,7 @@ class BlockFetches {
 
   const AttentionInput<T, S>& in_;
   const KeyRows<T, S>& rows_;
+  std::span<const Index> order_;
   Prefetcher prefetcher_;
   Following after_;
   Index work_after_ = 0;

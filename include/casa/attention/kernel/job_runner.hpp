@@ -45,7 +45,7 @@ class JobRunner {
         group_(in_.shape.group()),
         limits_(problem.plan, group_, workspace),
         key_rows_(in_, problem.piece_begin, problem.plan, kScored, workspace),
-        fetches_(in_, key_rows_),
+        fetches_(in_, key_rows_, problem.plan.order.tokens),
         sums_(key_rows_, limits_, lane_rows(problem.plan), workspace) {
     const Index rows = lane_rows(p_.plan);
     const Index keys = (std::min)(kBlockKeys, p_.plan.max_job_keys) + kMaxTileKeys;
@@ -62,6 +62,7 @@ class JobRunner {
   void run(const Job& job, const Job* next) {
     job_ = &job;
     rows_ = job.rows(group_);
+    if (job.key_begin == job.key_end) return write_empty();
     limits_.set(job);
     if constexpr (simd::kMultipliesPairs<S>)
       if (p_.rounds && rows_ > kFewQueries && key_rows_.widens_in_place())
@@ -123,10 +124,10 @@ class JobRunner {
   /// Calls f(row, its token, its query head) for rows [begin, end) of the job.
   template <class F>
   void for_each_row(Index begin, Index end, F f) const {
-    Index token = job_->row_begin + begin / group_, head = begin % group_;
+    Index place = job_->row_begin + begin / group_, head = begin % group_;
     for (Index row = begin; row < end; ++row) {
-      f(row, token, job_->kv_head * group_ + head);
-      if (++head == group_) head = 0, ++token;
+      f(row, p_.plan.order[place], job_->kv_head * group_ + head);
+      if (++head == group_) head = 0, ++place;
     }
   }
 
@@ -159,13 +160,14 @@ class JobRunner {
     panel.lane_heads = places + width;
     for (Index l = 0; l < width; ++l) {
       const Index row = panel.first + (std::min)(l % panel.width(), panel.rows - 1);
-      places[l] = static_cast<Lane<T>>(job_->row_begin + row / group_);
+      places[l] = static_cast<Lane<T>>(p_.plan.order[job_->row_begin + row / group_]);
       places[width + l] = static_cast<Lane<T>>(job_->kv_head * group_ + row % group_);
     }
   }
 
   Following following(Interval after, const Job* next) const {
-    if (after.size() > 0 || next == nullptr) return {job_, after};
+    if (after.size() > 0 || next == nullptr || next->key_begin == next->key_end)
+      return {job_, after};
     const Index end = (std::min)(next->key_end, next->key_begin + kBlockKeys);
     return {next, {next->key_begin, end}, true};
   }
@@ -246,6 +248,14 @@ class JobRunner {
         sums_.set_result(row, p_.to.out.row(token) + head * d,
                          finish_row(in_, p_.to, token, head, state));
       }
+    });
+  }
+  /// The results of a job whose rows see no key.
+  void write_empty() const {
+    for_each_row(0, rows_, [&](Index, Index token, Index head) {
+      finish_row(in_, p_.to, token, head, {});
+      std::fill_n(p_.to.out.row(token) + head * in_.shape.output_dim(), in_.shape.output_dim(),
+                  T(0));
     });
   }
   void write_empty(const QueryPanel<T>& panel) {

@@ -36,7 +36,7 @@ class KeyRows {
     padded_key_dim_ = (d + lanes - 1) / lanes * lanes;
     padded_value_dim_ = (dv + lanes - 1) / lanes * lanes;
     const Index keys = (std::min)(kBlockKeys, plan.max_job_keys), all = keys + kMaxTileKeys;
-    const bool lists = !plan.mask.offsets.empty();
+    const bool lists = !plan.mask().offsets.empty();
     copies_.take(all, lists, workspace);
     if constexpr (!std::is_same_v<S, T>) {
       stored_.take(all, lists, workspace);

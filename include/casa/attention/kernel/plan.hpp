@@ -1,7 +1,8 @@
 // How attention's work is cut into jobs. The cut depends on the problem alone, never on the number
 // of threads, so results do not either. The kernel's words:
 //
-//   row      one query head of one query token: what has a softmax of its own
+//   row      one query head of one query token: what has a softmax of its own. Jobs count tokens in
+//            the order of the plan (plan_order.hpp), of which row_begin and row_end are places
 //   job      rows of one kv head and the keys they see; what a worker takes at a time
 //   span     neighbouring keys that a job sees. Where rows see lists of intervals, a job's keys are
 //            what all its rows see together, its spans laid end to end: places of a job count
@@ -23,6 +24,8 @@
 #include <algorithm>
 
 #include "casa/attention/input.hpp"
+#include "casa/attention/kernel/interval_sets.hpp"
+#include "casa/attention/kernel/plan_order.hpp"
 #include "casa/core/workspace.hpp"
 #include "casa/simd/simd.hpp"
 
@@ -42,8 +45,11 @@ inline constexpr Index kWholeRows = 32;
 /// Jobs of at most kSplitRows rows are split into parts of about kSplitKeys keys: decode over a
 /// long cache has one job for each kv head, which may be fewer than threads. Shorter parts would
 /// give threads more even shares, but each part costs a state (head_dim values a row) and a merge.
+/// Jobs of more rows are split into parts of twice as many keys or more, and only where there are
+/// fewer than kFewJobs jobs, into about so many.
 inline constexpr Index kSplitRows = 32;
 inline constexpr Index kSplitKeys = 1024;
+inline constexpr Index kFewJobs = 32;
 
 /// Keys that a job sees and that lie side by side.
 struct KeySpan {
@@ -51,8 +57,9 @@ struct KeySpan {
   Index at = 0;   ///< the job's place of the first
 };
 
-/// Query tokens [row_begin, row_end) of all query heads of one kv head, over the job's places
-/// [key_begin, key_end): every key that one of them sees, or one part of those.
+/// Rows [row_begin, row_end) of the plan, in all query heads of one kv head, over the job's places
+/// [key_begin, key_end): every key that one of them sees, or one part of those. A job without keys
+/// writes the results of rows that see nothing.
 struct Job {
   Index row_begin = 0;
   Index row_end = 0;
@@ -69,49 +76,33 @@ struct Job {
 
 struct Plan {
   std::span<const Job> jobs;
-  MaskView mask;            ///< without offsets where no row has more than one interval
+  RowOrder order;           ///< with the mask of the plan's rows
   Index num_parts = 0;      ///< partial states
   Index max_part_rows = 0;  ///< (row, head) pairs of the largest
   Index max_job_rows = 0;   ///< (row, head) pairs of the largest job
   Index max_job_keys = 0;
-  Index max_job_intervals = 0;  ///< of all tokens of a job
+  Index max_job_intervals = 0;  ///< of all rows of a job
+
+  const MaskView& mask() const { return order.mask; }
 };
 
-/// The smallest interval that holds both.
-inline Interval hull(Interval a, Interval b) {
-  if (a.size() == 0) return b;
-  if (b.size() == 0) return a;
-  return {(std::min)(a.begin, b.begin), (std::max)(a.end, b.end)};
-}
+/// Rows of the plan that are one job of each kv head, or several, of parts of the keys.
+struct JobRows {
+  Interval rows;
+  Interval keys;  ///< the job's places
+  std::span<const KeySpan> spans = {};
+  bool ends_window = true;  ///< the next JobRows are of other keys
+};
 
-/// Their intersection (empty, begin >= end, where they have no key in common).
-inline Interval meet(Interval a, Interval b) {
-  return {(std::max)(a.begin, b.begin), (std::min)(a.end, b.end)};
-}
-
-/// Calls emit(job) for each part of a job whose places are `keys`.
-template <class Emit>
-void emit_parts(Job job, Interval keys, Index group, Emit emit) {
-  const bool few = job.rows(group) <= kSplitRows;
-  job.parts = few ? (std::max<Index>)(1, (keys.size() + kSplitKeys / 2) / kSplitKeys) : 1;
-  const Index parts = job.parts;
-  for (Index part = 0; part < parts; ++part) {
-    job.key_begin = keys.begin + keys.size() * part / parts;
-    job.key_end = keys.begin + keys.size() * (part + 1) / parts;
-    job.part = parts > 1 ? part : -1;
-    emit(job);
-    job.parts = 0;
-  }
-}
-
-/// Calls emit(job) for every job where each row sees one interval. Consecutive rows whose intervals
-/// overlap form a window, which is cut into jobs of equally many rows. All heads of a window
-/// precede the next window, so that its memory is shared; under a causal mask the rows that see
-/// most keys come first, so that the last jobs are short and threads end together.
-template <class Emit>
-void for_each_job(std::span<const Interval> intervals, const AttentionShape& shape, Emit emit) {
+/// Cuts rows that see one interval each. Consecutive rows whose intervals overlap form a window,
+/// which is cut into jobs of equally many rows; under a causal mask the rows that see most keys
+/// come first, so that the last jobs are short and threads end together.
+inline std::span<const JobRows> cut_intervals(std::span<const Interval> intervals, Index group,
+                                              Workspace& workspace) {
   const auto at = [&](Index r) { return intervals[static_cast<std::size_t>(r)]; };
-  const Index rows = static_cast<Index>(intervals.size()), group = shape.group();
+  const Index rows = static_cast<Index>(intervals.size());
+  JobRows* const jobs = workspace.take<JobRows>(rows);
+  std::size_t count = 0;
   for (Index begin = 0, end = 0; begin < rows; begin = end) {
     Interval seen = at(begin);
     for (end = begin + 1; end < rows; ++end) {
@@ -124,38 +115,63 @@ void for_each_job(std::span<const Interval> intervals, const AttentionShape& sha
     Index tokens = (end - begin + blocks - 1) / blocks;
     if (blocks > 1 && kWholeRows % group == 0)  // whole panels, but for the last
       tokens = (tokens * group + kWholeRows - 1) / kWholeRows * kWholeRows / group;
-    for (Index head = 0; head < shape.num_kv_heads; ++head)
-      for (Index last = end; last > begin; last -= (std::min)(tokens, last - begin)) {
-        const Job job{(std::max)(begin, last - tokens), last, head};
-        Interval keys;
-        for (Index r = job.row_begin; r < job.row_end; ++r) keys = hull(keys, at(r));
-        emit_parts(job, keys, group, emit);
-      }
+    for (Index last = end; last > begin;) {
+      JobRows& job = jobs[count++];
+      job = {{(std::max)(begin, last - tokens), last}, {}};
+      for (Index r = job.rows.begin; r < last; ++r) job.keys = hull(job.keys, at(r));
+      last = job.rows.begin;
+      job.ends_window = last == begin;
+    }
   }
+  return {jobs, count};
 }
 
-/// Stores the jobs that `generate` emits in memory of the workspace: a first pass counts them, a
-/// second stores them.
-template <class Generate>
-Plan store_jobs(const MaskView& mask, Index group, Workspace& workspace, Generate generate) {
-  Index count = 0;
-  generate([&](const Job&) { ++count; });
-  Job* jobs = workspace.take<Job>(count);
-  Plan plan;
-  plan.mask = mask;
-  plan.jobs = {jobs, static_cast<std::size_t>(count)};
-  generate([&](const Job& job) {
-    const Index rows = job.rows(group);
-    plan.max_job_rows = (std::max)(plan.max_job_rows, rows);
-    plan.max_job_keys = (std::max)(plan.max_job_keys, job.key_end - job.key_begin);
-    *jobs = job;
-    if (job.part >= 0) {
-      jobs->part = plan.num_parts++;
-      plan.max_part_rows = (std::max)(plan.max_part_rows, rows);
+/// Parts that the keys of a job of `rows` (row, head) pairs are split into, of `jobs` before any is
+/// split.
+inline Index count_parts(Index rows, Index keys, Index jobs) {
+  if (rows <= kSplitRows) return (std::max<Index>)(1, (keys + kSplitKeys / 2) / kSplitKeys);
+  return std::clamp<Index>(kFewJobs / jobs, 1, (std::max<Index>)(1, keys / (2 * kSplitKeys)));
+}
+
+/// Makes the jobs of a plan from rows that are cut. All heads of a window precede the next window,
+/// so that its memory is shared.
+inline void add_jobs(Plan& plan, std::span<const JobRows> cut, const AttentionShape& shape,
+                     Workspace& workspace) {
+  const Index group = shape.group(), heads = shape.num_kv_heads;
+  const Index whole = static_cast<Index>(cut.size()) * heads;
+  const auto parts_of = [&](const JobRows& job) {
+    return count_parts(job.rows.size() * group, job.keys.size(), whole);
+  };
+  const Index empty_tokens = (std::max<Index>)(1, kJobRows / group);
+  const Index empty_jobs = (plan.order.num_empty + empty_tokens - 1) / empty_tokens;
+  Index count = empty_jobs;
+  for (const JobRows& rows : cut) count += parts_of(rows);
+  Job* job = workspace.take<Job>(count * heads);
+  plan.jobs = {job, static_cast<std::size_t>(count * heads)};
+  for (std::size_t begin = 0, end = 0; begin < cut.size(); begin = end) {
+    while (!cut[end++].ends_window) {
     }
-    ++jobs;
-  });
-  return plan;
+    for (Index head = 0; head < heads; ++head)
+      for (const JobRows& rows : cut.subspan(begin, end - begin)) {
+        const Index parts = parts_of(rows), keys = rows.keys.size();
+        const Index pairs = rows.rows.size() * group;
+        plan.max_job_rows = (std::max)(plan.max_job_rows, pairs);
+        if (parts > 1) plan.max_part_rows = (std::max)(plan.max_part_rows, pairs);
+        for (Index part = 0; part < parts; ++part) {
+          *job = {rows.rows.begin, rows.rows.end, head, rows.keys.begin + keys * part / parts,
+                  rows.keys.begin + keys * (part + 1) / parts};
+          job->spans = rows.spans;
+          job->part = parts > 1 ? plan.num_parts++ : -1;
+          job->parts = part == 0 ? parts : 0;
+          plan.max_job_keys = (std::max)(plan.max_job_keys, job->key_end - job->key_begin);
+          ++job;
+        }
+      }
+  }
+  const Index first = plan.order.mask.num_rows(), rows = first + plan.order.num_empty;
+  for (Index begin = first; begin < rows; begin += empty_tokens)
+    for (Index head = 0; head < heads; ++head)
+      *job++ = {begin, (std::min)(begin + empty_tokens, rows), head};
 }
 
 }  // namespace detail

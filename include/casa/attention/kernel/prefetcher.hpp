@@ -25,6 +25,21 @@ struct FetchCursor {
   Index gap = 0;
 };
 
+/// Rows that are too short for streams (the next job's queries): some lines of them are fetched
+/// before each tile.
+struct FetchRows {
+  const void* matrix = nullptr;  ///< row 0 of the matrix they are in
+  Index stride = 0;              ///< bytes from a row of it to the next
+  Index bytes = 0;               ///< of a row that are fetched
+  Index count = 0;
+  Index first = 0;               ///< which row of the matrix is the first
+  const Index* order = nullptr;  ///< or the rows, listed
+
+  const char* operator[](Index i) const {
+    return static_cast<const char*>(matrix) + (order ? order[i] : first + i) * stride;
+  }
+};
+
 /// A schedule of prefetches: some regions of memory, fetched in small steps from inside the loops
 /// of tiles. Bursts before a tile gain nothing, as nothing is computed meanwhile.
 struct Prefetcher {
@@ -37,9 +52,8 @@ struct Prefetcher {
   Region regions[kRegions];
   int count = 0, current = 0;
   float bytes_per_work = 0;  // of each stream
-  // Rows that are too short for streams (the next job's queries): some lines before each tile.
-  const char* row = nullptr;
-  Index row_bytes = 0, row_stride = 0, rows_left = 0, row_at = 0, lines_per_take = 0;
+  FetchRows rows = {};
+  Index rows_left = 0, row_at = 0, lines_per_take = 0;
 
   /// Whether nothing is scheduled, so that tiles prefetch what they read themselves.
   bool idle() const { return count == 0; }
@@ -54,10 +68,10 @@ struct Prefetcher {
     regions[count++] = {begin, begin + quarter, quarter};
   }
   /// Schedules rows, their lines shared evenly among the next `tiles` tiles.
-  void add_rows(const void* first, Index bytes, Index stride, Index rows, Index tiles) {
-    row = static_cast<const char*>(first);
-    row_bytes = bytes, row_stride = stride, rows_left = rows, row_at = 0;
-    lines_per_take = rows * (bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
+  void add_rows(const FetchRows& next, Index tiles) {
+    rows = next;
+    rows_left = next.count, row_at = 0;
+    lines_per_take = next.count * (next.bytes / 64 + 1) / (std::max<Index>)(tiles, 1) + 1;
   }
   /// Sets the pace: what is left of the regions is fetched during 7/8 of the next `work`
   /// multiply-adds of vectors. An even pace does not stall.
@@ -89,10 +103,9 @@ struct Prefetcher {
   }
   void take_rows() {
     for (Index i = 0; i < lines_per_take && rows_left > 0; ++i) {
-      simd::prefetch(row + row_at);
+      simd::prefetch(rows[rows.count - rows_left] + row_at);
       row_at += 64;
-      if (row_at >= row_bytes) {
-        row += row_stride;
+      if (row_at >= rows.bytes) {
         row_at = 0;
         --rows_left;
       }

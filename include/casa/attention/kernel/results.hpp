@@ -71,7 +71,8 @@ void merge_parts(const AttentionInput<T, S>& in, const Plan& plan, const Parts<T
         merge_row(parts.max[first], parts.sum[first], parts.out + first * d, parts.max[at],
                   parts.sum[at], parts.out + at * d, d);
       }
-      const Index token = job.row_begin + row / group, head = job.kv_head * group + row % group;
+      const Index token = plan.order[job.row_begin + row / group];
+      const Index head = job.kv_head * group + row % group;
       const T factor = finish_row(in, to, token, head, {parts.max[first], parts.sum[first]});
       for (Index i = 0; i < d; ++i) to.out(token, head * d + i) = parts.out[first * d + i] * factor;
     }

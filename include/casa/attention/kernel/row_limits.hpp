@@ -20,7 +20,7 @@ class RowLimits {
  public:
   /// For the jobs of a plan.
   RowLimits(const Plan& plan, Index group, Workspace& workspace)
-      : mask_(plan.mask), group_(group), seen_(workspace.take<Interval>(plan.max_job_rows)) {
+      : mask_(plan.mask()), group_(group), seen_(workspace.take<Interval>(plan.max_job_rows)) {
     const Index keys = (std::min)(kBlockKeys, plan.max_job_keys) + kMaxTileKeys + 1;
     bits_ = workspace.take<LaneBits>(keys);
     if (mask_.offsets.empty()) return;
