@@ -25,32 +25,60 @@ inline MaskView mask_of_rows(const MaskView& mask, Interval rows, Workspace& wor
           {offsets, count + 1}};
 }
 
+/// The orders of all sequences' rows as one. Rows that see no key stay with their sequence, in the
+/// mask too.
+inline RowOrder join_orders(std::span<const Plan> plans, std::span<const Index> row_begin,
+                            const MaskView& mask, Workspace& workspace) {
+  bool lists = false, sorted = false;
+  for (const Plan& plan : plans) {
+    lists = lists || !plan.mask().offsets.empty();
+    sorted = sorted || !plan.order.tokens.empty();
+  }
+  if (!sorted && lists == !mask.offsets.empty()) return {{}, mask, 0};
+  const Index rows = row_begin.back();
+  const auto most = (std::max)(rows, static_cast<Index>(mask.intervals.size()));
+  Interval* const intervals = workspace.take<Interval>(most);
+  Index* const offsets = lists ? workspace.take<Index>(rows + 1) : nullptr;
+  Index* const tokens = sorted ? workspace.take<Index>(rows) : nullptr;
+  Index count = 0, row = 0;
+  for (std::size_t s = 0; s < plans.size(); ++s) {
+    const MaskView& own = plans[s].mask();
+    for (Index r = 0; r < row_begin[s + 1] - row_begin[s]; ++r, ++row) {
+      const auto seen = r < own.num_rows() ? own.row(r) : std::span<const Interval>{};
+      if (sorted) tokens[row] = row_begin[s] + plans[s].order[r];
+      if (lists) offsets[row] = count;
+      for (const Interval i : seen)
+        if (i.size() > 0) intervals[count++] = i;
+      if (!lists && count == row) intervals[count++] = {};
+    }
+  }
+  if (lists) offsets[rows] = count;
+  const auto span = []<class E>(const E* data, Index size) {
+    return std::span<const E>(data, data == nullptr ? 0 : static_cast<std::size_t>(size));
+  };
+  return {span(tokens, rows), {span(intervals, count), span(offsets, rows + 1)}, 0};
+}
+
 /// The plans of all sequences as one, whose jobs are in the order of the sequences. (A plan of one
 /// interval a row has jobs without spans. Beside plans of lists each of its jobs is given one span,
 /// in which every key keeps its place.)
 inline Plan join_plans(std::span<const Plan> plans, std::span<const Index> row_begin,
                        const MaskView& mask, Index num_keys, Workspace& workspace) {
   Plan all;
+  all.order = join_orders(plans, row_begin, mask, workspace);
   Index num_jobs = 0, rows = 0;
-  bool lists = false;
   for (std::size_t s = 0; s < plans.size(); ++s) {
     num_jobs += static_cast<Index>(plans[s].jobs.size());
     rows = (std::max)(rows, row_begin[s + 1] - row_begin[s]);
-    lists = lists || !plans[s].mask.offsets.empty();
   }
   Job* jobs = workspace.take<Job>(num_jobs);
   all.jobs = {jobs, static_cast<std::size_t>(num_jobs)};
-  all.mask = mask;
   std::span<const KeySpan> every_key;
+  const bool lists = !all.mask().offsets.empty();
   if (lists) {
     KeySpan* whole = workspace.take<KeySpan>(1);
     every_key = {std::construct_at(whole, KeySpan{{0, num_keys}, 0}), 1};
     all.max_job_intervals = rows;
-  } else if (!mask.offsets.empty()) {
-    Interval* one = workspace.take<Interval>(mask.num_rows());
-    for (Index r = 0; r < mask.num_rows(); ++r)
-      one[r] = mask.row(r).empty() ? Interval{} : mask.row(r)[0];
-    all.mask = {{one, static_cast<std::size_t>(mask.num_rows())}, {}};
   }
   for (std::size_t s = 0; s < plans.size(); ++s) {
     for (Job job : plans[s].jobs) {
