@@ -2,10 +2,14 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+#include <cstring>
+
 #include "golden_model.hpp"
 #include "random_model.hpp"
 #include "stream/random_stream.hpp"
 #include "support/allocations.hpp"
+#include "support/messages.hpp"
 
 using namespace casa;
 
@@ -407,6 +411,89 @@ TEST_CASE("a warm fusion layer appends without allocating") {
         for (int frame = 0; frame < 50; ++frame) read_frame();
       CHECK(casa_test::allocation_count() == before);
     }
+}
+
+TEST_CASE_TEMPLATE("streams that append text together get the bits that each gets alone", T, float,
+                   double) {
+  std::mt19937 random(8);
+  for (int turn = 0; turn < 60; ++turn) {
+    CAPTURE(turn);
+    const auto one_of = [&](auto... values) {
+      const std::array list{values...};
+      return list[random() % list.size()];
+    };
+    FusionConfig f;
+    f.keys = one_of(Keys::image, Keys::image_text);
+    f.history = one_of(History::window, History::last(2), History::every(2), History::all);
+    f.image_rope = one_of(ImageRope::off, ImageRope::none, ImageRope::window_start,
+                          ImageRope::consecutive, ImageRope::stream);
+    f.gate = one_of(Gate::none, Gate::tanh);
+    RopeConfig rope;
+    if (turn % 4 == 0) rope.scaling = DynamicScaling{3, 8};
+    const auto fusion = random_layer<T>(f, rope, random);
+    const Index hidden = fusion.config().hidden_size;
+    const auto numbers = [&](Index rows) {
+      return model_test::random_matrix<T>(rows, hidden, static_cast<unsigned>(random()));
+    };
+    const Context context;
+    std::vector<FusionLayerState<T>> together, alone;
+    for (std::size_t s = one_of(1u, 2u, 6u); s > 0; --s) {
+      FusionLayerState<T> state = fusion.new_state();
+      for (unsigned i = one_of(0u, 1u, 3u); i > 0; --i) {
+        fusion.append_image(state, numbers(one_of(0, 1, 5)), context);
+        const auto x = numbers(one_of(1, 2));
+        Matrix<T> out(x.rows(), hidden);
+        fusion.append_text(state, x, out, context);
+      }
+      together.push_back(state);
+      alone.push_back(state);
+    }
+    const auto count = static_cast<Index>(together.size());
+    std::vector<FusionLayerState<T>*> states;
+    for (auto& state : together) states.push_back(&state);
+    for (const Index rows : {1, 1, 3, 1}) {
+      CAPTURE(rows);
+      const auto x = numbers(rows * count);
+      Matrix<T> out(rows * count, hidden), expected(rows, hidden);
+      fusion.append_text(states, x, out, context);
+      for (Index s = 0; s < count; ++s) {
+        CAPTURE(s);
+        auto& state = alone[static_cast<std::size_t>(s)];
+        fusion.append_text(state, x.view().middle_rows(s * rows, rows), expected, context);
+        REQUIRE(std::memcmp(out.row(s * rows), expected.data(),
+                            static_cast<std::size_t>(expected.size()) * sizeof(T)) == 0);
+        REQUIRE(state.num_keys() == together[static_cast<std::size_t>(s)].num_keys());
+      }
+      // (One stream gets another image meanwhile.)
+      const auto y = numbers(2);
+      fusion.append_image(together[0], y, context);
+      fusion.append_image(alone[0], y, context);
+    }
+  }
+}
+
+TEST_CASE("what several streams are refused leaves all as they were") {
+  std::mt19937 random(9);
+  const auto fusion = random_layer<float>(FusionConfig{}, {}, random);
+  const Index hidden = fusion.config().hidden_size;
+  const auto x = model_test::random_matrix<float>(3, hidden, 1);
+  Matrix<float> out(3, hidden);
+  auto a = fusion.new_state(), b = fusion.new_state();
+  FusionLayerState<float> of_nobody;
+  const auto said = [&](std::vector<FusionLayerState<float>*> states) {
+    return message_of([&] { fusion.append_text(states, x, out); });
+  };
+  CHECK(said({&a, &b, &a}) == "FusionLayer: states 0 and 2 are the same stream");
+  CHECK(said({&a, nullptr, &b}) == "FusionLayer: states[1] is null");
+  CHECK(said({&a, &b}) ==
+        "FusionLayer: rows of x must be equally many of each of 2 streams, got 3");
+  CHECK(said({}) == "FusionLayer: rows of x must be equally many of each of 0 streams, got 3");
+  CHECK(said({&a, &b, &of_nobody}) ==
+        "FusionLayer: a state is made by new_state of the layer that it is used with");
+  CHECK(a.text_len() == 0);
+  CHECK(b.text_len() == 0);
+  CHECK(a.num_keys() == 0);
+  fusion.append_text({}, {}, Matrix<float>(0, hidden).view());  // no stream: nothing
 }
 
 TEST_CASE("what a fusion layer refuses to append leaves the stream as it was") {

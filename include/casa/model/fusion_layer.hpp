@@ -2,7 +2,9 @@
 // it.
 #pragma once
 
+#include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "casa/model/stream_rope.hpp"
@@ -155,7 +157,8 @@ class FusionLayer {
     std::vector<ImageGrid> insertion_grids;
     list_images(layout, grids, insertions, insertion_grids);
     FusionLayerState<T> state = new_state();
-    append(state, {insertions, insertion_grids}, x, y, out, context);
+    FusionLayerState<T>* const one = &state;
+    append({&one, 1}, {insertions, insertion_grids}, x, y, out, context);
   }
 
   /// An empty stream. `type` is how its keys and values are stored. Throws casa::error for a 16-bit
@@ -178,7 +181,8 @@ class FusionLayer {
     check_grids(y.rows(), grid.has_value());
     const Insertion insertion{0, y.rows()};
     const ImageGrid g = grid.value_or(ImageGrid{});
-    append(state, {{&insertion, 1}, {&g, 1}}, {}, y, {}, context);
+    FusionLayerState<T>* const one = &state;
+    append({&one, 1}, {{&insertion, 1}, {&g, 1}}, {}, y, {}, context);
   }
 
   /// Text comes next in the stream: x (tokens x hidden_size); out, of the same size, = F of these
@@ -187,7 +191,27 @@ class FusionLayer {
   /// once: the result is the same to rounding. out must not overlap x. Throws as append_image does.
   void append_text(FusionLayerState<T>& state, MatrixView<const T> x, MatrixView<T> out,
                    const Context& context = {}) const {
-    append(state, {}, x, {}, out, context);
+    FusionLayerState<T>* const one = &state;
+    append_text({&one, 1}, x, out, context);
+  }
+
+  /// The same for several streams at once, whose weights are then read once for all: x and out have
+  /// equally many rows of each stream, those of states[0] first. Each stream gets the bits that it
+  /// gets alone. Throws casa::error likewise, and for a null pointer, a state given twice, or rows
+  /// that cannot be shared out; then all states are as they were.
+  void append_text(std::span<FusionLayerState<T>* const> states, MatrixView<const T> x,
+                   MatrixView<T> out, const Context& context = {}) const {
+    for (std::size_t s = 0; s < states.size(); ++s) {
+      require(states[s] != nullptr, "FusionLayer: states[", s, "] is null");
+      for (std::size_t other = 0; other < s; ++other)
+        require(states[other] != states[s], "FusionLayer: states ", other, " and ", s,
+                " are the same stream");
+    }
+    const auto count = static_cast<Index>(states.size());
+    require(count == 0 ? x.rows() == 0 : x.rows() % count == 0,
+            "FusionLayer: rows of x must be equally many of each of ", count, " streams, got ",
+            x.rows());
+    append(states, {}, x, {}, out, context);
   }
 
  private:
@@ -226,9 +250,11 @@ class FusionLayer {
             " images in the layout");
   }
 
-  // One chunk of a stream: text x with images y at its insertion points.
-  void append(FusionLayerState<T>& state, const detail::ChunkImages& images, MatrixView<const T> x,
-              MatrixView<const T> y, MatrixView<T> out, const Context& context) const {
+  // One chunk of each stream: text x, equally many rows of each, with images y at the insertion
+  // points of a single stream.
+  void append(std::span<FusionLayerState<T>* const> states, const detail::ChunkImages& images,
+              MatrixView<const T> x, MatrixView<const T> y, MatrixView<T> out,
+              const Context& context) const {
     require_equal("FusionLayer: rows of out", out.rows(), x.rows());
     if (x.rows() > 0) require_equal("FusionLayer: columns of x", x.cols(), config_.hidden_size);
     if (y.rows() > 0) require_equal("FusionLayer: columns of y", y.cols(), config_.hidden_size);
@@ -236,26 +262,34 @@ class FusionLayer {
     require_memory("FusionLayer: x", x);
     require_memory("FusionLayer: y", y);
     require_memory("FusionLayer: out", out);
-    const bool ours = std::visit(
-        [&](const auto& c) {
-          return c.num_kv_heads() == config_.shape.num_kv_heads &&
-                 c.head_dim() == config_.shape.head_dim;
-        },
-        state.cache_.fusion);
-    require(ours && state.windows_.counter().rope() == config_.fusion.image_rope,
-            "FusionLayer: a state is made by new_state of the layer that it is used with");
+    for (const FusionLayerState<T>* state : states) {
+      const bool ours = std::visit(
+          [&](const auto& c) {
+            return c.num_kv_heads() == config_.shape.num_kv_heads &&
+                   c.head_dim() == config_.shape.head_dim;
+          },
+          state->cache_.fusion);
+      require(ours && state->windows_.counter().rope() == config_.fusion.image_rope,
+              "FusionLayer: a state is made by new_state of the layer that it is used with");
+    }
+    if (states.empty()) return;
 
-    state.windows_.remember();
+    const Index rows = x.rows() / static_cast<Index>(states.size());
+    for (FusionLayerState<T>* state : states) state->windows_.remember();
     try {
-      state.windows_.append(x.rows(), images.insertions);
-      compute(state, images, sized(x), sized(y), sized(out), context);
+      for (FusionLayerState<T>* state : states) state->windows_.append(rows, images.insertions);
+      compute(states, images, sized(x), sized(y), sized(out), context);
     } catch (...) {
-      state.windows_.roll_back();
-      state.windows_.trim_back(state.cache_.fusion);
+      for (FusionLayerState<T>* state : states) {
+        state->windows_.roll_back();
+        state->windows_.trim_back(state->cache_.fusion);
+      }
       throw;
     }
-    state.windows_.commit(&config_.fusion);
-    state.windows_.forget_keys(state.cache_.fusion);
+    for (FusionLayerState<T>* state : states) {
+      state->windows_.commit(&config_.fusion);
+      state->windows_.forget_keys(state->cache_.fusion);
+    }
   }
 
   // What has no rows may have been given without columns.
@@ -264,33 +298,48 @@ class FusionLayer {
     return m.rows() > 0 ? m : MatrixView<U>(m.data(), 0, config_.hidden_size);
   }
 
-  void compute(FusionLayerState<T>& state, const detail::ChunkImages& images, MatrixView<const T> x,
-               MatrixView<const T> y, MatrixView<T> out, const Context& context) const {
-    const Workspace::Frame frame(context.workspace);
-    const Interval text{0, x.rows()}, image{0, y.rows()};
-    const auto at = detail::RowPositions::take(context.workspace, 0, text.size(), image.size());
-    detail::StreamWindows& windows = state.windows_;
-    windows.prepare(&config_.fusion, images, text, image, at.text, at.image);
-
-    const detail::StreamPass stream{
-        .text = text,
-        .image = image,
-        .seen = {.text = windows.seen_by_text()},
-        .segments = windows.segments(),
-        .rope = detail::rope_at<T>(rope_, config_.rope, config_.shape.head_dim, at.length(),
-                                   state.rope_)};
+  void compute(std::span<FusionLayerState<T>* const> states, const detail::ChunkImages& images,
+               MatrixView<const T> x, MatrixView<const T> y, MatrixView<T> out,
+               const Context& context) const {
+    Workspace& workspace = context.workspace;
+    const Workspace::Frame frame(workspace);
+    const auto count = static_cast<Index>(states.size());
+    const auto all = detail::RowPositions::take(workspace, 0, x.rows(), y.rows());
+    auto* const streams = workspace.take<detail::StreamPass>(count);
+    auto** const caches = workspace.take<BlockCache<T>*>(count);
+    const Index rows = x.rows() / count;
+    const Interval image{0, y.rows()};
+    for (Index s = 0; s < count; ++s) {
+      FusionLayerState<T>& state = *states[static_cast<std::size_t>(s)];
+      const Interval text{s * rows, (s + 1) * rows};
+      const detail::RowPositions at{.self = {},
+                                    .text = all.text.subspan(static_cast<std::size_t>(text.begin),
+                                                             static_cast<std::size_t>(rows)),
+                                    .image = all.image};
+      state.windows_.prepare(&config_.fusion, images, text, image, at.text, at.image);
+      std::construct_at(
+          streams + s,
+          detail::StreamPass{.text = text,
+                             .image = image,
+                             .seen = {.text = state.windows_.seen_by_text()},
+                             .segments = state.windows_.segments(),
+                             .rope = detail::rope_at<T>(rope_, config_.rope, config_.shape.head_dim,
+                                                        at.length(), state.rope_)});
+      caches[s] = &state.cache_;
+    }
     detail::BlockPass<T> pass{.shape = config_.shape,
                               .scale = default_scale(config_.shape.head_dim),
                               .rms_norm_eps = config_.rms_norm_eps,
                               .fusion = &config_.fusion,
-                              .streams = {&stream, 1}};
-    detail::set_fusion_rope(pass, state.tables_, at, context);
-    BlockCache<T>* cache = &state.cache_;
+                              .streams = {streams, states.size()}};
+    // The tables of all rows lie in the first stream's state, which keeps their memory.
+    detail::set_fusion_rope(pass, states[0]->tables_, all, context);
     const detail::AttentionSteps<T> steps(pass, context);
-    const detail::FusionAttention<T> fusion(steps, weights_, config_.fusion, {&cache, 1});
+    const detail::FusionAttention<T> fusion(steps, weights_, config_.fusion,
+                                            {caches, states.size()});
     const auto text_qkv = fusion.project_text(fusion.normed(x));
     const auto image_kv = fusion.project_images(y);
-    const auto attended = fusion.attend(text_qkv, image_kv, detail::QueryRows::all, text.size());
+    const auto attended = fusion.attend(text_qkv, image_kv, detail::QueryRows::all, x.rows());
     fusion.project_out(attended.text, out, Accumulate::no);
   }
 
