@@ -143,9 +143,9 @@ struct NarrowQueries {
   Index near;  ///< keys are prefetched so many bytes ahead; 0 with a list of pointers: not at all
 };
 
-/// The dot products of K keys, from key j on, and the R rows of a narrow panel, each still a vector
-/// of partial sums: dots[k * R + r].
-template <int K, int R, class Rows, class Q, class V>
+/// The dot products of K keys, from key j on, and the first R rows of a narrow panel of W, each
+/// still a vector of partial sums: dots[k * W + r]. The others are 0.
+template <int K, int R, int W, class Rows, class Q, class V>
 CASA_INLINE void narrow_dots(Rows keys, Index j, NarrowQueries<Q> queries, V* dots) {
   const Q* q = queries.q;
   const Index units = queries.units, near = queries.near;
@@ -180,7 +180,7 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, NarrowQueries<Q> queries, V* do
       dot[0][r] = simd::fma(first, b, dot[0][r]);
       if constexpr (K > 1) dot[1][r] = simd::fma(second, b, dot[1][r]);
     }
-    q += R * lanes;
+    q += W * lanes;
   };
   const auto two_steps = [&](Index i) __attribute__((always_inline)) {
     Factor even, odd, even_of_last, odd_of_last;
@@ -211,26 +211,29 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, NarrowQueries<Q> queries, V* do
   for (int k = 0; k < K; ++k) {
     CASA_UNROLL
     for (int r = 0; r < R; ++r) {
-      dots[k * R + r] = sum[0][k][r];
-      if constexpr (sums == 2) dots[k * R + r] += sum[1][k][r];
+      dots[k * W + r] = sum[0][k][r];
+      if constexpr (sums == 2) dots[k * W + r] += sum[1][k][r];
     }
+    CASA_UNROLL
+    for (int r = R; r < W; ++r) dots[k * W + r] = V{};
   }
 }
 
-/// The scores of keys [j, j + lanes / R) for a narrow panel of R rows: one vector, lane k * R + r.
-template <int R, class Rows, class Q>
+/// The scores of keys [j, j + lanes / W) for a narrow panel of W rows: one vector, lane k * W + r.
+/// Only the first R rows are multiplied, the lanes of others hold 0.
+template <int R, int W, class Rows, class Q>
 CASA_INLINE auto narrow_scores(Rows keys, Index j, NarrowQueries<Q> queries) {
   constexpr int lanes = static_cast<int>(simd::kLanes<Q>);
   Row<simd::Vec<SumOf<Q>>, lanes> part;
   if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // so that each turn's addresses are the
                                                          // last ones plus a stride
     CASA_NO_UNROLL
-    for (int k = 0; k < lanes / R; ++k) narrow_dots<1, R>(keys, j + k, queries, part + k * R);
+    for (int k = 0; k < lanes / W; ++k) narrow_dots<1, R, W>(keys, j + k, queries, part + k * W);
   } else {
     constexpr int together = waits_for_memory<Value<Rows>>(R) ? 1 : 2;
     CASA_UNROLL
-    for (int k = 0; k < lanes / R; k += together)
-      narrow_dots<together, R>(keys, j + k, queries, part + k * R);
+    for (int k = 0; k < lanes / W; k += together)
+      narrow_dots<together, R, W>(keys, j + k, queries, part + k * W);
   }
   return simd::add_lanes(part);
 }

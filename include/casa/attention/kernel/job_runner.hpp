@@ -69,7 +69,7 @@ class JobRunner {
         return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
     if (!key_rows_.widens_in_place())
       run_as<T, T, T>(next);
-    else if (rows_ <= kNarrowRows<T>)
+    else if (rows_ <= (std::max)(kNarrowRows<T>, kTwoNarrowRows<T, T, S>))
       run_as<T, S, S>(next);
     else  // tiles of wide panels broadcast each value of a key: widening it there would serve one
           // vector
@@ -140,7 +140,7 @@ class JobRunner {
     for_each_row(0, rows_, [&](Index row, Index token, Index head) {
       q_rows_[row] = in_.q.row(token) + head * d;
     });
-    for_each_panel<T>(rows_, [&](Index first, Index rows, int vectors, int narrow) {
+    const auto add_panel = [&](Index first, Index rows, int vectors, int narrow) {
       QueryPanel<T>& p = panels_[num_panels_++];
       p = {vectors, narrow, first, rows, limits_.some(first, first + rows), d};
       p.q = q_ + lane * padded;
@@ -152,7 +152,8 @@ class JobRunner {
       if constexpr (kScored) set_lane_places(p, places_ + lane * 2, width);
       lane += width;
       pack<Q, K>(p, q_rows_ + first, d, scaling_);
-    });
+    };
+    for_each_panel<T>(rows_, kTwoNarrowRows<T, Q, K>, add_panel);
   }
   /// Which row of q and which head each lane of a panel is, for score functions.
   void set_lane_places(QueryPanel<T>& panel, Lane<T>* places, Index width) const {

@@ -13,12 +13,33 @@ namespace detail {
 template <class T>
 inline constexpr Index kNarrowRows = simd::kLanes<T> / 2;
 
+/// The most rows that are two narrow panels where queries are multiplied as Q with keys read as K:
+/// a wide panel of nine rows multiplies sixteen lanes, eight rows and one multiply nine. More rows
+/// do not gain, as each panel reads the keys. (9 rows over 32,768 keys against 8, a Zen 5:
+/// float 1.48 times the time as one wide panel, 1.21 as two; bfloat16, of which wide panels read
+/// widened copies, 1.93 and 1.25; 5 rows of double, vectors of 8 lanes, 1.18 and 1.26; pairs 1.35
+/// and 1.42.)
+template <class T, class Q, class K>
+inline constexpr Index kTwoNarrowRows = kUnit<Q> == 2           ? 0
+                                        : !std::is_same_v<K, T> ? kNarrowRows<T> * 7 / 4
+                                        : simd::kLanes<T> >= 16 ? kNarrowRows<T> * 5 / 4
+                                                                : 0;
+
 /// Calls emit(first_row, rows, vectors, narrow) for every panel of a job of `rows` rows: panels of
 /// two vectors, a last one of three rather than of one, and a narrow one for a remainder of at most
-/// half a vector (40 rows and 16 lanes: two vectors and a narrow panel of 8).
+/// half a vector (40 rows and 16 lanes: two vectors and a narrow panel of 8). Up to `two_narrow`
+/// rows are narrow panels only.
 template <class T, class Emit>
-void for_each_panel(Index rows, Emit emit) {
+void for_each_panel(Index rows, Index two_narrow, Emit emit) {
   constexpr Index lanes = simd::kLanes<T>;
+  const auto emit_narrow = [&](Index first, Index count) {
+    emit(first, count, 1, static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))));
+  };
+  if (rows > kNarrowRows<T> && rows <= two_narrow) {
+    emit_narrow(0, kNarrowRows<T>);
+    emit_narrow(kNarrowRows<T>, rows - kNarrowRows<T>);
+    return;
+  }
   const Index rest = rows % lanes <= kNarrowRows<T> ? rows % lanes : 0;
   Index first = 0;
   for (Index left = (rows - rest + lanes - 1) / lanes; left > 0;) {
@@ -27,7 +48,7 @@ void for_each_panel(Index rows, Emit emit) {
     first += n * lanes;
     left -= n;
   }
-  if (rest > 0) emit(first, rest, 1, static_cast<int>(std::bit_ceil(static_cast<unsigned>(rest))));
+  if (rest > 0) emit_narrow(first, rest);
 }
 
 /// x times scale * log2(e), so that weights are powers of 2 (or without log2(e), where a score

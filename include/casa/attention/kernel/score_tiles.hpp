@@ -119,7 +119,12 @@ CASA_INLINE void score_tile(
   const Index units = block.units, near = block.near;
   Tile<V, groups, N> row;
   if constexpr (R > 0) {
-    row[0][0] = narrow_scores<R>(block.keys, key, NarrowQueries<Q>{q, units, near});
+    const NarrowQueries<Q> queries{q, units, near};
+    constexpr int most = R >= 4 ? R * 3 / 4 : R;  // three of four rows, or six of eight
+    if (block.panel.rows <= most)
+      row[0][0] = narrow_scores<most, R>(block.keys, key, queries);
+    else
+      row[0][0] = narrow_scores<R, R>(block.keys, key, queries);
   } else {
     FetchCursor ahead =
         score_cursor<M, N, kScoreSteps>(block.prefetcher, block.keys[key], near, q, units);

@@ -31,10 +31,11 @@ struct TilePolicy {
 template <class T, class S, class W, class V>
 TilePolicy choose_tiles(Index rows, Index padded_dim, bool lists) {
   constexpr Index lanes = simd::kLanes<T>;
-  // A job waits for memory if its rows fit one narrow panel, or if keys are stored as T and at most
-  // 2 sizeof(S) rows fit one vector.
+  // A job waits for memory if its rows fit one narrow panel or two, or, as pairs, one vector, or if
+  // keys are stored as T and at most 2 sizeof(S) rows fit one vector.
   constexpr Index shared = 2 * static_cast<Index>(sizeof(S)) * std::is_same_v<S, T>;
-  constexpr Index few = (std::max)(kNarrowRows<T>, (std::min)(lanes, shared));
+  constexpr Index narrow = (std::max)(kNarrowRows<T>, kTwoNarrowRows<T, W, V>);
+  constexpr Index few = kUnit<W> == 2 ? lanes : (std::max)(narrow, (std::min)(lanes, shared));
   // One tile of one or two rows takes whole values, of up to kSegmentVectors.
   constexpr Index strided = (std::min)(kFewQueries, kNarrowRows<T>);
   const Index near = kNearBytes / (padded_dim * static_cast<Index>(sizeof(V)));
