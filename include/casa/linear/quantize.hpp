@@ -60,7 +60,8 @@ inline RowMatrix<double> rounded_rows(MatrixView<const float> x) {
         if (!(std::abs(x(r, c)) <= largest)) largest = std::abs(x(r, c));
       const float scale = row_scale(largest), factor = row_factor(scale);
       for (Index c = g; c < end; ++c)
-        rounded(r, c) = double{std::nearbyint(x(r, c) * factor)} * double{scale};
+        rounded(r, c) =
+            static_cast<double>(std::nearbyint(x(r, c) * factor)) * static_cast<double>(scale);
     }
   return rounded;
 }

@@ -36,6 +36,12 @@ using VecI = Vec<std::int32_t>;
 /// Quads in the lanes of int32, ready to be multiplied.
 #if CASA_SIMD_VNNI || CASA_SIMD_DOTPROD
 using VecQuads = VecI;
+namespace detail {
+template <>
+struct VectorOf<ValueQuad> {
+  using type = VecQuads;
+};
+}  // namespace detail
 
 CASA_INLINE VecQuads load(const WeightQuad* p) {
   auto v = detail::load_as<VecQuads>(p);
@@ -62,6 +68,12 @@ CASA_INLINE VecI fma(VecQuads x, VecQuads w, VecI sum) {
 struct VecQuads {
   Vec<std::int16_t> even, odd;
 };
+namespace detail {
+template <>
+struct VectorOf<ValueQuad> {
+  using type = VecQuads;
+};
+}  // namespace detail
 
 CASA_INLINE VecQuads load(const WeightQuad* p) {
   const auto both = detail::load_as<Vec<std::int16_t> >(p);
