@@ -5,6 +5,11 @@
 //                                    of the multiply-add peak (`peak`)
 //   model/tg64/<type>/threads:<n>    64 further tokens, one a pass: tokens/s, bytes of weights a
 //                                    second, and the part of the read rate of one thread (`read`)
+//   model/streams/<type>/streams:<s>/threads:<n>
+//                                    the next token of each of s streams in one pass, which reads
+//                                    the weights once; each looks back at 256 tokens in a cache of
+//                                    its own, in bfloat16: tokens/s of all streams, and the
+//                                    multiply-adds as part of the peak (`peak`)
 //
 // <type> is that of the weights; bf16_rounded rounds what meets them to bfloat16, too
 // (Precision::storage), int8_rounded to int8 (Precision::int8).
@@ -101,6 +106,42 @@ void run(benchmark::State& state, WeightType type, Precision precision, bool pre
   }
 }
 
+// Every stream holds kPast tokens and forgets one with each that comes, so that all passes cost the
+// same.
+constexpr Index kPast = 256;
+
+void run_streams(benchmark::State& state, WeightType type, Precision precision) {
+  const Decoder<float>& m = model(type);
+  const Index count = state.range(0), threads = state.range(1);
+  ThreadPool pool(threads);
+  const Context context{.executor = pool, .precision = precision};
+  std::vector<DecoderState<float>> states;
+  for (Index s = 0; s < count; ++s)
+    states.push_back(m.new_state({.cache = CacheType::bfloat16, .text_window = kPast, .sinks = 0}));
+  std::vector<int> prompt(kPast);
+  for (std::size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int>(i * 83 % 49152);
+  m.forward({.state = &states[0], .ids = prompt, .logits = LogitRows::none}, {}, context);
+  for (std::size_t s = 1; s < states.size(); ++s) states[s] = states[0];
+
+  std::vector<int> tokens(states.size());
+  std::vector<StreamInput<float>> inputs;
+  for (std::size_t s = 0; s < states.size(); ++s) {
+    tokens[s] = static_cast<int>(7 + s);
+    inputs.push_back({&states[s], {&tokens[s], 1}});
+  }
+  Matrix<float> logits(count, m.config().vocab_size);
+  for (auto _ : state) m.forward(inputs, logits, context);
+
+  using benchmark::Counter;
+  const auto rows = static_cast<double>(count);
+  const double head = static_cast<double>(m.config().vocab_size * m.config().hidden_size);
+  const double pairs = rows * static_cast<double>(kPast + 1) * 9 * 30;
+  const double flop = 2 * rows * (weights_per_token() + head) + 4 * 64 * pairs;
+  state.counters["tokens/s"] = Counter(rows, Counter::kIsIterationInvariantRate);
+  state.counters["peak"] = Counter(flop / (bench::fma_peak<float>() * static_cast<double>(threads)),
+                                   Counter::kIsIterationInvariantRate);
+}
+
 const int registered = [] {
   constexpr std::tuple<WeightType, Precision, const char*> types[] = {
       {WeightType::native, Precision::full, "float"},
@@ -120,6 +161,15 @@ const int registered = [] {
           ->Arg(2)
           ->UseRealTime()
           ->Unit(benchmark::kMillisecond);
+  for (const auto& [type, precision, name] : types)
+    benchmark::RegisterBenchmark((std::string("model/streams/") + name).c_str(),
+                                 [type = type, precision = precision](benchmark::State& state) {
+                                   run_streams(state, type, precision);
+                                 })
+        ->ArgNames({"streams", "threads"})
+        ->ArgsProduct({{1, 4, 16, 64}, {1, 2}})
+        ->UseRealTime()
+        ->Unit(benchmark::kMillisecond);
   return 0;
 }();
 
