@@ -113,7 +113,7 @@ class Product {
     const Index packed_size = packed_depth<A>(weight_.depth());
     const Index workers = context_.executor.num_workers();
     const ProductBlocking cut(x.rows(), panels_.count, weight_.depth(),
-                              packed_size * Index{sizeof(A)}, workers);
+                              packed_size * Index{sizeof(A)}, workers, quantizes);
     const A* packed = pack_rows<A>(x, cut.rows, packed_size);
     const Index calls_per_tile = Format::kVectors / tile_vectors<T, A>(cut.rows.size(0));
     // Each worker has the sums of its open panels, and a prepared block of weights.

@@ -146,8 +146,11 @@ CASA_INLINE void make_quads(const std::int8_t* row, Index stride, WeightQuad* to
     }
     std::swap(q1, q2);
   }
-  const Longs all[] = {q0, q1, q2, q3};
-  std::memcpy(static_cast<void*>(to), all, sizeof all);
+  constexpr Index step = kLanes<std::int32_t>;
+  std::memcpy(static_cast<void*>(to), &q0, sizeof q0);
+  std::memcpy(static_cast<void*>(to + step), &q1, sizeof q1);
+  std::memcpy(static_cast<void*>(to + 2 * step), &q2, sizeof q2);
+  std::memcpy(static_cast<void*>(to + 3 * step), &q3, sizeof q3);
 }
 
 namespace detail {
