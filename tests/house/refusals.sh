@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What a new user gets wrong first is refused by one sentence with advice, and few lines around it:
 # a column-major matrix, float q beside double k, an expression, Eigen's own bfloat16, at each door
-# that takes matrices; from whatever header declares the door.
+# that takes matrices, and a score function that cannot be called; from whatever header declares the
+# door.
 . "$(dirname "$0")/common.sh"
 eigen=$(eigen_include)
 most=25  # lines in all: Clang prints the chain of calls and the source of each
@@ -38,6 +39,9 @@ refusal $attend 'attend takes the mask' \
 refusal $attend 'are matrices' 'auto out = attend(q.data(), k, k, sees);'
 refusal $attend 'float or double' \
   'MatrixView<const bfloat16> b; auto out = attend(b, b, b, sees);'
+refusal $attend 'a score function is' \
+  'auto out = attend(q, k, k, sees, {}, [n = 0](auto s, const auto&) mutable { return ++n, s; });'
+refusal $attend 'a score function is' 'auto out = attend(q, k, k, sees, {}, [](auto s) { return s; });'
 refusal casa/attention/simple.hpp 'column-major' 'auto out = varlen(q, columns, k, {0, 1}, {0, 14}, true);'
 refusal casa/attention/simple.hpp 'Eigen expression' 'auto out = varlen(q, k, k + k, {0, 1}, {0, 14}, true);'
 refusal $attend 'column-major' 'MatrixView<const float> v = columns;'

@@ -37,6 +37,7 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <utility>
 
 #include "casa/attention/input.hpp"
 
@@ -163,9 +164,15 @@ constexpr bool is_score() {
   if constexpr (std::is_same_v<Score, PlainScore>) {
     return true;
   } else {
-    constexpr bool callable = requires(const Score& score, const ScalarPlace& at) {
-      { apply_score(score, 1.0, at, score_rows(score, at)) } -> std::convertible_to<double>;
-    };
+    // (Not by apply_score, whose body is outside of what a requirement looks at.)
+    using Rows =
+        decltype(score_rows(std::declval<const Score&>(), std::declval<const ScalarPlace&>()));
+    constexpr bool callable = [] {
+      if constexpr (std::is_same_v<Rows, NoRows>)
+        return std::is_invocable_r_v<double, const Score&, double, const ScalarPlace&>;
+      else
+        return std::is_invocable_r_v<double, const Score&, double, const ScalarPlace&, const Rows&>;
+    }();
     static_assert(callable,
                   "casa: a score function is a struct with a member template <class V, class At> V "
                   "operator()(V score, const At& at) const, as attention/score_place.hpp shows");
