@@ -70,6 +70,31 @@ TEST_CASE("attend on Eigen matrices: heads, intervals, scale, lse") {
   CHECK(strided == plain);
 }
 
+// Fault: the heads of v are as far apart as those of k.
+TEST_CASE("head-major keys and values give the bits of those that lie side by side") {
+  std::srand(4);
+  const Index keys = 9, heads = 2, dim = 6, value_dim = 4;
+  const RowMatrix<double> q = RowMatrix<double>::Random(5, 4 * dim),
+                          k = RowMatrix<double>::Random(keys, heads * dim),
+                          v = RowMatrix<double>::Random(keys, heads * value_dim);
+  RowMatrix<double> k_heads(heads * keys, dim), v_heads(heads * keys, value_dim);
+  for (Index h = 0; h < heads; ++h) {
+    k_heads.middleRows(h * keys, keys) = k.middleCols(h * dim, dim);
+    v_heads.middleRows(h * keys, keys) = v.middleCols(h * value_dim, value_dim);
+  }
+  const std::vector<Interval> intervals = {{0, 9}, {2, 5}, {4, 4}, {8, 9}, {0, 1}};
+  AttendOptions<double> options{.num_heads = 4, .num_kv_heads = 2, .value_dim = value_dim};
+  AttendOptions<double> head_major = options;
+  head_major.head_major = true;
+  CHECK(attend(q, k_heads, v_heads, intervals, head_major) == attend(q, k, v, intervals, options));
+  CHECK(varlen(q, k_heads, v_heads, {0, 2, 5}, {0, 4, 9}, true, head_major) ==
+        varlen(q, k, v, {0, 2, 5}, {0, 4, 9}, true, options));
+  CHECK_THROWS_AS(attend(q, k, v, intervals, head_major), error);
+  CHECK_THROWS_AS(attend(q, k_heads.topRows(17), v_heads.topRows(17), intervals, head_major),
+                  error);
+  CHECK_THROWS_AS(varlen(q, k_heads, v_heads, {0, 5}, {0, 10}, true, head_major), error);
+}
+
 TEST_CASE("intervals and lengths in braces, spans, arrays and vectors are the same list") {
   std::srand(3);
   const RowMatrix<double> q = RowMatrix<double>::Random(2, 6), k = RowMatrix<double>::Random(9, 6),

@@ -92,6 +92,9 @@ struct AttendOptions {
   const Context* context = nullptr;  ///< threads and scratch memory; one thread unless given
   Index value_dim = 0;               ///< of a head of v and of the result; 0: head_dim
   std::span<const T> sinks = {};     ///< (num_heads): learned sink logits (AttentionInput); or none
+  /// k and v are head-major, which a few query rows read up to twice as fast: (num_kv_heads * keys,
+  /// head_dim) and (num_kv_heads * keys, value_dim), key t of kv head h in row h * keys + t.
+  bool head_major = false;
 };
 
 namespace detail {
@@ -174,21 +177,30 @@ RowMatrix<T> attend_matrices(MatrixView<const T> q, MatrixView<const S> k, Matri
   const AttentionShape shape{options.num_heads, options.num_kv_heads, q.cols() / options.num_heads,
                              options.value_dim};
   check_shape(shape);
-  if (k.cols() != shape.num_kv_heads * shape.head_dim)
-    fail("attend: columns of k: expected num_kv_heads * head_dim = ", shape.num_kv_heads, " * ",
-         shape.head_dim,
+  const Index heads = shape.num_kv_heads, side_by_side = options.head_major ? 1 : heads;
+  if (k.cols() != checked_mul(side_by_side, shape.head_dim, "attend: k")) {
+    if (options.head_major)
+      fail("attend: columns of head-major k: expected head_dim = ", shape.head_dim, ", got ",
+           k.cols());
+    fail("attend: columns of k: expected num_kv_heads * head_dim = ", heads, " * ", shape.head_dim,
          shape.num_heads == 1 ? " (num_heads is 1: set AttendOptions::num_heads?)" : "", ", got ",
          k.cols());
+  }
   require_equal("attend: columns of v", v.cols(),
-                checked_mul(shape.num_kv_heads, shape.output_dim(), "attend: v"));
+                checked_mul(side_by_side, shape.output_dim(), "attend: v"));
   require_equal("attend: rows of v", v.rows(), k.rows());
-  const KeyPiece<S> piece{.k = k.data(),
-                          .v = v.data(),
-                          .count = k.rows(),
-                          .token_stride = k.stride(),
-                          .head_stride = shape.head_dim,
-                          .value_token_stride = v.stride(),
-                          .value_head_stride = shape.output_dim()};
+  require(!options.head_major || k.rows() % heads == 0,
+          "attend: rows of head-major k must be a multiple of num_kv_heads = ", heads, ", got ",
+          k.rows());
+  const Index keys = options.head_major ? k.rows() / heads : k.rows();
+  const KeyPiece<S> piece{
+      .k = k.data(),
+      .v = v.data(),
+      .count = keys,
+      .token_stride = k.stride(),
+      .head_stride = options.head_major ? keys * k.stride() : shape.head_dim,
+      .value_token_stride = v.stride(),
+      .value_head_stride = options.head_major ? keys * v.stride() : shape.output_dim()};
   const AttentionInput<T, S> in{.shape = shape,
                                 .scale = options.scale.value_or(default_scale(shape.head_dim)),
                                 .q = q,
@@ -209,8 +221,9 @@ RowMatrix<T> attend_matrices(MatrixView<const T> q, MatrixView<const S> k, Matri
 /// Row r sees the keys of intervals[r]: a vector, a span, or braces, `{{0, 14}}` for one row that
 /// sees 14 keys. Returns RowMatrix (rows, num_heads * head_dim). k and v hold q's float or double,
 /// or casa::bfloat16 or casa::half beside float. v and what is returned have options.value_dim
-/// columns a head instead, if that is given. `score` is a score function (scores.hpp). Throws
-/// casa::error if sizes do not fit.
+/// columns a head instead, if that is given. With options.head_major a row of k and v is a key of
+/// one head instead, all keys of a head before the next head's. `score` is a score function
+/// (scores.hpp). Throws casa::error if sizes do not fit.
 template <class Q, class K, class V, class Score = PlainScore>
 auto attend(const Q& q, const K& k, const V& v, ListView<Interval> intervals,
             const detail::OptionsFor<Q>& options = {}, const Score& score = {}) {

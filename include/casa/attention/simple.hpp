@@ -3,6 +3,7 @@
 // varlen().
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -67,7 +68,8 @@ auto varlen(const Q& q, const K& k, const V& v, ListView<std::int32_t> cu_seqlen
               rows, " rows");
     };
     check_rows("q", q.rows(), ends_q.back());
-    check_rows("k", k.rows(), ends_k.back());
+    const Index heads = options.head_major ? (std::max<Index>)(1, options.num_kv_heads) : 1;
+    check_rows("k", k.rows() / heads, ends_k.back());
     auto intervals = varlen_intervals(ends_q, ends_k, causal);
     intervals.resize(static_cast<std::size_t>(q.rows()));  // padding sees nothing
     return attend(q, k, v, intervals, options);
