@@ -18,7 +18,10 @@ import tempfile
 
 
 def run(command):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    except OSError as error:
+        raise SystemExit(f"interleave.py: cannot run {command[0]}: {error.strerror}")
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
@@ -50,6 +53,9 @@ def main():
     cases = [c for c in args.cases or lists[0] if c in lists[0] and c in lists[1]]
     for case in sorted(set(args.cases or lists[0] + lists[1]) - set(cases)):
         print(f"left out, because not both programs have it: {case}", file=sys.stderr)
+    if not cases:
+        print("interleave.py: the programs have no case in common; nothing was written", file=sys.stderr)
+        return 1
     runs = [[], []]
     with tempfile.TemporaryDirectory(prefix="casa-interleave-") as scratch:
         for case in cases:
@@ -59,7 +65,7 @@ def main():
             print(f"{case}: done", file=sys.stderr, flush=True)
     for path, list_ in zip(args.files, runs):
         path.write_text(json.dumps({"runs": list_}) + "\n")
-    return 0 if cases else 1
+    return 0
 
 
 if __name__ == "__main__":

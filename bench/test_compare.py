@@ -154,6 +154,17 @@ class Files(unittest.TestCase):
             self.assertIn("bad.json is no file", done.stderr)
         self.assertEqual(self.run_compare("a.json", "none.json").returncode, 2)
 
+    def test_interleave_names_a_program_it_cannot_run_and_writes_nothing_without_a_case(self):
+        interleave = pathlib.Path(compare.__file__).with_name("interleave.py")
+        (self.folder / "a.json").write_text("old")
+        for program, message in (("/no/such", "cannot run /no/such: No such file"), ("/bin/true", "no case in common")):
+            done = subprocess.run([sys.executable, interleave, program, program, self.folder / "a.json",
+                                   self.folder / "b.json"], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(message, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
+        self.assertEqual((self.folder / "a.json").read_text(), "old")
+
 
 if __name__ == "__main__":
     unittest.main()
