@@ -155,16 +155,52 @@ TEST_CASE("sinks, widths of values and parameters of scores that do not fit are 
   const std::vector<float> one{1}, ones{1, 1};
   const std::vector<Index> places(4, 0), far{0, 0, Index{1} << 40};
   CHECK(scored(Scores{SoftCap{5}, Alibi<float>{ones}}).empty());
-  CHECK(has(scored(SoftCap{0}), "SoftCap: cap must be positive, got 0"));
+  CHECK(has(scored(SoftCap{0}), "SoftCap: cap must lie in [1e-30, 1e30], got 0"));
+  for (const double cap : {-1.0, 1e-40, 1e39, std::nan("")})
+    CHECK(has(scored(SoftCap{cap}), "SoftCap: cap must lie in [1e-30, 1e30]"));
   CHECK(scored(Alibi<float>{one}) == "Alibi: slopes (one per head): expected 2, got 1");
   CHECK(scored(Alibi<float>{ones, places}) == "Alibi: query_places: expected 3, got 4");
-  CHECK(has(scored(Alibi<float>{ones, far}), "Alibi: query_places[2] must lie within +-2^30"));
+  CHECK(has(scored(Alibi<float>{ones, far}), "Alibi: query_places[2] must lie within +-2^29"));
   CHECK(scored(Scores{SoftCap{5}, HeadScale<float>{one}}) ==
         "HeadScale: factors (one per head): expected 2, got 1");
   CHECK(scored(Bias<float>{k}) == "Bias: rows of matrix (heads * rows of q): expected 3, got 10");
   CHECK(scored(Bias<float>{q}) == "Bias: columns of matrix (keys): expected 10, got 8");
   CHECK(scored(RelativeBias<float>{q}) ==
         "RelativeBias: rows of table (one per head): expected 2, got 3");
+}
+
+// Faults: a cap that is no float, or whose inverse is none, gave NaN for a score of 0; a difference
+// of places beyond 32 bits changed its sign.
+TEST_CASE("the largest and smallest parameters of score functions give what the definition does") {
+  Matrix<float> q(2, 8);
+  q.fill(0);  // scores are 0
+  const Matrix<float> k = random(20, 8, 2);
+  const std::vector<Interval> all(2, Interval{0, 20});
+  const auto same = [&](const auto& score) {
+    Context definition;
+    definition.path = Path::naive;
+    float fast = 0, exact = 0;
+    std::vector<float> lse(2);
+    AttendOptions<float> options{.lse = lse.data()};
+    (void)attend(q, k, k, all, options, score);
+    fast = lse[1];
+    options.context = &definition;
+    (void)attend(q, k, k, all, options, score);
+    exact = lse[1];
+    return std::isfinite(fast) && std::abs(fast - exact) <= 1e-5f * std::abs(exact);
+  };
+  CHECK(same(SoftCap{1e30}));
+  CHECK(same(SoftCap{1e-30}));
+  constexpr Index most = Index{1} << 29;
+  const std::vector<Index> low_rows(2, -most), high_rows(2, most), low(20, -most), high(20, most);
+  Matrix<float> table(1, 2);
+  table(0, 0) = -5;
+  table(0, 1) = 5;
+  CHECK(same(RelativeBias<float>{table, most, low_rows, high}));
+  CHECK(same(RelativeBias<float>{table, -most, high_rows, low}));
+  const std::vector<float> slope{1e-9f};
+  CHECK(same(Alibi<float>{slope, low_rows, high}));
+  CHECK(same(Alibi<float>{slope, high_rows, low}));
 }
 
 TEST_CASE("states of other sizes are not merged or finished, and stay as they were") {

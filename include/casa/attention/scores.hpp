@@ -13,15 +13,15 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Throws casa::error unless a list is empty or has `count` places within the range of a 32-bit
-/// number's half.
+/// Throws casa::error unless a list is empty or has `count` places within +-2^29, so that the
+/// difference of two, and an offset of as much, fit the 32-bit numbers of the kernel.
 inline void check_places(std::string_view what, std::span<const Index> places, Index count) {
   if (places.empty()) return;
   require_equal(what, static_cast<Index>(places.size()), count);
-  constexpr Index bound = Index{1} << 30;
+  constexpr Index bound = Index{1} << 29;
   for (std::size_t i = 0; i < places.size(); ++i)
     if (places[i] < -bound || places[i] > bound)
-      fail(what, "[", i, "] must lie within +-2^30, got ", places[i]);
+      fail(what, "[", i, "] must lie within +-2^29, got ", places[i]);
 }
 
 inline Index place_of(std::span<const Index> places, Index i) {
@@ -43,16 +43,16 @@ auto query_places(std::span<const Index> places, const At& at) {
 
 /// s becomes cap * tanh(s / cap), which stays within +-cap (Gemma 2, arXiv 2408.00118).
 struct SoftCap {
-  double cap = 50;  ///< positive
+  double cap = 50;  ///< in [1e-30, 1e30], so that it and 1 / cap are floats
 
   /// The changed scores.
   template <class V, class At>
   V operator()(V s, const At& at) const {
     return at.number(cap) * at.tanh(s * at.number(1 / cap));
   }
-  /// Throws casa::error unless the cap is positive and finite.
+  /// Throws casa::error unless the cap is in its range.
   void check(const AttentionShape&, Index, Index) const {
-    require(cap > 0 && std::isfinite(cap), "SoftCap: cap must be positive, got ", cap);
+    require(cap >= 1e-30 && cap <= 1e30, "SoftCap: cap must lie in [1e-30, 1e30], got ", cap);
   }
 };
 
