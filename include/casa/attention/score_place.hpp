@@ -15,7 +15,8 @@
 // double. `at` says where they stand and computes what depends on it, in either form:
 //
 //   at.row(), at.head(), at.key()  whole numbers: the row of q, the query head, the place of the
-//                                  key. + - * and comparisons work on them, also with an Index
+//                                  key. + - * and comparisons work on them, also with an Index,
+//                                  within 32 bits: beside float the kernel counts in no more
 //   at.number(x)                   a constant, or such whole numbers, as the type of scores
 //   at.of_key(f)                   f(key), at.of_row(f): f(row, head), at.of_pair(f): f(row, head,
 //                                  key): your own function of plain Index arguments, called for
@@ -32,6 +33,7 @@
 //
 // A score of -inf hides its key (the value must be finite all the same), NaN gives NaN in its row.
 // Scores of keys that the mask hides are computed, too, and thrown away, whatever they are.
+// So i of lookup(table, i) must lie in the table for every row and key, seen or not: clamp() it.
 #pragma once
 
 #include <algorithm>
