@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <span>
+#include <string_view>
 
 #include "casa/attention/mask.hpp"
 #include "casa/core/error.hpp"
@@ -126,6 +127,14 @@ inline void check_sequences(std::span<const Index> offsets, Index rows) {
   require_equal("attention: the last of sequence_offsets (rows of q)", offsets.back(), rows);
 }
 
+/// Throws casa::error unless every sink is a number, or -inf. `what` begins the message.
+template <Scalar T>
+void check_sinks(std::string_view what, std::span<const T> sinks) {
+  for (std::size_t h = 0; h < sinks.size(); ++h)
+    if (!(sinks[h] < std::numeric_limits<T>::infinity()))
+      fail(what, ": sinks[", h, "] must be a number below infinity, got ", sinks[h]);
+}
+
 /// Throws casa::error unless every size fits, every interval that is not empty lies within the
 /// keys, and lists are in order. Without kReadsValues the values of the keys may be null.
 template <bool kReadsValues = true, Scalar T, class S>
@@ -146,9 +155,7 @@ void check(const AttentionInput<T, S>& in) {
   if (in.sinks.empty()) return;
   require_equal("attention: sinks (one per head)", static_cast<Index>(in.sinks.size()),
                 in.shape.num_heads);
-  for (std::size_t h = 0; h < in.sinks.size(); ++h)
-    require(in.sinks[h] < std::numeric_limits<T>::infinity(), "attention: sinks[", h,
-            "] must be a number below infinity, got ", in.sinks[h]);
+  check_sinks("attention", in.sinks);
 }
 
 template <Scalar T, class S>

@@ -141,13 +141,15 @@ void merge(AttentionState<T>& to, const AttentionState<T>& from, const Context& 
 
 /// Each row of the state gets its head's sink (num_heads logits, as in AttentionInput), which must
 /// count once: give sinks either to one attend_state() of those that are merged, or to the merged
-/// state by this function. Throws casa::error if sizes do not fit.
+/// state by this function. Throws casa::error, before the state is touched, if sizes do not fit or
+/// a sink is NaN or infinity (-infinity is no sink).
 template <Scalar T>
 void add_sinks(AttentionState<T>& state, std::span<const std::type_identity_t<T>> sinks) {
   constexpr double log2e = 1.44269504088896340736;
   const Index dim = detail::checked_head_dim(state);
   require_equal("add_sinks: sinks (one per head)", static_cast<Index>(sinks.size()),
                 state.max.cols());
+  detail::check_sinks<T>("add_sinks", sinks);
   for (Index r = 0; r < state.max.rows(); ++r)
     for (Index h = 0; h < state.max.cols(); ++h) {
       const auto sink =
