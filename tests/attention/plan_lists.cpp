@@ -69,7 +69,7 @@ TEST_CASE("the jobs of random lists cover every row once, and every key that it 
     const Mask mask = random_mask(rows, 3000, 6, random);
     Workspace workspace;
     const Workspace::Frame frame(workspace);
-    const detail::Plan plan = detail::make_plan(mask, shape, workspace);
+    const detail::Plan plan = detail::make_plan<float>(mask, shape, workspace);
     if (plan.mask().offsets.empty()) continue;  // no row has two intervals
     // For each head and row the number of keys of its jobs that it sees.
     std::vector<std::vector<Index>> seen(2, std::vector<Index>(static_cast<std::size_t>(rows)));
@@ -107,7 +107,7 @@ TEST_CASE("chosen blocks of keys for blocks of rows: jobs have no pair that is n
     CAPTURE(group);
     Workspace workspace;
     const Workspace::Frame frame(workspace);
-    const auto plan = detail::make_plan(mask, {8 * group, 8, 128}, workspace);
+    const auto plan = detail::make_plan<float>(mask, {8 * group, 8, 128}, workspace);
     const Index pairs = 8 * group * pairs_of(mask);
     CHECK(planned_pairs(plan, group) >= pairs);
     // (Neighbours that share more than half of their blocks may share a job.)
@@ -124,7 +124,7 @@ TEST_CASE("sinks and a window: jobs have no more pairs than of a window alone") 
       mask.add_row({{0, r + 1}});
   Workspace workspace;
   const Workspace::Frame frame(workspace);
-  const auto plan = detail::make_plan(mask, {16, 8, 128}, workspace);
+  const auto plan = detail::make_plan<float>(mask, {16, 8, 128}, workspace);
   // A job of 144 rows sees 256 + 143 keys and the sinks, of which each row sees 260.
   const double ratio =
       static_cast<double>(planned_pairs(plan, 2)) / static_cast<double>(16 * pairs_of(mask));

@@ -158,7 +158,7 @@ TEST_CASE("masks whose neighbours see much the same are taken as they come") {
       CAPTURE(group);
       Workspace workspace;
       const Workspace::Frame frame(workspace);
-      const auto plan = detail::make_plan(n.mask, {group, 1, 8}, workspace);
+      const auto plan = detail::make_plan<float>(n.mask, {group, 1, 8}, workspace);
       CHECK(plan.order.tokens.empty());
       CHECK(plan.order.num_empty == 0);
     }
@@ -175,7 +175,7 @@ TEST_CASE("masks in a bad order are sorted, and panels compute few pairs that no
       const Index panel = 32 / group;
       Workspace workspace;
       const Workspace::Frame frame(workspace);
-      const auto plan = detail::make_plan(n.mask, {group, 1, 8}, workspace);
+      const auto plan = detail::make_plan<float>(n.mask, {group, 1, 8}, workspace);
       REQUIRE(static_cast<Index>(plan.order.tokens.size()) == 2048);
       std::vector<Index> tokens(plan.order.tokens.begin(), plan.order.tokens.end());
       for (Index r = 0; r < 2048; ++r) {
@@ -264,5 +264,62 @@ TEST_CASE("rows in a bad order: score functions are given each row's own place")
     p.randomize(5);
     const Steps steps{{Bias<float>{{bias.data(), 150, 150}}, SoftCap{5}}};
     check_variant(p, steps, run(p, steps), define(p, steps));
+  }
+}
+
+// Fault: places of a sequence's order are taken for tokens of the whole batch.
+TEST_CASE_TEMPLATE("sequences in a bad order: each has the bits that it has alone", P,
+                   Variant<float>, Variant<double>, Variant<float, bfloat16>) {
+  using T = std::remove_cvref_t<decltype(P::q[0])>;
+  std::mt19937 random(6);
+  for (const bool lists : {false, true}) {
+    auto all = unordered_masks(100, random);
+    all.push_back({"causal", masks::causal(7)});
+    all.insert(all.begin() + 3, {"causal", masks::causal(40)});
+    if (!lists) std::erase_if(all, [](const Named& n) { return !n.mask.offsets.empty(); });
+    std::vector<P> alone;
+    std::vector<Index> row_begin = {0};
+    std::vector<T> q;
+    std::vector<KeyPiece<std::remove_cvref_t<decltype(P::k[0][0])>>> pieces;
+    Mask mask;
+    Index keys = 0;
+    for (const Named& n : all) {
+      P& p = alone.emplace_back();
+      p.shape = {4, 2, 16, 0};
+      p.rows = n.mask.num_rows();
+      p.mask = n.mask;
+      p.counts = {40, 60};
+      p.randomize(static_cast<unsigned>(alone.size()));
+      q.insert(q.end(), p.q.begin(), p.q.end());
+      pieces.insert(pieces.end(), p.pieces.begin(), p.pieces.end());
+      row_begin.push_back(row_begin.back() + p.rows);
+      for (Index r = 0; r < p.rows; ++r) {
+        std::vector<Interval> row;
+        for (const Interval i : n.mask.row(r))
+          if (i.size() > 0) row.push_back({keys + i.begin, keys + i.end});
+        mask.add_row(row);
+      }
+      keys += 100;
+    }
+    mask.compact();
+    const Index rows = row_begin.back();
+    VariantResult<T> got{{rows, 64}, {rows, 4}};
+    AttentionInput<T, std::remove_cvref_t<decltype(P::k[0][0])>> in{
+        .shape = {4, 2, 16, 0},
+        .scale = alone[0].scale,
+        .q = {q.data(), rows, 64},
+        .keys = pieces,
+        .intervals = mask.intervals,
+        .interval_offsets = mask.offsets};
+    in.sequence_offsets = row_begin;
+    attend(in, got.out.view(), got.lse.data());
+    for (std::size_t s = 0; s < alone.size(); ++s) {
+      CAPTURE(all[s].name);
+      const auto expected = run(alone[s], PlainScore{});
+      CHECK(std::memcmp(got.out.row(row_begin[s]), expected.out.data(),
+                        static_cast<std::size_t>(expected.out.size()) * sizeof(T)) == 0);
+      CHECK(std::memcmp(got.lse.row(row_begin[s]), expected.lse.data(),
+                        static_cast<std::size_t>(expected.lse.size()) * sizeof(T)) == 0);
+    }
   }
 }

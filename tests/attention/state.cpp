@@ -211,7 +211,8 @@ TEST_CASE_TEMPLATE("attend_state, merge and finish in place allocate nothing onc
       finish(whole, out.view(), lse.data(), context);
       finish(whole, whole.out, nullptr, context);
     };
-    warm();
+    warm();  // (memory grows,
+    warm();  // and becomes one block)
     const long long allocations = casa_test::allocation_count();
     warm();
     if (counts) CHECK(casa_test::allocation_count() == allocations);

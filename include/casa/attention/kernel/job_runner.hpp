@@ -53,7 +53,8 @@ class JobRunner {
     scores_ = workspace.take<T>(keys * kMaxVectors * lanes);
     lane_values_ = workspace.take<T>(rows * 3);
     q_rows_ = workspace.take<const T*>(rows);
-    panels_ = workspace.take<QueryPanel<T>>(rows / lanes + 1);
+    not_finite_ = workspace.take<Index>(keys);
+    panels_ = workspace.take<QueryPanel<T>>((std::max)(rows / lanes + 1, p_.plan.max_job_panels));
     if (kScored) places_ = workspace.take<Lane<T>>(rows * 2);
   }
 
@@ -77,9 +78,9 @@ class JobRunner {
   }
 
  private:
-  /// The (row, head) pairs of the largest job in whole vectors, and one more.
+  /// The most lanes of a job's panels: rows in whole vectors and one more, or those of the plan.
   static Index lane_rows(const Plan& plan) {
-    return (plan.max_job_rows + lanes - 1) / lanes * lanes + lanes;
+    return (std::max)((plan.max_job_rows + lanes - 1) / lanes * lanes, plan.max_job_lanes) + lanes;
   }
 
   /// Computes the job with queries and weights multiplied as Q, keys read as K and values as V.
@@ -131,7 +132,8 @@ class JobRunner {
     }
   }
 
-  /// Cuts the job's rows into panels and packs their queries as Q, for keys read as K.
+  /// Cuts the job's rows into panels, unless the plan did, and packs their queries as Q, for keys
+  /// read as K.
   template <class Q, class K>
   void make_panels() {
     const Index d = in_.shape.head_dim, padded = key_rows_.padded_key_dim();
@@ -153,7 +155,8 @@ class JobRunner {
       lane += width;
       pack<Q, K>(p, q_rows_ + first, d, scaling_);
     };
-    for_each_panel<T>(rows_, kTwoNarrowRows<T, Q, K>, add_panel);
+    for (const PanelRows& p : job_->panels) add_panel(p.first, p.rows, p.vectors, p.narrow);
+    if (job_->panels.empty()) for_each_panel<T>(rows_, kTwoNarrowRows<T, Q, K>, add_panel);
   }
   /// Which row of q and which head each lane of a panel is, for score functions.
   void set_lane_places(QueryPanel<T>& panel, Lane<T>* places, Index width) const {
@@ -177,7 +180,8 @@ class JobRunner {
   template <class Q, class Keys, class Values>
   void run_block(Interval block, const Following& after, Keys keys, Values values) {
     const bool copied = !std::is_same_v<Value<Values>, S> || key_rows_.pads_values();
-    bool begun = false, mix = false;
+    bool begun = false;
+    std::span<const Index> not_finite;
     fetches_.clear();  // jobs of few rows keep it so
     for (Index p = 0; p < num_panels_; ++p) {
       const QueryPanel<T>& panel = panels_[p];
@@ -205,25 +209,43 @@ class JobRunner {
       if (!begun) {
         fetches_.plan_after_first_scores();
         // Rows that see different keys may share a tile: a key that a row does not see has weight
-        // 0, and 0 times its value is 0 unless the value is infinite or NaN. Checked only now,
+        // 0, and 0 times its value is 0 unless the value is infinite or NaN. Looked for only now,
         // after the first scores, because the values have been prefetched meanwhile.
-        mix = all_finite_where_rows_differ(block, values);
+        not_finite = not_finite_where_rows_differ(block, values);
         begun = true;
       }
       if (seen.last) prepare_result(panel);
+      const bool mix = may_share_tiles(panel, places, not_finite);
       sums_.template add<Q>(panel, panel_block, tiles_, mix, fetches_.prefetcher());
     }
   }
 
-  /// Whether all values are finite that some rows of the job see and others do not.
+  /// The places of a block's keys whose values are not all finite, of those that some rows of the
+  /// job see and others do not. Valid until the next call.
   template <class Values>
-  bool all_finite_where_rows_differ(Interval block, Values values) const {
+  std::span<const Index> not_finite_where_rows_differ(Interval block, Values values) const {
+    constexpr int together = 4;  // sums that do not wait for each other
     const Interval all = meet(block, limits_.every(0, rows_));
-    simd::Vec<T> nan{};
+    // 0 times the values of keys [begin, end), added.
+    const auto zero = [&](Index begin, Index end) {
+      Row<simd::Vec<T>, together> sum = {};
+      for (Index j = begin; j < end; j += together) {
+        Row<const Value<Values>*, together> value;
+        for (int k = 0; k < together; ++k) value[k] = values[(std::min)(j + k, end - 1)];
+        for (Index i = 0; i < key_rows_.padded_value_dim(); i += lanes) {
+          CASA_UNROLL
+          for (int k = 0; k < together; ++k)
+            sum[k] = simd::fma(simd::load(value[k] + i), simd::Vec<T>{}, sum[k]);
+        }
+      }
+      return simd::reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    };
+    std::size_t count = 0;
     const auto add = [&](Index begin, Index end) {
-      for (Index j = begin - block.begin; j < end - block.begin; ++j)
-        for (Index i = 0; i < key_rows_.padded_value_dim(); i += lanes)
-          nan = simd::fma(simd::load(values[j] + i), simd::Vec<T>{}, nan);
+      if (zero(begin - block.begin, end - block.begin) == T(0)) return;
+      for (Index place = begin; place < end; ++place)
+        if (zero(place - block.begin, place + 1 - block.begin) != T(0))
+          not_finite_[count++] = place;
     };
     if (all.size() == 0) {
       add(block.begin, block.end);
@@ -231,7 +253,18 @@ class JobRunner {
       add(block.begin, all.begin);
       add(all.end, block.end);
     }
-    return simd::reduce_add(nan) == T(0);
+    return {not_finite_, count};
+  }
+
+  /// Whether rows of a panel that see different keys of `places` may share a tile: all of them see
+  /// each key whose value is not finite, or none of their tiles reads it. (Pairs of keys may read
+  /// one before and one after.)
+  bool may_share_tiles(const QueryPanel<T>& panel, Interval places,
+                       std::span<const Index> not_finite) const {
+    return std::all_of(not_finite.begin(), not_finite.end(), [&](Index place) {
+      return place < places.begin - 1 || place > places.end ||
+             limits_.all_see(panel.first, panel.first + panel.rows, place);
+    });
   }
 
   /// For a panel that sees no further block: sets where its rows' sums go and what they are
@@ -280,6 +313,7 @@ class JobRunner {
   Index rows_ = 0, num_panels_ = 0;
   T *q_, *scores_, *lane_values_;
   const T** q_rows_;
+  Index* not_finite_;
   QueryPanel<T>* panels_;
   Lane<T>* places_ = nullptr;
 };

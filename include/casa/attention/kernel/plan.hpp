@@ -51,6 +51,14 @@ inline constexpr Index kSplitRows = 32;
 inline constexpr Index kSplitKeys = 1024;
 inline constexpr Index kFewJobs = 32;
 
+/// Rows of a job that are one panel.
+struct PanelRows {
+  Index first = 0;  ///< (row, head) pair of the job
+  Index rows = 0;
+  int vectors = 1;
+  int narrow = 0;  ///< rows of a narrow panel, a power of two; 0: a wide one
+};
+
 /// Keys that a job sees and that lie side by side.
 struct KeySpan {
   Interval keys;  ///< their places among all keys
@@ -69,6 +77,7 @@ struct Job {
   Index part = -1;  ///< index of the part's state among all; -1: the job is not split
   Index parts = 1;  ///< in the job of a first part: the number of parts, else 0; 1: not split
   std::span<const KeySpan> spans = {};  ///< ascending; none: a job's places are those of all keys
+  std::span<const PanelRows> panels = {};  ///< if several windows share the job; else none
 
   /// (row, head) pairs: `group` query heads share a kv head.
   Index rows(Index group) const { return (row_end - row_begin) * group; }
@@ -82,6 +91,8 @@ struct Plan {
   Index max_job_rows = 0;   ///< (row, head) pairs of the largest job
   Index max_job_keys = 0;
   Index max_job_intervals = 0;  ///< of all rows of a job
+  Index max_job_panels = 0;     ///< of the jobs that have them
+  Index max_job_lanes = 0;      ///< of all panels of such a job
 
   const MaskView& mask() const { return order.mask; }
 };
@@ -91,40 +102,10 @@ struct JobRows {
   Interval rows;
   Interval keys;  ///< the job's places
   std::span<const KeySpan> spans = {};
-  bool ends_window = true;  ///< the next JobRows are of other keys
+  bool ends_window = true;   ///< the next JobRows are of other keys
+  bool has_windows = false;  ///< several windows, all of them whole
+  std::span<const PanelRows> panels = {};
 };
-
-/// Cuts rows that see one interval each. Consecutive rows whose intervals overlap form a window,
-/// which is cut into jobs of equally many rows; under a causal mask the rows that see most keys
-/// come first, so that the last jobs are short and threads end together.
-inline std::span<const JobRows> cut_intervals(std::span<const Interval> intervals, Index group,
-                                              Workspace& workspace) {
-  const auto at = [&](Index r) { return intervals[static_cast<std::size_t>(r)]; };
-  const Index rows = static_cast<Index>(intervals.size());
-  JobRows* const jobs = workspace.take<JobRows>(rows);
-  std::size_t count = 0;
-  for (Index begin = 0, end = 0; begin < rows; begin = end) {
-    Interval seen = at(begin);
-    for (end = begin + 1; end < rows; ++end) {
-      const Interval next = at(end);
-      if (next.size() > 0 && seen.size() > 0 && (next.begin >= seen.end || next.end <= seen.begin))
-        break;
-      seen = hull(seen, next);
-    }
-    const Index blocks = ((end - begin) * group + kJobRows - 1) / kJobRows;
-    Index tokens = (end - begin + blocks - 1) / blocks;
-    if (blocks > 1 && kWholeRows % group == 0)  // whole panels, but for the last
-      tokens = (tokens * group + kWholeRows - 1) / kWholeRows * kWholeRows / group;
-    for (Index last = end; last > begin;) {
-      JobRows& job = jobs[count++];
-      job = {{(std::max)(begin, last - tokens), last}, {}};
-      for (Index r = job.rows.begin; r < last; ++r) job.keys = hull(job.keys, at(r));
-      last = job.rows.begin;
-      job.ends_window = last == begin;
-    }
-  }
-  return {jobs, count};
-}
 
 /// Parts that the keys of a job of `rows` (row, head) pairs are split into, of `jobs` before any is
 /// split.
@@ -157,10 +138,13 @@ inline void add_jobs(Plan& plan, std::span<const JobRows> cut, const AttentionSh
         const Index pairs = rows.rows.size() * group;
         plan.max_job_rows = (std::max)(plan.max_job_rows, pairs);
         if (parts > 1) plan.max_part_rows = (std::max)(plan.max_part_rows, pairs);
+        plan.max_job_panels =
+            (std::max)(plan.max_job_panels, static_cast<Index>(rows.panels.size()));
         for (Index part = 0; part < parts; ++part) {
           *job = {rows.rows.begin, rows.rows.end, head, rows.keys.begin + keys * part / parts,
                   rows.keys.begin + keys * (part + 1) / parts};
           job->spans = rows.spans;
+          job->panels = rows.panels;
           job->part = parts > 1 ? plan.num_parts++ : -1;
           job->parts = part == 0 ? parts : 0;
           plan.max_job_keys = (std::max)(plan.max_job_keys, job->key_end - job->key_begin);

@@ -5,7 +5,7 @@
 // and a job whose rows share their lists is one whole interval of its places.
 #pragma once
 
-#include "casa/attention/kernel/plan.hpp"
+#include "casa/attention/kernel/plan_intervals.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -16,7 +16,7 @@ namespace detail {
 /// no key in common with this one, where the window is full, or where it shares less than half of
 /// its keys and the window has enough rows: then panels of both would skip many of the other's
 /// keys. A window is one job of each kv head.
-inline std::span<const JobRows> cut_lists(const MaskView& mask, Index group, Workspace& workspace) {
+inline std::span<JobRows> cut_lists(const MaskView& mask, Index group, Workspace& workspace) {
   const Index rows = mask.num_rows();
   const Index whole = kWholeRows % group == 0 ? kWholeRows / group : 1;
   const Index tokens = (std::max)(kJobRows / group / whole * whole, whole);
@@ -60,20 +60,40 @@ inline MaskView compacted(const MaskView& mask, Workspace& workspace) {
   return {{one, static_cast<std::size_t>(mask.num_rows())}, {}};
 }
 
-/// The plan for a mask, in memory of the workspace.
-inline Plan make_plan(const MaskView& mask, const AttentionShape& shape, Workspace& workspace) {
+/// Cuts the rows of jobs that have several windows into panels, in memory of the workspace.
+template <class T>
+void add_panels(Plan& plan, std::span<JobRows> cut, Index group, Workspace& workspace) {
+  const auto intervals = plan.mask().intervals;
+  for (JobRows& job : cut) {
+    if (!job.has_windows) continue;
+    Index count = 0, lanes = 0;
+    cut_panels<T>(job, intervals, group, [&](const PanelRows& panel) {
+      ++count;
+      lanes += panel.vectors * simd::kLanes<T>;
+    });
+    PanelRows* panels = workspace.take<PanelRows>(count);
+    job.panels = {panels, static_cast<std::size_t>(count)};
+    cut_panels<T>(job, intervals, group, [&](const PanelRows& panel) { *panels++ = panel; });
+    plan.max_job_lanes = (std::max)(plan.max_job_lanes, lanes);
+  }
+}
+
+/// The plan for a mask, in memory of the workspace. T: what is computed in, as panels are vectors
+/// of it.
+template <class T>
+Plan make_plan(const MaskView& mask, const AttentionShape& shape, Workspace& workspace) {
   const Index group = shape.group();
   Plan plan;
   plan.order = OrderSearch(mask.offsets.empty() ? mask : compacted(mask, workspace),
                            (std::max<Index>)(1, kWholeRows / group), workspace)
                    .find();
-  const MaskView& ordered = plan.order.mask;
-  if (ordered.offsets.empty()) {
-    add_jobs(plan, cut_intervals(ordered.intervals, group, workspace), shape, workspace);
-    return plan;
-  }
-  const auto cut = cut_lists(ordered, group, workspace);
+  const MaskView& ordered = plan.mask();
+  const bool lists = !ordered.offsets.empty();
+  const auto cut = lists ? cut_lists(ordered, group, workspace)
+                         : cut_intervals(ordered.intervals, group, workspace);
+  add_panels<T>(plan, cut, group, workspace);
   add_jobs(plan, cut, shape, workspace);
+  if (!lists) return plan;
   const auto offset = [&](Index r) { return ordered.offsets[static_cast<std::size_t>(r)]; };
   for (const JobRows& job : cut)
     plan.max_job_intervals =

@@ -92,6 +92,8 @@ inline Plan join_plans(std::span<const Plan> plans, std::span<const Index> row_b
     all.max_part_rows = (std::max)(all.max_part_rows, plans[s].max_part_rows);
     all.max_job_rows = (std::max)(all.max_job_rows, plans[s].max_job_rows);
     all.max_job_keys = (std::max)(all.max_job_keys, plans[s].max_job_keys);
+    all.max_job_panels = (std::max)(all.max_job_panels, plans[s].max_job_panels);
+    all.max_job_lanes = (std::max)(all.max_job_lanes, plans[s].max_job_lanes);
     all.max_job_intervals = (std::max)(all.max_job_intervals, plans[s].max_job_intervals);
   }
   return all;
@@ -102,12 +104,13 @@ template <class T, class S>
 Plan make_plan(const AttentionInput<T, S>& in, Workspace& workspace) {
   const MaskView mask = in.mask();
   const std::span<const Index> begin = in.sequence_offsets;
-  if (begin.size() <= 2) return make_plan(mask, in.shape, workspace);
+  if (begin.size() <= 2) return make_plan<T>(mask, in.shape, workspace);
   const std::size_t count = begin.size() - 1;
   Plan* plans = workspace.take<Plan>(static_cast<Index>(count));
   for (std::size_t s = 0; s < count; ++s)
-    std::construct_at(plans + s, make_plan(mask_of_rows(mask, {begin[s], begin[s + 1]}, workspace),
-                                           in.shape, workspace));
+    std::construct_at(
+        plans + s,
+        make_plan<T>(mask_of_rows(mask, {begin[s], begin[s + 1]}, workspace), in.shape, workspace));
   return join_plans({plans, count}, begin, mask, in.num_keys(), workspace);
 }
 

@@ -80,6 +80,18 @@ class RowLimits {
     return all;
   }
 
+  /// Whether every one of rows [begin, end) sees a place of the job.
+  bool all_see(Index begin, Index end, Index place) const {
+    for (Index t = begin / group_; t * group_ < end; ++t) {
+      bool sees = !lists_ && seen_[t].contains(place);
+      if (lists_)
+        for (Index i = offsets_[t]; i < offsets_[t + 1]; ++i)
+          sees = sees || intervals_[i].contains(place);
+      if (!sees) return false;
+    }
+    return true;
+  }
+
   /// What a panel sees of the keys [seen.begin, seen.end) of the job. Valid until the next call.
   PanelKeys<T> visible(const QueryPanel<T>& panel, Interval seen) {
     return lists_ ? visible_lists(panel, seen) : visible_intervals(panel, seen);
@@ -109,12 +121,14 @@ class RowLimits {
   /// rows repeat the last row.
   template <class F>
   void for_each_token(const QueryPanel<T>& panel, F f) const {
-    const Index last = panel.first + panel.rows - 1;
-    for (Index t = panel.first / group_; t <= last / group_; ++t) {
-      const Index begin = (std::max<Index>)(0, t * group_ - panel.first);
-      const Index end = t == last / group_ ? panel.width() : (t + 1) * group_ - panel.first;
+    const Index first = panel.first / group_, last = (panel.first + panel.rows - 1) / group_;
+    Index begin = 0, end = (first + 1) * group_ - panel.first;
+    for (Index t = first; t < last; ++t) {
       f(t, lane_bits(begin, end));
+      begin = end;
+      end += group_;
     }
+    f(last, lane_bits(begin, panel.width()));
   }
 
   // Bits are made from marks where what a lane sees begins or ends, by a running exclusive or: a
