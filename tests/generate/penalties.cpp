@@ -256,7 +256,7 @@ TEST_CASE("states, options and ids out of range are refused and change nothing")
         casa::EmaRepetitionOptions{.max_count = -1}, casa::EmaRepetitionOptions{.stop_ids = {10}}})
     CHECK_THROWS_AS(EmaRepetitionPenalty(10, bad), casa::error);
   CHECK_THROWS_WITH(EmaRepetitionPenalty(10, {.decay = 1}),
-                    "EmaRepetitionPenalty: decay: expected in (0, 1), got 1.000000");
+                    "EmaRepetitionPenalty: decay: expected in (0, 1), got 1");
 
   NgramBlock block(10, {.size = 2, .window = 3});
   block.observe(4);

@@ -248,19 +248,19 @@ TEST_CASE("options out of range are named with their range") {
   };
   const double nan = std::nan("");
   refused({.temperature = -1},
-          "SamplingOptions: temperature: expected finite and >= 0, got -1.000000");
+          "SamplingOptions: temperature: expected finite and >= 0, got -1");
   refused({.temperature = nan}, "SamplingOptions: temperature: expected finite and >= 0, got nan");
   refused({.temperature = HUGE_VAL},
           "SamplingOptions: temperature: expected finite and >= 0, got inf");
   refused({.top_k = -1}, "SamplingOptions: top_k: expected >= 0, got -1");
-  refused({.top_p = 0}, "SamplingOptions: top_p: expected in (0, 1], got 0.000000");
-  refused({.top_p = 1.5}, "SamplingOptions: top_p: expected in (0, 1], got 1.500000");
+  refused({.top_p = 0}, "SamplingOptions: top_p: expected in (0, 1], got 0");
+  refused({.top_p = 1.5}, "SamplingOptions: top_p: expected in (0, 1], got 1.5");
   refused({.top_p = nan}, "SamplingOptions: top_p: expected in (0, 1], got nan");
-  refused({.min_p = -0.5}, "SamplingOptions: min_p: expected in [0, 1], got -0.500000");
+  refused({.min_p = -0.5}, "SamplingOptions: min_p: expected in [0, 1], got -0.5");
   refused({.min_p = nan}, "SamplingOptions: min_p: expected in [0, 1], got nan");
   refused({.repetition_penalty = 0},
-          "SamplingOptions: repetition_penalty: expected finite and > 0, got 0.000000");
-  refused({.eos_bias = -1}, "SamplingOptions: eos_bias: expected finite and > 0, got -1.000000");
+          "SamplingOptions: repetition_penalty: expected finite and > 0, got 0");
+  refused({.eos_bias = -1}, "SamplingOptions: eos_bias: expected finite and > 0, got -1");
   refused({.stop_ids = {3, 10}}, "SamplingOptions: stop_ids: expected ids in [0, 10), got 10");
   refused({.stop_ids = {-1}}, "SamplingOptions: stop_ids: expected ids in [0, 10), got -1");
   CHECK_THROWS_AS(Sampler<float>(0, {}), casa::error);

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -37,8 +38,14 @@ namespace detail {
 
 inline void append_text(std::string& s, std::string_view t) { s += t; }
 template <class N>
-requires std::is_arithmetic_v<N>
+requires std::is_integral_v<N>
 void append_text(std::string& s, N n) { s += std::to_string(n); }
+// (std::to_string would give 0.000000 for 1e-40.)
+inline void append_text(std::string& s, double x) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.9g", x);
+  s += digits;
+}
 
 }  // namespace detail
 

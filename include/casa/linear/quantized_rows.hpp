@@ -96,8 +96,8 @@ inline void quantize_row_group(const float* x, Index count, QuantizedValues& fir
       // Kept apart from the rounding, which would else become one operation with it.
       simd::VecF steps = v[half * (vectors / 2) + i] * factor;
       simd::keep(steps);
-      const simd::VecF whole =
-          simd::select(steps == steps, simd::detail::round(steps), simd::VecF{});
+      const auto is_number = steps == steps;  // NOLINT(misc-redundant-expression): NaN is not
+      const simd::VecF whole = simd::select(is_number, simd::detail::round(steps), simd::VecF{});
       if constexpr (simd::kQuadOffset != 0) sum += whole;
       simd::store_quads(to.quads + i * lanes / 4, whole);
     }
