@@ -234,9 +234,9 @@ void multiply_quantized(const QuantizedValues* a, const std::byte* weights, Inde
   constexpr Index row_groups = kRowGroup / kQuantGroup;
   for (Index left = (depth + kQuantGroup - 1) / kQuantGroup; left > 0; left -= row_groups) {
     simd::VecF part[std::size_t{Rows}][std::size_t{vectors}] = {};
-    CASA_UNROLL
-    for (Index h = 0; h < row_groups; ++h, a += rows, weights += Format::kGroupBytes) {
-      if (h >= left) break;
+    const QuantizedValues* const end = a + (std::min)(left, row_groups) * rows;
+    CASA_NO_UNROLL
+    for (; a < end; a += rows, weights += Format::kGroupBytes) {
       simd::VecI sum[std::size_t{Rows}][std::size_t{vectors}];
       CASA_UNROLL
       for (Index r = 0; r < rows; ++r) {

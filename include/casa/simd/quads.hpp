@@ -9,6 +9,7 @@
 #pragma once
 
 #include "casa/simd/lane_order.hpp"
+#include "casa/simd/pairs.hpp"
 
 CASA_NAMESPACE_BEGIN
 

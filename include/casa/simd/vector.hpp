@@ -191,6 +191,7 @@ CASA_INLINE VecF fused(VecF a, VecF b, VecF c) {
   return fma(a, b, c);
 #else
   VecF r;
+  CASA_UNROLL
   for (Index i = 0; i < kLanes<float>; ++i) r[i] = std::fma(a[i], b[i], c[i]);
   return r;
 #endif

@@ -70,8 +70,8 @@ class JobRunner {
         return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
     if (!key_rows_.widens_in_place())
       run_as<T, T, T>(next);
-    else if (rows_ <= (std::max)(kNarrowRows<T>, kTwoNarrowRows<T, T, S>))
-      run_as<T, S, S>(next);
+    else if (rows_ <= kNarrowRows<T> || (job.panels.empty() && rows_ <= kTwoNarrowRows<T, T, S>))
+      run_as<T, S, S>(next);  // all panels are narrow
     else  // tiles of wide panels broadcast each value of a key: widening it there would serve one
           // vector
       run_as<T, T, S>(next);
