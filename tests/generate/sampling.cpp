@@ -247,8 +247,7 @@ TEST_CASE("options out of range are named with their range") {
     CHECK_THROWS_WITH(Sampler<float>(10, o), message.c_str());
   };
   const double nan = std::nan("");
-  refused({.temperature = -1},
-          "SamplingOptions: temperature: expected finite and >= 0, got -1");
+  refused({.temperature = -1}, "SamplingOptions: temperature: expected finite and >= 0, got -1");
   refused({.temperature = nan}, "SamplingOptions: temperature: expected finite and >= 0, got nan");
   refused({.temperature = HUGE_VAL},
           "SamplingOptions: temperature: expected finite and >= 0, got inf");

@@ -41,9 +41,11 @@ template <class N>
 requires std::is_integral_v<N>
 void append_text(std::string& s, N n) { s += std::to_string(n); }
 // (std::to_string would give 0.000000 for 1e-40.)
-inline void append_text(std::string& s, double x) {
+template <class N>
+requires std::is_floating_point_v<N>
+void append_text(std::string& s, N n) {
   char digits[32];
-  std::snprintf(digits, sizeof digits, "%.9g", x);
+  std::snprintf(digits, sizeof digits, "%.9g", static_cast<double>(n));
   s += digits;
 }
 
