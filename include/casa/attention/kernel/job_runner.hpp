@@ -63,7 +63,7 @@ class JobRunner {
   void run(const Job& job, const Job* next) {
     job_ = &job;
     rows_ = job.rows(group_);
-    if (job.key_begin == job.key_end) return write_empty();
+    if (job.key_begin == job.key_end) return write_empty(0, rows_);
     limits_.set(job);
     if constexpr (simd::kMultipliesPairs<S>)
       if (p_.rounds && rows_ > kFewQueries && key_rows_.widens_in_place())
@@ -108,7 +108,8 @@ class JobRunner {
           });
     }
     for (Index p = 0; p < num_panels_; ++p)
-      if (panels_[p].seen.size() == 0) write_empty(panels_[p]);
+      if (panels_[p].seen.size() == 0)
+        write_empty(panels_[p].first, panels_[p].first + panels_[p].rows);
   }
 
   /// Calls f(block, the block after it or an empty interval) for blocks of nearly equal sizes.
@@ -267,37 +268,34 @@ class JobRunner {
     });
   }
 
-  /// For a panel that sees no further block: sets where its rows' sums go and what they are
-  /// multiplied by, and writes its lse or the state's max and sum.
-  void prepare_result(const QueryPanel<T>& panel) {
+  /// Where the weighted values of a row go, and what they are multiplied by.
+  struct RowResult {
+    T* out;
+    T factor;
+  };
+  /// Ends a row: writes its lse, or the state's max and sum.
+  RowResult end_row(Index row, Index token, Index head, const RowState<T>& state) const {
     const Index d = in_.shape.output_dim();
+    if (job_->part < 0)
+      return {p_.to.out.row(token) + head * d, finish_row(in_, p_.to, token, head, state)};
+    const Index at = job_->part * p_.parts.rows + row;
+    p_.parts.max[at] = state.max;
+    p_.parts.sum[at] = state.sum;
+    return {p_.parts.out + at * d, T(1)};
+  }
+  /// For a panel that sees no further block.
+  void prepare_result(const QueryPanel<T>& panel) {
     for_each_row(panel.first, panel.first + panel.rows, [&](Index row, Index token, Index head) {
-      const RowState<T> state{panel.max[row - panel.first], panel.sum[row - panel.first]};
-      if (job_->part >= 0) {
-        const Index at = job_->part * p_.parts.rows + row;
-        sums_.set_result(row, p_.parts.out + at * d, T(1));
-        p_.parts.max[at] = state.max;
-        p_.parts.sum[at] = state.sum;
-      } else {
-        sums_.set_result(row, p_.to.out.row(token) + head * d,
-                         finish_row(in_, p_.to, token, head, state));
-      }
+      const Index lane = row - panel.first;
+      const auto result = end_row(row, token, head, {panel.max[lane], panel.sum[lane]});
+      sums_.set_result(row, result.out, result.factor);
     });
   }
-  /// The results of a job whose rows see no key.
-  void write_empty() const {
-    for_each_row(0, rows_, [&](Index, Index token, Index head) {
-      finish_row(in_, p_.to, token, head, {});
-      std::fill_n(p_.to.out.row(token) + head * in_.shape.output_dim(), in_.shape.output_dim(),
-                  T(0));
+  /// The results of rows [begin, end) of the job, which see no key.
+  void write_empty(Index begin, Index end) const {
+    for_each_row(begin, end, [&](Index row, Index token, Index head) {
+      std::fill_n(end_row(row, token, head, {}).out, in_.shape.output_dim(), T(0));
     });
-  }
-  void write_empty(const QueryPanel<T>& panel) {
-    std::fill_n(panel.max, panel.rows, -std::numeric_limits<T>::infinity());
-    std::fill_n(panel.sum, panel.rows, T(0));
-    prepare_result(panel);
-    for (Index r = panel.first; r < panel.first + panel.rows; ++r)
-      std::fill_n(sums_.result(r), in_.shape.output_dim(), T(0));
   }
 
   const AttentionProblem<T, S, Score>& p_;

@@ -40,7 +40,6 @@ class PanelSums {
     result_[row] = to;
     factor_[row] = factor;
   }
-  T* result(Index row) const { return result_[row]; }
 
   /// Adds the weighted values of the keys that a panel sees of a block to its rows' sums. `mix`:
   /// rows that see different keys may share a tile.
