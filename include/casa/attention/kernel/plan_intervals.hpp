@@ -96,6 +96,24 @@ void cut_panels(const JobRows& job, std::span<const Interval> intervals, Index g
   }
 }
 
+/// Cuts the rows of jobs that have several windows into panels, in memory of the workspace.
+template <class T>
+void add_panels(Plan& plan, std::span<JobRows> cut, Index group, Workspace& workspace) {
+  const auto intervals = plan.mask().intervals;
+  for (JobRows& job : cut) {
+    if (!job.has_windows) continue;
+    Index count = 0, lanes = 0;
+    cut_panels<T>(job, intervals, group, [&](const PanelRows& panel) {
+      ++count;
+      lanes += panel.vectors * simd::kLanes<T>;
+    });
+    PanelRows* panels = workspace.take<PanelRows>(count);
+    job.panels = {panels, static_cast<std::size_t>(count)};
+    cut_panels<T>(job, intervals, group, [&](const PanelRows& panel) { *panels++ = panel; });
+    plan.max_job_lanes = (std::max)(plan.max_job_lanes, lanes);
+  }
+}
+
 }  // namespace detail
 
 CASA_NAMESPACE_END
