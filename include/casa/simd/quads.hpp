@@ -37,6 +37,11 @@ using VecI = Vec<std::int32_t>;
 /// Quads in the lanes of int32, ready to be multiplied.
 #if CASA_SIMD_VNNI || CASA_SIMD_DOTPROD
 using VecQuads = VecI;
+#else
+struct VecQuads {
+  Vec<std::int16_t> even, odd;
+};
+#endif
 namespace detail {
 template <>
 struct VectorOf<ValueQuad> {
@@ -44,6 +49,7 @@ struct VectorOf<ValueQuad> {
 };
 }  // namespace detail
 
+#if CASA_SIMD_VNNI || CASA_SIMD_DOTPROD
 CASA_INLINE VecQuads load(const WeightQuad* p) {
   auto v = detail::load_as<VecQuads>(p);
   keep(v);
@@ -66,16 +72,6 @@ CASA_INLINE VecI fma(VecQuads x, VecQuads w, VecI sum) {
 #endif
 }
 #else
-struct VecQuads {
-  Vec<std::int16_t> even, odd;
-};
-namespace detail {
-template <>
-struct VectorOf<ValueQuad> {
-  using type = VecQuads;
-};
-}  // namespace detail
-
 CASA_INLINE VecQuads load(const WeightQuad* p) {
   const auto both = detail::load_as<Vec<std::int16_t> >(p);
   return {(both << 8) >> 8, both >> 8};
