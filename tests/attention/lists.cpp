@@ -2,9 +2,8 @@
 // fast against the definition.
 #include <doctest/doctest.h>
 
-#include <cstring>
-
 #include "attention/variant.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using namespace attention_test;
@@ -16,11 +15,7 @@ using ScalarOf = std::remove_cvref_t<decltype(P::q[0])>;
 
 template <class T>
 bool same_bits(const VariantResult<T>& a, const VariantResult<T>& b) {
-  const auto bytes = [](const Matrix<T>& m) {
-    return static_cast<std::size_t>(m.size()) * sizeof(T);
-  };
-  return std::memcmp(a.out.data(), b.out.data(), bytes(a.out)) == 0 &&
-         std::memcmp(a.lse.data(), b.lse.data(), bytes(a.lse)) == 0;
+  return casa_test::same_bits(a.out, b.out) && casa_test::same_bits(a.lse, b.lse);
 }
 
 template <class T, class S>

@@ -3,7 +3,6 @@
 
 #include <doctest/doctest.h>
 
-#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "attention/variant.hpp"
 #include "casa/attention/kernel/plan_lists.hpp"
 #include "casa/attention/masks.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using namespace attention_test;
@@ -39,11 +39,6 @@ Mask random_windows(Index rows, Index keys, Index most, std::mt19937& random) {
   while (mask.num_rows() < rows) mask.add_row({});
   mask.compact();
   return mask;
-}
-
-template <class T>
-bool same_matrix(const Matrix<T>& a, const Matrix<T>& b) {
-  return std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
 }
 
 }  // namespace
@@ -88,8 +83,8 @@ TEST_CASE_TEMPLATE("few jobs: results are right, and of the same bits on any num
     for (const Index threads : {2, 5}) {
       ThreadPool pool(threads);
       const auto threaded = run(p, PlainScore{}, {.executor = pool});
-      CHECK(same_matrix(threaded.out, got.out));
-      CHECK(same_matrix(threaded.lse, got.lse));
+      CHECK(casa_test::same_bits(threaded.out, got.out));
+      CHECK(casa_test::same_bits(threaded.lse, got.lse));
     }
   }
 }
@@ -142,8 +137,8 @@ TEST_CASE_TEMPLATE("small windows of random sizes, in pieces, with rows that see
     check_variant(p, Steps{}, got, define(p, Steps{}));
     ThreadPool pool(3);
     const auto threaded = run(p, PlainScore{}, {.executor = pool});
-    CHECK(same_matrix(threaded.out, got.out));
-    CHECK(same_matrix(threaded.lse, got.lse));
+    CHECK(casa_test::same_bits(threaded.out, got.out));
+    CHECK(casa_test::same_bits(threaded.lse, got.lse));
   }
 }
 

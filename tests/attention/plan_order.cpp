@@ -13,6 +13,7 @@
 #include "attention/variant.hpp"
 #include "casa/attention/kernel/plan_lists.hpp"
 #include "casa/attention/masks.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using namespace attention_test;
@@ -123,11 +124,6 @@ Index computed_pairs(const detail::Plan& plan, Index panel) {
   return pairs;
 }
 
-template <class T>
-bool same_matrix(const Matrix<T>& a, const Matrix<T>& b) {
-  return std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
-}
-
 }  // namespace
 
 TEST_CASE("masks whose neighbours see much the same are taken as they come") {
@@ -229,8 +225,8 @@ TEST_CASE_TEMPLATE("rows in a bad order: results, states and log-sum-exp are tho
       for (const Index threads : {2, 5}) {
         ThreadPool pool(threads);
         const auto threaded = run(p, PlainScore{}, {.executor = pool});
-        CHECK(same_matrix(threaded.out, got.out));
-        CHECK(same_matrix(threaded.lse, got.lse));
+        CHECK(casa_test::same_bits(threaded.out, got.out));
+        CHECK(casa_test::same_bits(threaded.lse, got.lse));
       }
       P in_place = p;
       const MatrixView<T> both(in_place.q.data(), p.rows, got.out.cols());

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "casa/attention/attend.hpp"
+#include "support/random_matrix.hpp"
 
 namespace attention_test {
 
@@ -219,9 +220,8 @@ void check_both_paths(Problem<T, S>& p) {
 
 template <class T>
 bool same_bits(const Result<T>& a, const Result<T>& b) {
-  return std::memcmp(a.out.data(), b.out.data(),
-                     static_cast<std::size_t>(a.out.size()) * sizeof(T)) == 0 &&
-         std::memcmp(a.lse.data(), b.lse.data(), a.lse.size() * sizeof(T)) == 0;
+  return casa_test::same_bits(a.out, b.out) && a.lse.size() == b.lse.size() &&
+         casa_test::same_bits(a.lse.data(), b.lse.data(), static_cast<Index>(a.lse.size()));
 }
 
 // A key that every query of its group finds by far the best, with a value that cannot be

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <numbers>
 #include <numeric>
@@ -16,6 +15,7 @@
 #include "support/allocations.hpp"
 
 using namespace casa;
+using casa_test::same_bits;
 
 namespace {
 
@@ -29,12 +29,8 @@ std::vector<T> random_values(Index n, unsigned seed) {
 }
 
 template <class T>
-bool same_bits(const Matrix<T>& a, const Matrix<T>& b) {
-  return a.size() == b.size() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
-}
-template <class T>
 bool same_bits(const AttentionState<T>& a, const AttentionState<T>& b) {
+  using casa_test::same_bits;  // (of matrices: this one hides it)
   return same_bits(a.max, b.max) && same_bits(a.sum, b.sum) && same_bits(a.out, b.out);
 }
 

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "casa/linear/linear.hpp"
-#include "support/allocations.hpp"
 #include "support/random_matrix.hpp"
 
 using namespace casa;
@@ -222,23 +221,5 @@ TEST_CASE("int8 rows: other types of weights are computed as with Precision::sto
     linear.forward(x, y, Context{.precision = kInt8});
     linear.forward(x, expected, Context{.precision = Precision::storage});
     CHECK(same_bits(y.data(), expected.data(), y.size()));
-  }
-}
-
-TEST_CASE("int8 rows: a warm product allocates nothing") {
-  std::mt19937_64 rng(15);
-  if (!must_count()) return;
-  const Linear<float> linear({random_matrix<float>(rng, 100, 600)}, WeightType::int8);
-  ThreadPool pool(2);
-  for (const bool threads : {false, true}) {
-    const Context context{.executor = threads ? Executor(pool) : Executor(), .precision = kInt8};
-    for (const Index rows : {1, 8, 30}) {
-      const Matrix<float> x = random_matrix<float>(rng, rows, 600);
-      Matrix<float> y(rows, 100);
-      for (int i = 0; i < 2; ++i) linear.forward(x, y, context);
-      const long long before = allocation_count();
-      linear.forward(x, y, context);
-      CHECK(allocation_count() == before);
-    }
   }
 }

@@ -405,19 +405,20 @@ TEST_CASE("a smaller type holds fewer bytes") {
 }
 
 TEST_CASE("a warm product allocates nothing") {
-  std::mt19937_64 rng(15);
   if (!must_count()) return;
-  const Linear<float> linear({random_matrix<float>(rng, 100, 600)}, WeightType::bfloat16);
   ThreadPool pool(2);
-  for (const bool threads : {false, true}) {
-    Context context{.executor = threads ? Executor(pool) : Executor()};
-    for (const Index rows : {1, 2, 8, 30}) {
-      const Matrix<float> x = random_matrix<float>(rng, rows, 600);
-      Matrix<float> y(rows, 100);
-      for (int i = 0; i < 2; ++i) linear.forward(x, y, context);
-      const long long before = allocation_count();
-      linear.forward(x, y, context);
-      CHECK(allocation_count() == before);
+  for (const auto& [type, precision] :
+       {std::pair{WeightType::bfloat16, Precision::full}, {WeightType::int8, Precision::int8}}) {
+    std::mt19937_64 rng(15);
+    const Linear<float> linear({random_matrix<float>(rng, 100, 600)}, type);
+    for (const bool threads : {false, true}) {
+      const Context context{.executor = threads ? Executor(pool) : Executor(),
+                            .precision = precision};
+      for (const Index rows : {1, 2, 8, 30}) {
+        const Matrix<float> x = random_matrix<float>(rng, rows, 600);
+        Matrix<float> y(rows, 100);
+        CHECK(warm_allocations([&] { linear.forward(x, y, context); }) == 0);
+      }
     }
   }
 }

@@ -4,7 +4,6 @@
 
 #include <doctest/doctest.h>
 
-#include <cstring>
 #include <map>
 #include <optional>
 #include <random>
@@ -15,6 +14,7 @@
 #include "random_model.hpp"
 #include "support/difference.hpp"
 #include "support/messages.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
 using model_test::RandomWeights;
@@ -291,12 +291,6 @@ void check_maps(const AttentionMaps<double>& maps, const std::vector<NaiveMap>& 
   }
 }
 
-template <class T>
-bool same_bits(const Matrix<T>& a, const Matrix<T>& b) {
-  return a.size() == b.size() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
-}
-
 }  // namespace
 
 TEST_CASE("maps of both attentions are their definition, however the stream is cut") {
@@ -379,7 +373,8 @@ TEST_CASE_TEMPLATE("no bit changes where maps are asked for", T, float, double) 
     f.config.fusion = variant.fusion;
     AttentionMaps<T> maps{.heads = f.all_heads()};
     for (const auto& cuts : {std::vector<Index>{14}, random_cuts(14, 3)})
-      CHECK(same_bits(run<T>(f, cuts, nullptr, kNothing), run<T>(f, cuts, &maps, kNothing)));
+      CHECK(casa_test::same_bits(run<T>(f, cuts, nullptr, kNothing),
+                                 run<T>(f, cuts, &maps, kNothing)));
   }
 }
 

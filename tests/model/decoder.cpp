@@ -8,8 +8,10 @@
 #include "random_model.hpp"
 #include "support/allocations.hpp"
 #include "support/difference.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace casa;
+using casa_test::same_bits;
 using model_test::random_decoder;
 using model_test::RandomWeights;
 
@@ -56,12 +58,6 @@ Matrix<T> rows_of(const Matrix<T>& m, Index begin, Index end) {
   Matrix<T> part(end - begin, m.cols());
   std::copy_n(m.row(begin), part.size(), part.data());
   return part;
-}
-
-template <class T>
-bool same_bits(const Matrix<T>& a, const Matrix<T>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0;
 }
 
 // A point of the design space: a model, a stream, its logits, and how far from them others may be.

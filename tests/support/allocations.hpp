@@ -52,6 +52,16 @@ inline bool must_count() {
   return true;
 }
 
+/// How often f allocates once two calls have warmed what it keeps.
+template <class F>
+long long warm_allocations(F f) {
+  f();
+  f();
+  const long long before = allocation_count();
+  f();
+  return allocation_count() - before;
+}
+
 }  // namespace casa_test
 
 #if !CASA_TEST_SANITIZED

@@ -1,6 +1,7 @@
 // Seeded random inputs for the tests of layers.
 #pragma once
 
+#include <cstring>
 #include <random>
 
 #include "casa/core/memory.hpp"
@@ -29,6 +30,10 @@ casa::Matrix<S> stored_as(const casa::Matrix<T>& m) {
 template <class T>
 bool same_bits(const T* a, const T* b, casa::Index n) {
   return n == 0 || std::memcmp(a, b, static_cast<std::size_t>(n) * sizeof(T)) == 0;
+}
+template <class T>
+bool same_bits(const casa::Matrix<T>& a, const casa::Matrix<T>& b) {
+  return a.rows() == b.rows() && a.cols() == b.cols() && same_bits(a.data(), b.data(), a.size());
 }
 
 }  // namespace casa_test
