@@ -28,16 +28,28 @@ inline double seconds(clockid_t clock) {
 inline double thread_seconds() { return seconds(CLOCK_THREAD_CPUTIME_ID); }
 inline double wall_seconds() { return seconds(CLOCK_MONOTONIC); }
 
-/// The shortest of several runs of f, in seconds of the thread's processor time.
+/// The shortest of several runs of f, in seconds of `clock` (thread_seconds or wall_seconds).
 template <class F>
-double best_thread_seconds(int runs, F&& f) {
+double best_seconds(double (*clock)(), int runs, F&& f) {
   double best = 1e30;
   for (int i = 0; i < runs; ++i) {
-    const double begin = thread_seconds();
+    const double begin = clock();
     f();
-    best = (std::min)(best, thread_seconds() - begin);
+    best = (std::min)(best, clock() - begin);
   }
   return best;
+}
+/// The same in the thread's processor time.
+template <class F>
+double best_thread_seconds(int runs, F&& f) {
+  return best_seconds(thread_seconds, runs, f);
+}
+
+/// The value in the middle, the upper one of two.
+inline double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 /// Independent sums in run_fma_chains. A core with two multiply-add units of four cycles' latency

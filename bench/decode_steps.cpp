@@ -2,8 +2,7 @@
 // neighbour of it in turn, and reports the ratio.
 //
 //   rows/keys:<k>/rows:<r>/<scalar>      r query rows a kv head over a cache of k keys; `ratio`:
-//   the
-//                                        time over that of r - 1 rows
+//                                        the time over that of r - 1 rows
 //   layout/keys:<k>/rows:<r>/<scalar>    keys and values token by token, all heads of a token side
 //                                        by side; `ratio`: the rate over that of head-major ones
 //   decode_dim/<d>/<scalar>              one row over head_dim d; `ratio`: B/s over those of 128
@@ -103,9 +102,8 @@ void run_pair(benchmark::State& state, const Pair& pair, bool decode_step, Preci
     best = (std::min)(best, a);
     state.SetIterationTime(a + b);
   }
-  const auto middle = ratios.begin() + static_cast<std::ptrdiff_t>(ratios.size() / 2);
-  std::nth_element(ratios.begin(), middle, ratios.end());
-  state.counters["ratio"] = pair.of_rates ? 1 / *middle : *middle;
+  const double ratio = bench::median(ratios);
+  state.counters["ratio"] = pair.of_rates ? 1 / ratio : ratio;
   state.counters["FLOP/s"] = benchmark::Counter(c.flop() / best);
   if (c.decode) state.counters["B/s"] = benchmark::Counter(c.template key_bytes<S>() / best);
   state.counters["peak"] =
