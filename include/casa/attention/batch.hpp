@@ -52,7 +52,7 @@ struct AttentionBatch {
 
 /// The batch as one AttentionInput, for attend, attend_state, their naive forms and attention
 /// weights: keys of all sequences are laid end to end, so that the places of sequence s begin
-/// behind all keys of the sequences before it. Score functions see these places, and rows of q. The
+/// after all keys of the sequences before it. Score functions see these places, and rows of q. The
 /// input lies in `workspace` and is valid until the Workspace::Frame ends that the caller has
 /// opened. Throws casa::error, naming the sequence, where its keys, rows and mask do not fit each
 /// other, and unless q has as many rows as all sequences.

@@ -117,7 +117,7 @@ class AttentionSteps {
   }
   /// What one stream asks of a cache in one attention.
   struct StreamQueries {
-    Index rows = 0;                        // of q, behind those of the streams before it
+    Index rows = 0;                        // of q, after those of the streams before it
     MaskView seen = {};                    // what they see, as places in the cache
     const AnyKvCache<T>* cache = nullptr;  // its keys and values
     RecordedMaps<T> recorded = {};         // its maps of this attention
@@ -170,7 +170,7 @@ class AttentionSteps {
     using Pieces = typename KvCache<S>::Pieces;
     Workspace& workspace = context_.workspace;
     const Workspace::Frame frame(workspace);
-    if (streams.size() == 1) {
+    if (streams.size() == 1) {  // as a batch it would cost 1.1 % more instructions of a small step
       const auto& [rows, mask, cache, recorded] = streams[0];
       const Pieces pieces = std::get<KvCache<S>>(*cache).pieces();
       const AttentionInput<T, S> input{.shape = pass_.shape,

@@ -26,8 +26,8 @@ struct PanelKeys {
   Index count = 0;
   Index unmasked_begin = 0;  ///< seen by every row: [unmasked_begin, unmasked_end)
   Index unmasked_end = 0;
-  const LaneBits* bits = nullptr;  ///< of all keys that are not unmasked, and of 16 behind the last
-  const Index* kept = nullptr;     ///< which keys of the block these are; null: all from its first
+  const LaneBits* bits = nullptr;   ///< of all keys that are not unmasked, and of 16 after the last
+  const Index* kept = nullptr;      ///< which keys of the block these are; null: all from its first
   const Lane<T>* places = nullptr;  ///< their places among all keys, if score functions need them
   bool first = false;               ///< no block before this one had keys that the panel sees
   bool last = false;                ///< and no block after this one
