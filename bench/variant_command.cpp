@@ -44,6 +44,7 @@ std::string parse(int argc, char** argv, Options& options) {
       return "no flag of --variants: " + flag;
     if (i + 1 == argc) return flag + " needs a value";
     const std::string value = argv[++i];
+    if (flag == "--case" && value.empty()) return "--case needs names, got an empty text";
     if (flag == "--case") options.cases = value;
     if (flag == "--json") options.json = value;
     if (flag == "--problems") options.problems = value;

@@ -23,6 +23,9 @@ std::vector<const Variant*> all_variants() {
   std::vector<const Variant*> list = registered();
   std::sort(list.begin(), list.end(),
             [](const Variant* a, const Variant* b) { return a->name() < b->name(); });
+  for (std::size_t i = 1; i < list.size(); ++i)
+    casa::require(list[i - 1]->name() != list[i]->name(), "bench/variants: two variants are named ",
+                  casa::quoted(list[i]->name()));
   return list;
 }
 

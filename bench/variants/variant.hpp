@@ -82,7 +82,7 @@ class Variant {
   std::function<Runnable()> make_;
 };
 
-/// All variants, by name.
+/// All variants, by name. Throws casa::error where two have the same.
 std::vector<const Variant*> all_variants();
 
 }  // namespace bench

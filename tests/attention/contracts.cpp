@@ -112,7 +112,7 @@ TEST_CASE("lists of intervals that are none are refused, with row and values") {
   built.add_row({{9, 10}});
   CHECK(built == good);
   CHECK(said({{{0, 2}}, {0, 1}}) ==
-        "attention: interval_offsets (one per row of q, and the end): expected 4, got 2");
+        "attention: rows of interval_offsets (one less than there are): expected 3, got 1");
   CHECK(said({{{0, 2}}, {1, 1, 1, 1}}) == "attention: interval_offsets[0]: expected 0, got 1");
   CHECK(said({{{0, 2}}, {0, 1, 0, 1}}) ==
         "attention: interval_offsets must not decrease nor exceed the 1 intervals, got 1 and 0 for "

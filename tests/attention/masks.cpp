@@ -383,16 +383,18 @@ TEST_CASE("makers refuse parameters that mean nothing, by name") {
         "unite: rows of the second mask: expected 2, got 3");
   CHECK(said([] { masks::intersect(masks::causal(2), masks::causal(3)); }) ==
         "intersect: rows of the second mask: expected 2, got 3");
-  CHECK(said([] {
-          masks::unite(Mask{{{3, 5}, {0, 1}}, {0, 2}}, masks::causal(1));
-        }) ==
-        "attention: intervals of row 0 must ascend without overlap, got [0, 1) after one that ends "
-        "at 5");
+  CHECK(
+      said([] {
+        masks::unite(Mask{{{3, 5}, {0, 1}}, {0, 2}}, masks::causal(1));
+      }) ==
+      "unite: the first mask: intervals of row 0 must ascend without overlap, got [0, 1) after one "
+      "that ends at 5");
   CHECK(said([] {
           masks::intersect(masks::causal(1), Mask{{{0, 1}}, {0, 7}});
         }) ==
-        "attention: interval_offsets must not decrease nor exceed the 1 intervals, got 0 and 7 for "
-        "row 0");
+        "intersect: the second mask: interval_offsets must not decrease nor exceed the 1 "
+        "intervals, got "
+        "0 and 7 for row 0");
   const StreamLayout layout(3);
   CHECK(said([&] { masks::stream(layout, 4, Keys::image); }) ==
         "masks::stream: rows must be a range within [0, 3), got [0, 4)");

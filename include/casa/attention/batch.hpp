@@ -70,7 +70,7 @@ AttentionInput<T, S> batch_input(const AttentionBatch<T, S>& batch, Workspace& w
         require(sequence.num_rows <= keys, "without a mask its ", sequence.num_rows,
                 " rows stand at its last keys, but it has only ", keys);
       else
-        detail::check_mask(sequence.mask, sequence.num_rows, keys);
+        detail::check_mask("attention", sequence.mask, sequence.num_rows, keys);
       rows = checked_add(rows, sequence.num_rows, "rows");
       num_keys = checked_add(num_keys, keys, "keys of all sequences");
     } catch (const error& e) {

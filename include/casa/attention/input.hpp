@@ -150,7 +150,7 @@ void check(const AttentionInput<T, S>& in) {
     require(in.q.stride() >= in.q.cols() || rows == 1, "attention: stride of q must be at least ",
             in.q.cols(), ", got ", in.q.stride());
   }
-  check_mask(in.mask(), rows, check_pieces<kReadsValues>(in.keys));
+  check_mask("attention", in.mask(), rows, check_pieces<kReadsValues>(in.keys));
   check_sequences(in.sequence_offsets, rows);
   if (in.sinks.empty()) return;
   require_equal("attention: sinks (one per head)", static_cast<Index>(in.sinks.size()),

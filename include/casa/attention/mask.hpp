@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "casa/core/error.hpp"
@@ -99,41 +100,44 @@ struct Mask {
 namespace detail {
 
 /// Throws casa::error unless a mask has `rows` rows and every interval lies within [0, num_keys).
-/// (Without offsets an empty interval may lie anywhere.)
-inline void check_mask(const MaskView& mask, Index rows, Index num_keys) {
+/// (Without offsets an empty interval may lie anywhere.) `where` begins the error: what was called.
+inline void check_mask(std::string_view where, const MaskView& mask, Index rows, Index num_keys) {
   const auto count = static_cast<Index>(mask.intervals.size());
   if (mask.offsets.empty()) {
-    require_equal("attention: intervals (one per row of q)", count, rows);
+    if (count != rows)
+      fail(where, ": intervals (one per row of q): expected ", rows, ", got ", count);
     for (std::size_t r = 0; r < mask.intervals.size(); ++r) {
       const Interval i = mask.intervals[r];
       if (i.size() > 0 && (i.begin < 0 || i.end > num_keys))
-        fail("attention: intervals[", r, "] must lie within [0, ", num_keys, "), got [", i.begin,
+        fail(where, ": intervals[", r, "] must lie within [0, ", num_keys, "), got [", i.begin,
              ", ", i.end, ")");
     }
     return;
   }
-  require_equal("attention: interval_offsets (one per row of q, and the end)",
-                static_cast<Index>(mask.offsets.size()), checked_add(rows, 1, "attention: rows"));
-  require_equal("attention: interval_offsets[0]", mask.offsets[0], 0);
+  if (mask.num_rows() != rows)
+    fail(where, ": rows of interval_offsets (one less than there are): expected ", rows, ", got ",
+         mask.num_rows());
+  if (mask.offsets[0] != 0) fail(where, ": interval_offsets[0]: expected 0, got ", mask.offsets[0]);
   for (Index r = 0; r < rows; ++r) {
     const auto at = static_cast<std::size_t>(r);
     const Index begin = mask.offsets[at], end = mask.offsets[at + 1];
     if (end < begin || end > count)
-      fail("attention: interval_offsets must not decrease nor exceed the ", count,
-           " intervals, got ", begin, " and ", end, " for row ", r);
+      fail(where, ": interval_offsets must not decrease nor exceed the ", count, " intervals, got ",
+           begin, " and ", end, " for row ", r);
   }
-  require_equal("attention: the last of interval_offsets", mask.offsets.back(), count);
+  if (mask.offsets.back() != count)
+    fail(where, ": the last of interval_offsets: expected ", count, ", got ", mask.offsets.back());
   for (Index r = 0; r < rows; ++r) {
     Index end = 0;
     for (const Interval i : mask.row(r)) {
       if (i.begin >= i.end)
-        fail("attention: row ", r, " has an empty interval: [", i.begin, ", ", i.end, ")");
+        fail(where, ": row ", r, " has an empty interval: [", i.begin, ", ", i.end, ")");
       if (i.begin < 0 || i.end > num_keys)
-        fail("attention: intervals of row ", r, " must lie within [0, ", num_keys, "), got [",
+        fail(where, ": intervals of row ", r, " must lie within [0, ", num_keys, "), got [",
              i.begin, ", ", i.end, ")");
       if (i.begin < end)
-        fail("attention: intervals of row ", r, " must ascend without overlap, got [", i.begin,
-             ", ", i.end, ") after one that ends at ", end);
+        fail(where, ": intervals of row ", r, " must ascend without overlap, got [", i.begin, ", ",
+             i.end, ") after one that ends at ", end);
       end = i.end;
     }
   }

@@ -100,6 +100,12 @@ inline void check_ascending(std::string_view what, std::span<const Index> number
   }
 }
 
+/// Throws casa::error unless the intervals of every row of a mask of any number of keys are in
+/// order.
+inline void check_list(std::string_view which, const MaskView& mask) {
+  check_mask(which, mask, mask.num_rows(), (std::numeric_limits<Index>::max)());
+}
+
 }  // namespace detail
 
 /// Makers of masks.
@@ -206,7 +212,8 @@ enum class Direction { both, causal };
 
 /// A row sees the keys nearer than `window` and the global tokens; a row that is a global token
 /// sees all keys (Longformer, arXiv 2004.05150). Direction::causal hides what stands after the row
-/// from all of them. `global` is ascending. Throws casa::error unless num_keys is not negative,
+/// from all of them. `global` is ascending. A row may stand after the last key: it sees what of its
+/// window is a key, and the global tokens. Throws casa::error unless num_keys is not negative,
 /// window is positive and the global tokens are keys in order.
 ///
 ///   # # . # .
@@ -236,9 +243,10 @@ inline Mask global_window(const RowPlaces& rows, Index num_keys, Index window,
 
 /// Rows and keys are cut into blocks of `block`, and the rows of block b see the key blocks
 /// chosen[b], which are ascending; with Direction::causal only up to themselves. Each chosen block
-/// is an interval of its own, also beside another. The last block of keys may be short. Throws
-/// casa::error unless num_keys is not negative, block is positive, chosen blocks are blocks of keys
-/// in order, and every row stands in a block that has choices.
+/// is an interval of its own, also beside another. The last block of keys may be short, and rows
+/// may stand after the last key. Throws casa::error unless num_keys is not negative, block is
+/// positive, chosen blocks are blocks of keys in order, and every row stands in a block that has
+/// choices.
 ///
 ///   # # . . # #
 ///   # # . . # #
@@ -304,8 +312,8 @@ inline Mask draft_tree(const RowPlaces& rows, Index context, ListView<Index> par
 ///   . # .  +  . . .  =  . # .
 ///   . . #     # . .     # . #
 inline Mask unite(const MaskView& a, const MaskView& b) {
-  detail::check_mask(a, a.num_rows(), (std::numeric_limits<Index>::max)());
-  detail::check_mask(b, b.num_rows(), (std::numeric_limits<Index>::max)());
+  detail::check_list("unite: the first mask", a);
+  detail::check_list("unite: the second mask", b);
   require_equal("unite: rows of the second mask", b.num_rows(), a.num_rows());
   return detail::make_mask(a.num_rows(), [&](auto& row, Index r) {
     const auto left = a.row(r), right = b.row(r);
@@ -317,8 +325,8 @@ inline Mask unite(const MaskView& a, const MaskView& b) {
 
 /// Each row sees what it sees in both a and b. Throws as unite does.
 inline Mask intersect(const MaskView& a, const MaskView& b) {
-  detail::check_mask(a, a.num_rows(), (std::numeric_limits<Index>::max)());
-  detail::check_mask(b, b.num_rows(), (std::numeric_limits<Index>::max)());
+  detail::check_list("intersect: the first mask", a);
+  detail::check_list("intersect: the second mask", b);
   require_equal("intersect: rows of the second mask", b.num_rows(), a.num_rows());
   return detail::make_mask(a.num_rows(), [&](auto& row, Index r) {
     const auto left = a.row(r), right = b.row(r);

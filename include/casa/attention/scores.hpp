@@ -186,7 +186,8 @@ struct HeadScale {
   }
 };
 
-/// Several score functions, one after the other: `Scores{SoftCap{50}, Alibi<float>{slopes}}`.
+/// Several score functions, one after the other: `Scores{SoftCap{50}, Alibi<float>{slopes}}`. A
+/// bias that hides keys by -inf comes last: SoftCap makes -inf a finite score again, -cap.
 template <class... Steps>
 class Scores {
   using Indices = std::index_sequence_for<Steps...>;
