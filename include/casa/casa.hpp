@@ -19,10 +19,12 @@
 #include "casa/stream/visibility.hpp"
 
 #include "casa/attention/attend.hpp"
+#include "casa/attention/attend_backward.hpp"
 #include "casa/attention/attention_weights.hpp"
 #include "casa/attention/batch.hpp"
 #include "casa/attention/mask.hpp"
 #include "casa/attention/masks.hpp"
+#include "casa/attention/score_gradients.hpp"
 #include "casa/attention/scores.hpp"
 #include "casa/attention/simple.hpp"
 #include "casa/attention/state.hpp"

@@ -1,15 +1,17 @@
-// Attention against the reference's outputs and log-sum-exp: self-attention, cross-attention, CASA
-// and token insertion as intervals of one order of keys each.
+// Attention against the reference's outputs, log-sum-exp and gradients: self-attention,
+// cross-attention, CASA and token insertion as intervals of one order of keys each.
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <limits>
 
+#include "attention/gradients.hpp"
 #include "attention/problem.hpp"
 #include "casa/stream/visibility.hpp"
 #include "golden.hpp"
 
 using namespace casa;
+using attention_test::Gradients;
 
 namespace {
 
@@ -26,6 +28,8 @@ struct Problem {
   Matrix<T> q, k, v;
   std::vector<Interval> intervals;
   Matrix<double> out, lse;  // the reference's
+  Matrix<T> d_out;
+  Gradients<double> gradients;  // the reference's
 };
 
 template <class T>
@@ -56,17 +60,26 @@ Problem<T> problem(const golden::Case& c, const std::string& mode) {
   p.q = text.q;
   p.out = c.matrix<double>(mode + ".out");
   p.lse = c.matrix<double>(mode + ".lse");
+  p.d_out = c.matrix<T>("d_out");
+  const auto gradient = [&](const char* name) { return c.matrix<double>(mode + "." + name); };
+  p.gradients.q = gradient("d_q");
   if (mode == "sa") {
     text_intervals(layout, rows, Keys::text, History::all, p.intervals);
     p.k = text.k;
     p.v = text.v;
+    p.gradients.k = gradient("d_k");
+    p.gradients.v = gradient("d_v");
   } else if (mode == "ca") {
     text_intervals(layout, rows, Keys::image, History::window, p.intervals);
     p.k = image.k;
     p.v = image.v;
+    p.gradients.k = gradient("d_k_img");
+    p.gradients.v = gradient("d_v_img");
   } else {
     p.k = stacked(layout, text.k, image.k);
     p.v = stacked(layout, text.v, image.v);
+    p.gradients.k = stacked(layout, gradient("d_k"), gradient("d_k_img"));
+    p.gradients.v = stacked(layout, gradient("d_v"), gradient("d_v_img"));
     text_intervals(layout, rows, Keys::image_text, mode == "ti" ? History::all : History::window,
                    p.intervals);
   }
@@ -77,6 +90,8 @@ Problem<T> problem(const golden::Case& c, const std::string& mode) {
     p.q = stacked(layout, text.q, image.q);
     p.out = stacked(layout, p.out, c.matrix<double>("ti.out_img"));
     p.lse = stacked(layout, p.lse, c.matrix<double>("ti.lse_img"));
+    p.d_out = stacked(layout, p.d_out, c.matrix<T>("d_out_img"));
+    p.gradients.q = stacked(layout, p.gradients.q, c.matrix<double>("ti.d_q_img"));
     std::vector<Interval> merged;
     for_each_piece(layout, 0, 0, [&](bool is_image, Interval piece) {
       const auto& from = is_image ? of_images : p.intervals;
@@ -135,6 +150,26 @@ void check(const Problem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
 }
 
 template <class T>
+void check_backward(const Problem<T>& p, const Context& context) {
+  attention_test::Variant<T> v;
+  v.shape = p.shape;
+  v.scale = p.scale;
+  v.rows = p.q.rows();
+  v.mask = {p.intervals, {}};
+  v.counts = {p.k.rows()};
+  v.q.assign(p.q.data(), p.q.data() + p.q.size());
+  v.allocate();
+  const Index dim = p.shape.head_dim;
+  for (Index h = 0; h < p.shape.num_kv_heads; ++h)
+    for (Index j = 0; j < p.k.rows(); ++j) {
+      std::copy_n(p.k.row(j) + h * dim, dim, v.key(h, j));
+      std::copy_n(p.v.row(j) + h * dim, dim, v.value(h, j));
+    }
+  check_gradients(differentiate(v, p.d_out, PlainScore{}, context), p.gradients,
+                  gradient_bounds(v, attention_test::Steps{}, p.d_out));
+}
+
+template <class T>
 void check_case(const golden::Case& c, Path path) {
   Context context;
   context.path = path;
@@ -164,12 +199,14 @@ void check_case(const golden::Case& c, Path path) {
              lse.data(), context);
       check(p, out, lse);
     }
+    check_backward(p, context);
   }
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("attention gives the reference's outputs and log-sum-exp", T, float, double) {
+TEST_CASE_TEMPLATE("attention gives the reference's outputs, log-sum-exp and gradients", T, float,
+                   double) {
   golden::Tally tally("core", golden::case_files("core").size());
   for (const golden::Case& c : golden::cases("core")) {
     CAPTURE(c.name);

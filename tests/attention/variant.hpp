@@ -184,9 +184,9 @@ void check_variant(Variant<T, S>& p, const Steps& steps, const VariantResult<T>&
     }
 }
 
-// The definition in double of what T and S hold.
+// The same problem in double.
 template <class T, class S>
-VariantResult<double> define(Variant<T, S>& p, const Steps& steps) {
+Variant<double> in_double(Variant<T, S>& p) {
   Variant<double> exact;
   exact.shape = p.shape;
   exact.scale = p.scale;
@@ -203,9 +203,15 @@ VariantResult<double> define(Variant<T, S>& p, const Steps& steps) {
       std::transform(p.value(h, j), p.value(h, j) + p.shape.output_dim(), exact.value(h, j),
                      [](S x) { return static_cast<double>(widen(x)); });
     }
+  return exact;
+}
+
+// The definition in double of what T and S hold.
+template <class T, class S>
+VariantResult<double> define(Variant<T, S>& p, const Steps& steps) {
   Context naive_path;
   naive_path.path = Path::naive;
-  return run(exact, steps, naive_path);
+  return run(in_double(p), steps, naive_path);
 }
 
 // Lists of about `most` intervals a row; neighbouring rows see much the same, as in most masks,

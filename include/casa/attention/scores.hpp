@@ -196,6 +196,11 @@ class Scores {
   /// In the order in which they are applied.
   explicit Scores(Steps... steps) : steps_(std::move(steps)...) {}
 
+  /// The i-th of them.
+  template <std::size_t I>
+  const auto& step() const {
+    return std::get<I>(steps_);
+  }
   /// What each of them computes of rows and heads.
   template <class At>
   auto rows(const At& at) const {
