@@ -192,21 +192,31 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, NarrowQueries<Q> queries, V* do
   const auto one_step = [&](auto load) __attribute__((always_inline)) {
     step.template operator()<0>(load(key[0]), load(key[K - 1]));
   };
+  // The lines that `Count` dimensions from i on stand for: two keys' lines are prefetched in
+  // memory's order, first all of key 0, then of key 1.
+  const auto fetch = [&]<int Count>(Index i) __attribute__((always_inline)) {
+    if (kIsStrided<Rows> || near != 0) {
+      const Index at = K * i;
+      fetch_near<K * Count>(at < units ? key[0] + at : key[K - 1] + (at - units), near);
+    }
+  };
   Index i = 0;
   CASA_NO_UNROLL
   for (; i + steps * lanes <= units; i += steps * lanes) {
-    if (kIsStrided<Rows> || near != 0) {
-      const Index at =
-          K *
-          i;  // two keys' lines are prefetched in memory's order: first all of key 0, then of key 1
-      fetch_near<K * steps * lanes>(at < units ? key[0] + at : key[K - 1] + (at - units), near);
-    }
+    fetch.template operator()<steps * lanes>(i);
     CASA_UNROLL
     for (int u = 0; u < steps; u += 2) two_steps(i + u * lanes);
   }
-  if (steps > 2 && i + 2 * lanes <= units) two_steps(i), i += 2 * lanes;
-  if (i + lanes <= units) one_step([&](const E* k) { return simd::load(k + i); }), i += lanes;
-  if (i < units) one_step([&](const E* k) { return simd::load_partial(k + i, units - i); });
+  if (steps > 2 && i + 2 * lanes <= units) {
+    fetch.template operator()<2 * lanes>(i);
+    two_steps(i);
+    i += 2 * lanes;
+  }
+  if (i < units) {
+    fetch.template operator()<lanes>(i);
+    if (i + lanes <= units) one_step([&](const E* k) { return simd::load(k + i); }), i += lanes;
+    if (i < units) one_step([&](const E* k) { return simd::load_partial(k + i, units - i); });
+  }
   CASA_UNROLL
   for (int k = 0; k < K; ++k) {
     CASA_UNROLL

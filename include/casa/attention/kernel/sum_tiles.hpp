@@ -13,9 +13,10 @@ CASA_NAMESPACE_BEGIN
 namespace detail {
 
 /// The Unit with which merge_pair() puts two neighbouring vectors of a tile's sums into order,
-/// because values were loaded permuted (simd/lane_order.hpp); 0: they are in order.
+/// because values were loaded permuted (simd/lane_order.hpp); 0: they are in order. (The last of an
+/// odd number is in order.)
 template <int N, class W, class E>
-inline constexpr int kMergeUnit = N % 2 == 1             ? 0
+inline constexpr int kMergeUnit = N == 1                 ? 0
                                   : kUnit<W> == 2        ? 4
                                   : simd::kLoadsPairs<E> ? 1
                                                          : 0;
@@ -43,11 +44,10 @@ CASA_INLINE void add_weighted(const W* weights, const E* values, [[maybe_unused]
     CASA_UNROLL
     for (int n = 0; n < N; n += 2)
       simd::load_rows(values + n * lanes, next + n * lanes, b[n], b[n + 1]);
-  } else if constexpr (N == 1) {
-    b[0] = simd::load(values);
   } else {
     CASA_UNROLL
-    for (int n = 0; n < N; n += 2) simd::load_two(values + n * lanes, b[n], b[n + 1]);
+    for (int n = 0; n + 1 < N; n += 2) simd::load_two(values + n * lanes, b[n], b[n + 1]);
+    if constexpr (N % 2 == 1) b[N - 1] = simd::load(values + (N - 1) * lanes);
   }
   CASA_UNROLL
   for (int m = 0; m < M; ++m) {
@@ -133,6 +133,7 @@ CASA_INLINE void near_tile(const SumRows<T, T, StridedRows<E>>& rows, const SumS
 /// Rows of the largest tile of sums: 12 x 2 accumulators of 32 registers, 6 x 2 of 16.
 inline constexpr int kSumRows = simd::kRegisters == 32 ? 12 : 6;
 /// Vectors of a tile of so many rows: a power of two, so that few functions serve every head_dim.
+/// (Values that are read as a segment have a function for each number of vectors.)
 constexpr int sum_vectors(Index rows) {
   if (simd::kRegisters == 32) return rows <= 2 ? 8 : rows <= 6 ? 4 : 2;
   return rows == 1 ? 8 : rows == 2 ? 4 : 2;
@@ -176,7 +177,7 @@ template <int M, int N, class T, class W, class Values>
       CASA_UNROLL
       for (int m = 0; m < M; ++m) {
         CASA_UNROLL
-        for (int n = 0; n < N; n += 2) simd::merge_pair<unit>(acc[m][n], acc[m][n + 1]);
+        for (int n = 0; n + 1 < N; n += 2) simd::merge_pair<unit>(acc[m][n], acc[m][n + 1]);
       }
     }
   }
@@ -217,19 +218,27 @@ void sum_tile(const SumRows<T, W, Values>& rows, const SumShape& shape, Index co
 template <class T, class W, class Values>
 void sum_panel(std::span<const SumRows<T, W, Values>> tiles, const SumShape& shape,
                Prefetcher& prefetcher) {
-  Index most = 1;
-  for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
-  Index vectors = shape.padded_dim / simd::kLanes<T>, column = 0;
-  const auto run = [&]<int N>() {
-    for (; vectors >= N && sum_vectors_of<Values>(most) >= N;
-         vectors -= N, column += N * simd::kLanes<T>)
-      for (const auto& tile : tiles) sum_tile<N>(tile, shape, column, prefetcher);
-  };
-  if constexpr (kIsStrided<Values>) run.template operator()<kSegmentVectors>();
-  run.template operator()<8>();
-  run.template operator()<4>();
-  run.template operator()<2>();
-  run.template operator()<1>();
+  Index vectors = shape.padded_dim / simd::kLanes<T>;
+  if constexpr (kIsStrided<Values>) {  // one pass over memory: values are one tile of any width
+    const auto run_one_of = [&]<int... N>(std::integer_sequence<int, N...>) {
+      const auto run = [&]<int Vectors>() {
+        for (const auto& tile : tiles) sum_tile<Vectors>(tile, shape, 0, prefetcher);
+      };
+      static_cast<void>(((vectors == N + 1 && (run.template operator()<N + 1>(), true)) || ...));
+    };
+    run_one_of(std::make_integer_sequence<int, kSegmentVectors>{});
+  } else {
+    Index most = 1, column = 0;
+    for (const auto& tile : tiles) most = (std::max)(most, tile.rows);
+    const auto run = [&]<int N>() {
+      for (; vectors >= N && sum_vectors(most) >= N; vectors -= N, column += N * simd::kLanes<T>)
+        for (const auto& tile : tiles) sum_tile<N>(tile, shape, column, prefetcher);
+    };
+    run.template operator()<8>();
+    run.template operator()<4>();
+    run.template operator()<2>();
+    run.template operator()<1>();
+  }
 }
 
 }  // namespace detail
