@@ -398,6 +398,63 @@ TEST_CASE("weights of 16 bits stay so, and count as the float values they stand 
         0.1f * exact.eigen().cwiseAbs().maxCoeff());
 }
 
+TEST_CASE("an image encoder has weights and a precision of its own") {
+  const std::string folder = (golden::repository_root() / "hf_qwen2_5_vl").string();
+  const auto load = [&](const ModelOptions& options) { return load_model<float>(folder, options); };
+  const auto tokens_of = [&](const Model<float>& model, Precision precision) {
+    const VisionTower<float>& tower = *model.vision_tower;
+    const VisionGrid grid{1, 4, 6};
+    Matrix<float> patches(24, tower.config().patch_width()),
+        tokens(6, tower.config().out_hidden_size);
+    for (Index i = 0; i < patches.size(); ++i)
+      patches.data()[i] = static_cast<float>(i * 37 % 101) / 50 - 1;
+    VisionTower<float>::Scratch scratch;
+    tower.encode(patches, {&grid, 1}, tokens, scratch, Context{.precision = precision});
+    return tokens;
+  };
+  const Model<float> native = load({.weights = WeightType::native}),
+                     int8 = load({.weights = WeightType::int8}),
+                     apart = load({.weights = WeightType::native,
+                                   .encoder_weights = WeightType::int8,
+                                   .encoder_precision = Precision::int8});
+  CHECK(apart.decoder.weight_bytes() == native.decoder.weight_bytes());
+  CHECK(same_logits(apart.decoder, native.decoder));
+  CHECK(apart.vision_tower->weight_bytes() == int8.vision_tower->weight_bytes());
+  CHECK(int8.vision_tower->weight_bytes() < native.vision_tower->weight_bytes());
+  CHECK(!int8.vision_tower->precision());
+  CHECK(apart.vision_tower->precision() == Precision::int8);
+  const Matrix<float> rounded = tokens_of(int8, Precision::int8);
+  CHECK(tokens_of(apart, Precision::full).eigen() == rounded.eigen());
+  CHECK(tokens_of(int8, Precision::full).eigen() != rounded.eigen());
+  const Model<float> exact = load({.weights = WeightType::int8,
+                                   .encoder_weights = WeightType::native,
+                                   .encoder_precision = Precision::full});
+  CHECK(tokens_of(exact, Precision::int8).eigen() == tokens_of(native, Precision::full).eigen());
+}
+
+TEST_CASE("a patch encoder computes in the scalar, unless its own weights are asked for") {
+  const std::string folder = (golden::repository_root() / "digits" / "casa").string();
+  const auto tokens_of = [&](const ModelOptions& options) {
+    const Model<float> model = load_model<float>(folder, options);
+    const PatchEncoder<float>& encoder = *model.patch_encoder;
+    CHECK(encoder.precision() == options.encoder_precision);
+    Matrix<std::uint8_t> image(1, encoder.config().image_size * encoder.config().image_size);
+    for (Index i = 0; i < image.size(); ++i)
+      image.data()[i] = static_cast<std::uint8_t>(i * 37 % 256);
+    Matrix<float> tokens(encoder.config().num_patches(), encoder.config().out_hidden_size);
+    PatchEncoder<float>::Scratch scratch;
+    encoder.encode(image, tokens, scratch, Context{});
+    return tokens;
+  };
+  const Matrix<float> native = tokens_of({});
+  CHECK(tokens_of({.weights = WeightType::int8}).eigen() == native.eigen());
+  const Matrix<float> narrow = tokens_of({.encoder_weights = WeightType::int8});
+  CHECK(narrow.eigen() != native.eigen());
+  const Matrix<float> rounded =
+      tokens_of({.encoder_weights = WeightType::int8, .encoder_precision = Precision::int8});
+  CHECK(rounded.eigen() != narrow.eigen());
+}
+
 TEST_CASE("mapped files give the same model") {
   Folder f;
   f.save();

@@ -24,6 +24,12 @@ struct ModelOptions {
   /// The type that weights are kept in. Unset: a float model keeps 16-bit weights as they are in
   /// the file; everything else is kept in the type that is computed in.
   std::optional<WeightType> weights = {};
+  /// The type that the image encoder's weights are kept in. Unset: a vision tower's as those of the
+  /// decoder, a patch encoder's in the type that is computed in.
+  std::optional<WeightType> encoder_weights = {};
+  /// What the image encoder's products round, in place of what Context::precision says. Unset: that
+  /// of the context it is called with.
+  std::optional<Precision> encoder_precision = {};
   /// `files.map` maps the files instead of reading them.
   LoadOptions files = {};
   std::string config_file = "config.json";  ///< the file of the folder that is read as its config
@@ -144,8 +150,13 @@ class ModelFolder {
     Model<T> m;
     m.config = config_;
     m.decoder = Decoder<T>(config_.decoder, decoder_, source, type);
-    if (config_.patch_encoder) m.patch_encoder.emplace(*config_.patch_encoder, source);
-    if (tower_) m.vision_tower.emplace(*config_.vision_tower, *tower_, source, type);
+    const std::optional<Precision>& precision = options.encoder_precision;
+    if (config_.patch_encoder)
+      m.patch_encoder.emplace(*config_.patch_encoder, source,
+                              options.encoder_weights.value_or(WeightType::native), precision);
+    if (tower_)
+      m.vision_tower.emplace(*config_.vision_tower, *tower_, source,
+                             options.encoder_weights.value_or(type), precision);
     if (projector_) m.image_projector = WeightReader<T>(source, type).linear(*projector_);
     return m;
   }

@@ -1,6 +1,8 @@
 // The context of a forward pass: workers, scratch memory, precision.
 #pragma once
 
+#include <utility>
+
 #include "casa/core/executor.hpp"
 #include "casa/core/workspace.hpp"
 
@@ -36,5 +38,21 @@ struct Context {
   Precision precision = Precision::full;  ///< what products may round
   mutable Workspace workspace = {};       ///< scratch; a const Context is still one caller's
 };
+
+namespace detail {
+
+/// A context like another one but for its precision. It has that one's workspace while it lives.
+struct WithPrecision {
+  WithPrecision(const Context& other, Precision precision)
+      : from(other), context{other.executor, other.path, precision, std::move(other.workspace)} {}
+  WithPrecision(const WithPrecision&) = delete;
+  WithPrecision& operator=(const WithPrecision&) = delete;
+  ~WithPrecision() { from.workspace = std::move(context.workspace); }
+
+  const Context& from;
+  const Context context;
+};
+
+}  // namespace detail
 
 CASA_NAMESPACE_END

@@ -1,8 +1,11 @@
 // A small vision encoder with learned positions: patches of a grey image in, image tokens out.
 #pragma once
 
+#include <optional>
+
 #include "casa/model/block.hpp"
 #include "casa/model/weight_reader.hpp"
+#include "casa/vision/encoder_cache.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -104,11 +107,15 @@ class PatchEncoder {
 
   /// An encoder without weights, to be assigned to.
   PatchEncoder() = default;
-  /// Throws casa::error for a config out of range and whatever `source` throws.
-  PatchEncoder(const PatchEncoderConfig& config, const WeightSource& source) : config_(config) {
+  /// Projections are held as `type`. `precision` is what products round, whatever the Context says
+  /// that encode() is given; unset, the Context says it. Throws casa::error for a config out of
+  /// range and whatever `source` throws.
+  PatchEncoder(const PatchEncoderConfig& config, const WeightSource& source,
+               WeightType type = WeightType::native, std::optional<Precision> precision = {})
+      : config_(config), precision_(precision) {
     check(config_);
     const PatchEncoderSpec spec = patch_encoder_spec(config_);
-    WeightReader<T> read(source, WeightType::native);
+    WeightReader<T> read(source, type);
     patch_embed_ = read.linear(spec.patch_embed);
     pos_embed_ = read.matrix(spec.pos_embed);
     for (const BlockSpec& b : spec.blocks) blocks_.push_back(read.block(b));
@@ -118,6 +125,8 @@ class PatchEncoder {
 
   /// As given to the constructor.
   const PatchEncoderConfig& config() const { return config_; }
+  /// What products round, if that is not left to the Context.
+  std::optional<Precision> precision() const { return precision_; }
 
   /// images: one a row, 8-bit pixels in raster order (n x image_size^2). tokens: the patches of
   /// image i in raster order from row i * num_patches on (n * num_patches x out_hidden_size).
@@ -127,12 +136,21 @@ class PatchEncoder {
     require(!blocks_.empty(), "encode: the encoder was made without weights");
     require_memory("encode: images", images);
     require_memory("encode: tokens", tokens);
-    const Index patches = config_.num_patches();
-    const Index rows = checked_mul(images.rows(), patches, "encode: patches");
+    const Index rows = checked_mul(images.rows(), config_.num_patches(), "encode: patches");
     require_equal("encode: pixels of an image", images.cols(),
                   config_.image_size * config_.image_size);
     require_equal("encode: rows of tokens", tokens.rows(), rows);
     require_equal("encode: columns of tokens", tokens.cols(), config_.out_hidden_size);
+    if (!precision_ || *precision_ == context.precision)
+      return run(images, tokens, scratch, context);
+    const detail::WithPrecision own(context, *precision_);
+    run(images, tokens, scratch, own.context);
+  }
+
+ private:
+  void run(MatrixView<const std::uint8_t> images, MatrixView<T> tokens, Scratch& scratch,
+           const Context& context) const {
+    const Index patches = config_.num_patches(), rows = tokens.rows();
     const Workspace::Frame frame(context.workspace);
     const MatrixView<T> x = embed(images, context);
 
@@ -149,7 +167,8 @@ class PatchEncoder {
                                     .streams = {&stream, 1}};
     BlockCache<T>* cache = &scratch.cache;
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
-      prepare(scratch.cache);
+      detail::prepare_cache(scratch.cache, config_.num_attention_heads, config_.head_dim(), rows,
+                            context);
       detail::block_forward<T>(blocks_[l], false, static_cast<Index>(l), pass, {&cache, 1}, x, {},
                                context);
     }
@@ -157,7 +176,6 @@ class PatchEncoder {
     proj_.forward(x, tokens, context);
   }
 
- private:
   MatrixView<T> embed(MatrixView<const std::uint8_t> images, const Context& context) const {
     const Index patch = config_.patch_size, side = config_.image_size, across = side / patch;
     const Index patches = config_.num_patches(), rows = images.rows() * patches;
@@ -174,17 +192,8 @@ class PatchEncoder {
     return x;
   }
 
-  // One cache serves all blocks in turn, since no block needs another's keys.
-  void prepare(BlockCache<T>& cache) const {
-    const auto fits = [&](const auto& c) {
-      return c.num_kv_heads() == config_.num_attention_heads && c.head_dim() == config_.head_dim();
-    };
-    if (!std::visit(fits, cache.self))
-      cache.self = KvCache<T>(config_.num_attention_heads, config_.head_dim());
-    std::visit([](auto& c) { c.clear(); }, cache.self);
-  }
-
   PatchEncoderConfig config_;
+  std::optional<Precision> precision_;
   Linear<T> patch_embed_;
   Matrix<T> pos_embed_;
   std::vector<BlockWeights<T>> blocks_;

@@ -2,6 +2,7 @@
 // by the decoder's own blocks.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <optional>
@@ -10,6 +11,7 @@
 
 #include "casa/model/block.hpp"
 #include "casa/model/weight_reader.hpp"
+#include "casa/vision/encoder_cache.hpp"
 #include "casa/vision/vision_order.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -32,26 +34,35 @@ void gelu(MatrixView<T> x, const Context& context) {
 /// frame, SwiGLU), and a merger of spatial_merge_size^2 patches to one token (arXiv 2502.13923,
 /// section 2.1). Immutable once made: any number of threads share one, each with a Scratch and a
 /// Context of its own.
+///
+/// With Precision::storage and Precision::int8 a tower of floats keeps the keys and values of a
+/// block as bfloat16, so that attention, too, is computed in what the machine multiplies faster.
 template <Scalar T>
 class VisionTower {
  public:
-  /// Memory of one caller. Kept from call to call, so that a warm call allocates nothing.
+  /// Memory of one caller. Kept from call to call: a warm call allocates nothing, and images of the
+  /// sizes that came last need neither a new order nor new angles.
   struct Scratch {
-    VisionOrder order;    ///< of the images' patches
-    RopeTable<T> rope;    ///< one row per patch
-    BlockCache<T> cache;  ///< keys and values of the block that is being computed
+    VisionOrder order;              ///< of the images' patches
+    RopeTable<T> rope;              ///< one row per patch
+    BlockCache<T> cache;            ///< keys and values of the block that is being computed
+    std::vector<VisionGrid> grids;  ///< what order and rope are of; none before the first call
+    VisionTowerConfig config = {};  ///< the tower that they are of
   };
 
   /// A tower without weights, to be assigned to.
   VisionTower() = default;
-  /// Throws casa::error for a config out of range and whatever `source` throws.
+  /// Projections are held as `type`. `precision` is what products round, whatever the Context says
+  /// that encode() is given; unset, the Context says it. Throws casa::error for a config out of
+  /// range and whatever `source` throws.
   VisionTower(const VisionTowerConfig& config, const WeightSource& source,
-              WeightType type = WeightType::native)
-      : VisionTower(config, vision_tower_spec(config), source, type) {}
+              WeightType type = WeightType::native, std::optional<Precision> precision = {})
+      : VisionTower(config, vision_tower_spec(config), source, type, precision) {}
   /// The same for tensors that have other names than vision_tower_spec(config) gives them.
   VisionTower(const VisionTowerConfig& config, const VisionTowerSpec& spec,
-              const WeightSource& source, WeightType type = WeightType::native)
-      : config_(config) {
+              const WeightSource& source, WeightType type = WeightType::native,
+              std::optional<Precision> precision = {})
+      : config_(config), precision_(precision) {
     check(config_);
     rope_ = make_vision_rope<T>(config_.head_dim(), config_.rope_theta);
     WeightReader<T> read(source, type);
@@ -70,6 +81,8 @@ class VisionTower {
 
   /// As given to the constructor.
   const VisionTowerConfig& config() const { return config_; }
+  /// What products round, if that is not left to the Context.
+  std::optional<Precision> precision() const { return precision_; }
   /// Bytes of all projections as they are held.
   Index weight_bytes() const {
     Index sum = patch_embed_.bytes() + merger_in_.bytes() + merger_out_.bytes();
@@ -102,9 +115,19 @@ class VisionTower {
     require_memory("vision tower: patches", patches);
     require_memory("vision tower: tokens", tokens);
     require_memory("vision tower: last_hidden", last_hidden);
-    scratch.order.assign(config_, grids);
+    if (!precision_ || *precision_ == context.precision)
+      return run(patches, grids, tokens, scratch, context, last_hidden, trace);
+    const detail::WithPrecision own(context, *precision_);
+    run(patches, grids, tokens, scratch, own.context, last_hidden, trace);
+  }
+
+ private:
+  void run(MatrixView<const T> patches, std::span<const VisionGrid> grids, MatrixView<T> tokens,
+           Scratch& scratch, const Context& context, MatrixView<T> last_hidden,
+           const Trace<T>* trace) const {
+    arrange(scratch, grids, context);
     const Workspace::Frame frame(context.workspace);
-    const MatrixView<T> x = context.workspace.matrix<T>(rows, config_.hidden_size);
+    const MatrixView<T> x = context.workspace.matrix<T>(patches.rows(), config_.hidden_size);
     embed(patches, scratch.order, x, context);
     if (trace) (*trace)(-1, "embed", x);
     run_blocks(x, scratch, context, trace);
@@ -112,7 +135,19 @@ class VisionTower {
     merge(x, scratch.order, tokens, context);
   }
 
- private:
+  // The order of the patches and their angles, unless those of the last call serve.
+  void arrange(Scratch& scratch, std::span<const VisionGrid> grids, const Context& context) const {
+    const std::vector<VisionGrid>& last = scratch.grids;
+    if (std::equal(last.begin(), last.end(), grids.begin(), grids.end()) &&
+        scratch.config == config_)
+      return;
+    scratch.grids.clear();  // should one of the next lines throw
+    scratch.order.assign(config_, grids);
+    scratch.rope.assign(rope_, scratch.order.position, context);
+    scratch.config = config_;
+    scratch.grids.assign(grids.begin(), grids.end());
+  }
+
   // Patches into the order of the windows; a patch of one frame is repeated for the others.
   void embed(MatrixView<const T> patches, const VisionOrder& order, MatrixView<T> x,
              const Context& context) const {
@@ -141,7 +176,6 @@ class VisionTower {
   void run_blocks(MatrixView<T> x, Scratch& scratch, const Context& context,
                   const Trace<T>* trace) const {
     const VisionOrder& order = scratch.order;
-    scratch.rope.assign(rope_, order.position, context);
     const Interval rows{0, x.rows()};
     const detail::StreamPass windows{.text = rows, .seen = {.self = {order.window, {}}}};
     const detail::StreamPass frames{.text = rows, .seen = {.self = {order.frame, {}}}};
@@ -152,26 +186,12 @@ class VisionTower {
                               .trace = trace};
     BlockCache<T>* cache = &scratch.cache;
     for (Index b = 0; b < config_.depth; ++b) {
-      prepare(scratch.cache, x.rows());
+      detail::prepare_cache(scratch.cache, config_.num_heads, config_.head_dim(), x.rows(),
+                            context);
       pass.streams = {config_.is_full_attention(b) ? &frames : &windows, 1};
       detail::block_forward<T>(blocks_[static_cast<std::size_t>(b)], false, b, pass, {&cache, 1}, x,
                                {}, context);
     }
-  }
-
-  // One cache serves all blocks in turn, since no block needs another's keys.
-  void prepare(BlockCache<T>& cache, Index rows) const {
-    const auto fits = [&](const auto& c) {
-      return c.num_kv_heads() == config_.num_heads && c.head_dim() == config_.head_dim();
-    };
-    if (!std::visit(fits, cache.self))
-      cache.self = KvCache<T>(config_.num_heads, config_.head_dim());
-    std::visit(
-        [&](auto& c) {
-          c.clear();
-          c.reserve(rows);
-        },
-        cache.self);
   }
 
   // merge_unit consecutive rows are read as one row merge_unit times as wide.
@@ -191,6 +211,7 @@ class VisionTower {
   }
 
   VisionTowerConfig config_;
+  std::optional<Precision> precision_;
   Rope rope_;
   Linear<T> patch_embed_;
   std::vector<BlockWeights<T>> blocks_;
