@@ -8,6 +8,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "casa/core/context.hpp"
@@ -174,8 +175,18 @@ casa::Buffer<S> random_values(Index count, unsigned seed) {
 /// seconds; work is what one run does, in the billions of `unit`.
 inline constexpr const char* kCsvColumns = "bench,case,impl,threads,min_s,med_s,work,unit";
 
+/// Prints one line of results with the columns kCsvColumns on stdout; `times` has a run or more.
+inline void print_csv_line(const std::string& bench, const std::string& name,
+                           const std::string& impl, Index threads, std::vector<double> times,
+                           double work, const char* unit) {
+  std::sort(times.begin(), times.end());
+  std::printf("%s,%s,%s,%td,%.9g,%.9g,%.9g,%s\n", bench.c_str(), name.c_str(), impl.c_str(),
+              threads, times.front(), times[times.size() / 2], work, unit);
+  std::fflush(stdout);
+}
+
 /// Runs f once to warm up, then three times or more until `budget` seconds have passed, and prints
-/// one line of results with the columns kCsvColumns on stdout.
+/// the line of that.
 template <class F>
 void print_csv(const std::string& bench, const std::string& name, const std::string& impl,
                Index threads, double work, const char* unit, F&& f, double budget = 0.25) {
@@ -187,10 +198,7 @@ void print_csv(const std::string& bench, const std::string& name, const std::str
     f();
     times.push_back(wall_seconds() - t);
   }
-  std::sort(times.begin(), times.end());
-  std::printf("%s,%s,%s,%td,%.9g,%.9g,%.9g,%s\n", bench.c_str(), name.c_str(), impl.c_str(),
-              threads, times.front(), times[times.size() / 2], work, unit);
-  std::fflush(stdout);
+  print_csv_line(bench, name, impl, threads, std::move(times), work, unit);
 }
 
 }  // namespace bench

@@ -22,7 +22,7 @@ are_results() {
 }
 
 "$bench" --help > "$work/help" 2> /dev/null
-for flag in --csv --csv-header --variants --case --json --rounds --threads --cases --limits --problems --benchmark_counters_tabular --benchmark_filter; do
+for flag in --csv --csv-header --tower-csv --variants --case --json --rounds --threads --cases --limits --problems --benchmark_counters_tabular --benchmark_filter; do
   check "--help does not list $flag" grep -q -e "$flag" "$work/help"
 done
 
@@ -79,6 +79,13 @@ check "an unknown flag of --variants: status 2" status 2 "$bench" --variants --c
 check "processor time of several threads: status 2" status 2 "$bench" --variants --csv --cpu --threads 2
 check "no round: status 2" status 2 "$bench" --variants --rounds 0
 check "no time: status 2" status 2 "$bench" --variants --seconds 0
+
+"$bench" --tower-csv --threads 2 > "$work/csv" 2> /dev/null
+check "--tower-csv prints six results" are_results 6 < "$work/csv"
+for line in {full,window},casa\ {float,bf16,int8}; do
+  check "--tower-csv has $line of two threads" grep -q "^tower,$line,2,.*,GFLOP$" "$work/csv"
+done
+check "an unknown flag of --tower-csv: status 2" status 2 "$bench" --tower-csv --cases full
 
 check "no case: status 1" status 1 "$bench" --csv --cases 'no such case'
 check "a folder that is not there: status 1" status 1 "$bench" --csv --cases q1_k276 --problems "$work/none"

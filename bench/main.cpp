@@ -17,6 +17,7 @@
 #include "bench_common.hpp"
 #include "casa/core/build_info.hpp"
 #include "comparison.hpp"
+#include "tower.hpp"
 #include "variant_command.hpp"
 
 namespace {
@@ -26,8 +27,10 @@ void print_usage() {
       "casa_bench [Google Benchmark's flags]\n"
       "casa_bench --csv [flags of --csv]\n"
       "casa_bench --variants [flags of --variants]\n"
+      "casa_bench --tower-csv [--threads N]\n"
       "\n"
-      "Without --csv and --variants, Google Benchmark's flags choose what runs and how it is "
+      "Without --csv, --variants and --tower-csv, Google Benchmark's flags choose what runs and "
+      "how it is "
       "printed:\n"
       "  --benchmark_list_tests                 the names of all benchmarks\n"
       "  --benchmark_filter=REGEX               those whose name REGEX finds\n"
@@ -48,6 +51,13 @@ void print_usage() {
       "\n",
       bench::kCsvColumns);
   bench::print_variant_usage();
+  std::printf(
+      "With --tower-csv, such lines of one block of Qwen2.5-VL's vision tower over the 1,024 "
+      "patches\n"
+      "of 448 x 448 pixels: attention over all of them and in windows of 64, in float, bf16 and "
+      "int8.\n"
+      "  --threads N     worker threads (1)\n"
+      "\n");
   std::printf("All of Google Benchmark's flags:\n");
   std::fflush(stdout);
 }
@@ -55,6 +65,28 @@ void print_usage() {
 int usage_error(const std::string& what) {
   std::fprintf(stderr, "casa_bench: %s (--help lists the flags)\n", what.c_str());
   return 2;
+}
+
+// Whether `value` is a number of threads, which `threads` is then.
+bool is_thread_count(const std::string& value, casa::Index& threads) {
+  const char* end = value.data() + value.size();
+  const auto [parsed, error] = std::from_chars(value.data(), end, threads);
+  return error == std::errc() && parsed == end && threads >= 1 && threads <= 1024;
+}
+
+int run_tower(int argc, char** argv) {
+  casa::Index threads = 1;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--tower-csv") continue;
+    if (flag != "--threads") return usage_error("no flag of --tower-csv: " + flag);
+    if (++i == argc) return usage_error(flag + " needs a value");
+    if (!is_thread_count(argv[i], threads))
+      return usage_error(flag + " must be in [1, 1024], got " + argv[i]);
+  }
+  std::fprintf(stderr, "columns: %s\n", bench::kCsvColumns);
+  bench::print_tower(threads);
+  return 0;
 }
 
 int run_comparison(int argc, char** argv) {
@@ -72,9 +104,7 @@ int run_comparison(int argc, char** argv) {
       if (flag == "--cases") options.cases = value;
       if (flag == "--problems") options.problems = value;
       if (flag != "--threads") continue;
-      const char* end = value.data() + value.size();
-      const auto [parsed, error] = std::from_chars(value.data(), end, options.threads);
-      if (error != std::errc() || parsed != end || options.threads < 1 || options.threads > 1024)
+      if (!is_thread_count(value, options.threads))
         return usage_error("--threads must be in [1, 1024], got " + value);
     } else {
       return usage_error("no flag of --csv: " + std::string(flag));
@@ -99,7 +129,7 @@ int run_benchmarks(int argc, char** argv, const casa::BuildInfo& info) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool csv = false, variants = false;
+  bool csv = false, variants = false, tower = false;
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
     if (flag == "--help" || flag == "-h") {
@@ -108,12 +138,14 @@ int main(int argc, char** argv) {
       return 0;
     }
     variants = variants || flag == "--variants";
+    tower = tower || flag == "--tower-csv";
     csv = csv || flag == "--csv" || flag == "--csv-header";
   }
   const casa::BuildInfo info = casa::build_info();
   std::fprintf(stderr, "%s\n", info.summary().c_str());
   if (!info.hint().empty()) std::fprintf(stderr, "warning: %s\n", info.hint().c_str());
   try {
+    if (tower) return run_tower(argc, argv);
     if (variants) return bench::run_variants(argc, argv);
     return csv ? run_comparison(argc, argv) : run_benchmarks(argc, argv, info);
   } catch (const std::exception& e) {
