@@ -58,7 +58,7 @@ class Stream {
         truth_(read_lines(a.truth)),
         context_{.executor = pool},
         rate_(casa::parse_frame_rate(a.fps)),
-        model_(casa::io::load_model<float>(a.model)),
+        model_(casa::io::load_model<float>(a.model, a.encoder.model_options())),
         words_(a.model, model_.decoder.config().vocab_size),
         config_(caption_config(a, words_)),
         encoder_(model_, a.model),

@@ -348,6 +348,7 @@ int main(int argc, char** argv) {
                  "meets int8 weights (--dtype int8)")
       ->check(CLI::IsMember({"full", "storage", "int8"}))
       ->capture_default_str();
+  a.encoder.add_options(app);
   app.add_option(
       "--trace", a.trace,
       "write the hidden state after every sublayer here (safetensors; see compare_traces)");
@@ -385,10 +386,7 @@ int main(int argc, char** argv) {
     casa::require(a.precision != "int8" || a.dtype == "int8",
                   "--precision int8 rounds what meets int8 weights: give --dtype int8, too");
     casa::ThreadPool pool(a.threads);
-    const casa::Context context{.executor = pool,
-                                .precision = a.precision == "full"   ? casa::Precision::full
-                                             : a.precision == "int8" ? casa::Precision::int8
-                                                                     : casa::Precision::storage};
+    const casa::Context context{.executor = pool, .precision = program::precision(a.precision)};
     Progress progress(a.quiet);
     Session session(a, context);
     progress.stop();

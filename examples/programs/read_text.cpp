@@ -17,6 +17,7 @@
 #include "read_text/compare.hpp"
 #include "read_text/cost.hpp"
 #include "read_text/pages.hpp"
+#include "support/encoder_options.hpp"
 #include "support/images.hpp"
 #include "support/program.hpp"
 #include "support/reader_files.hpp"
@@ -31,13 +32,14 @@ using read_text::TextReader;
 
 const char* const kVariants[] = {"casa", "cross_attention", "token_insertion"};
 
-void compare_all(const std::string& data, const casa::Context& context, Index threads) {
+void compare_all(const std::string& data, const casa::io::ModelOptions& model_options,
+                 const casa::Context& context, Index threads) {
   const program::Streams streams = program::load_streams(data + "/streams.safetensors");
   casa::require(!streams.captions.empty(), data, "/streams.safetensors: has no captions");
   std::vector<std::string> truth;
   std::vector<read_text::Column> columns;
   for (const char* variant : kVariants) {
-    const TextReader model(data + "/" + variant);
+    const TextReader model(data + "/" + variant, model_options);
     if (truth.empty())
       for (const auto& caption : streams.captions) truth.push_back(model.vocabulary.text(caption));
     auto reading = program::read(model.reader, streams, context);
@@ -50,12 +52,13 @@ void compare_all(const std::string& data, const casa::Context& context, Index th
   read_text::put_table(streams, truth, columns, threads);
 }
 
-void put_costs(const std::string& data, Index tiles, const casa::Context& context) {
+void put_costs(const std::string& data, const casa::io::ModelOptions& model_options, Index tiles,
+               const casa::Context& context) {
   const program::Streams streams = program::load_streams(data + "/streams.safetensors");
   program::put("variant,tile,cpu_seconds,cache_bytes\n");
   for (const char* variant : kVariants) {
-    const auto costs =
-        read_text::tile_costs(TextReader(data + "/" + variant).reader, streams, tiles, context);
+    const auto costs = read_text::tile_costs(TextReader(data + "/" + variant, model_options).reader,
+                                             streams, tiles, context);
     for (std::size_t i = 0; i < costs.cpu_seconds.size(); ++i)
       program::print("%s,%zu,%.6f,%td\n", variant, i + 1, costs.cpu_seconds[i],
                      costs.cache_bytes[i]);
@@ -69,9 +72,10 @@ struct ImageOptions {
 };
 
 void read_images(const ImageOptions& options, const std::vector<std::string>& folders,
-                 const program::ImageReader& read_file, const casa::Context& context) {
+                 const casa::io::ModelOptions& model_options, const program::ImageReader& read_file,
+                 const casa::Context& context) {
   std::vector<TextReader> models;
-  for (const std::string& folder : folders) models.emplace_back(folder);
+  for (const std::string& folder : folders) models.emplace_back(folder, model_options);
   std::string truth, table;
   if (!options.truth.empty()) {
     const casa::io::Bytes bytes = casa::io::read_file(options.truth);
@@ -125,6 +129,7 @@ struct AttentionOptions {
 
 int show_attention(const AttentionOptions& options, const program::ReaderFiles& files,
                    const ImageOptions& image_options, const std::string& data,
+                   const casa::io::ModelOptions& model_options,
                    const program::ImageReader& read_file, const casa::Context& context) {
   const std::vector<std::string>& images = image_options.files;
   if (!files.streams.empty() || !files.json.empty() || images.size() > 1) {
@@ -141,7 +146,7 @@ int show_attention(const AttentionOptions& options, const program::ReaderFiles& 
   distinct.output("--attention", options.out);
   distinct.require_distinct();
   program::require_replaceable("--attention", options.out);
-  const TextReader model(folder);
+  const TextReader model(folder, model_options);
   read_text::Grey picture;
   if (images.empty()) {
     const program::Streams streams = program::load_streams(streams_file);
@@ -198,6 +203,8 @@ int main(int argc, char** argv) {
                  "print time and cache of each of so many tiles in one stream, as CSV")
       ->check(CLI::Range(Index{1}, Index{100'000}))
       ->excludes(image_files);
+  program::EncoderOptions encoder;
+  encoder.add_options(app);
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
 #ifndef PROGRAM_WITHOUT_IMAGE_FILES
   AttentionOptions attention;
@@ -209,7 +216,8 @@ int main(int argc, char** argv) {
     const casa::Context context{.executor = pool};
 #ifndef PROGRAM_WITHOUT_IMAGE_FILES
     if (!attention.out.empty())
-      return show_attention(attention, files, images, data, read_file, context);
+      return show_attention(attention, files, images, data, encoder.model_options(), read_file,
+                            context);
 #endif
     if (!images.files.empty()) {
       if (!files.streams.empty() || !files.json.empty()) {
@@ -221,21 +229,21 @@ int main(int argc, char** argv) {
         folders.clear();
         for (const char* variant : kVariants) folders.push_back(data + "/" + variant);
       }
-      read_images(images, folders, read_file, context);
+      read_images(images, folders, encoder.model_options(), read_file, context);
       return 0;
     }
     if (cost_tiles > 0) {
-      put_costs(data, cost_tiles, context);
+      put_costs(data, encoder.model_options(), cost_tiles, context);
       return 0;
     }
     if (files.none()) {
-      compare_all(data, context, threads);
+      compare_all(data, encoder.model_options(), context, threads);
       return 0;
     }
     if (!files.complete("read_text")) return 2;
     files.check();
     const program::Streams streams = program::load_streams(files.streams);
-    const TextReader model(files.model);
+    const TextReader model(files.model, encoder.model_options());
     const program::Reading reading = program::read(model.reader, streams, context);
     if (!files.json.empty()) program::write_captions(files.json, reading);
     for (const std::string& text : model.texts(reading))

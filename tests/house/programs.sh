@@ -101,6 +101,9 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
       expect 2 "read_text: maps of streams" "$CASA_EXAMPLES/read_text" --attention "$work/none.png" \
         --model "$reader/casa" --streams "$reader/streams.safetensors"
       expect 0 "read_text on a page" "$CASA_EXAMPLES/read_text" --images "$golden/page/page.png" --truth "$golden/page/page.txt"
+      holds "each of the three reads 99 % of it" [ "$(grep -cE '^(casa|cross_attention|token_insertion) +99\.[0-9]+ % of 2030 characters right' "$work/out")" -eq 3 ]
+      expect 0 "read_text on a page, encoder in 8 bits" "$CASA_EXAMPLES/read_text" --images "$golden/page/page.png" \
+        --truth "$golden/page/page.txt" --encoder-dtype int8 --encoder-precision int8
       holds "each of the three reads 99 % of it" [ "$(grep -cE '^(casa|cross_attention|token_insertion) +99\.[0-9]+ % of 2030 characters right' "$work/out")" -eq 3 ] ;;
   esac
 fi
@@ -110,6 +113,9 @@ if [ -x "$CASA_EXAMPLES/generate" ]; then
   expect 2 "generate without a model" "$CASA_EXAMPLES/generate" -p x
   expect 2 "generate: a type that is none" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 1,2 --dtype float8
   expect 0 "generate --help" "$CASA_EXAMPLES/generate" --help
+  expect 1 "generate: an encoder rounded to what it is not held as" \
+    "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 1,2 --encoder-dtype bf16 --encoder-precision int8
+  holds "both options are named" grep -q -- '--encoder-precision int8 .* --encoder-dtype int8' "$work/err"
   expect 1 "generate: an id beyond the vocabulary" "$CASA_EXAMPLES/generate" -m "$model" --prompt-ids 1,99999
   holds "the id is named" grep -q 99999 "$work/err"
   expect 1 "generate: a text without a tokenizer" "$CASA_EXAMPLES/generate" -m "$model" -p hello

@@ -15,6 +15,7 @@
 #include "caption_stream/same_frame.hpp"
 #include "caption_stream/words.hpp"
 #include "casa/checkpoint/captioner_config.hpp"
+#include "support/encoder_options.hpp"
 #include "support/files.hpp"
 #include "support/images.hpp"
 #include "support/program.hpp"
@@ -24,6 +25,7 @@ struct Arguments {
   std::string dash;  // says that --raw reads stdin
   std::vector<std::string> images;
   program::ImageReader read_image{"caption_stream"};
+  program::EncoderOptions encoder;
   std::optional<std::string> prompt, opening, closing, stop;
   casa::io::CaptionerConfig captions;  // but for these four, which need the model's tokens
   std::vector<std::int64_t> restart_at;
@@ -178,6 +180,7 @@ inline void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--timeout", a.timeout_ms, "milliseconds to wait for a frame")
       ->capture_default_str();
   app.add_option("--ffmpeg", a.ffmpeg, "the program that decodes videos")->capture_default_str();
+  a.encoder.add_options(app);
   app.add_option("-t,--threads", a.threads, "0: all processors that this process may use")
       ->capture_default_str();
   app.add_flag("-q,--quiet", a.quiet, "nothing on stderr but errors");

@@ -12,6 +12,7 @@
 #include "casa/image/image_tokens.hpp"
 #include "casa/text/chat_template_folder.hpp"
 #include "casa/text/tokenizer.hpp"
+#include "support/encoder_options.hpp"
 #include "support/images.hpp"
 
 using casa::Index;
@@ -23,6 +24,7 @@ struct Arguments {
   std::vector<int> prompt_ids;
   std::vector<std::string> images;
   program::ImageReader read_image{"generate"};
+  program::EncoderOptions encoder;
   Index max_new_tokens = 128, threads = 0, context = 0, top_k = 0;
   double temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
   std::uint64_t seed = 0;
@@ -122,9 +124,8 @@ class Session {
  private:
   static casa::io::ModelOptions options(const Arguments& a) {
     casa::io::ModelOptions o;
-    o.weights = a.dtype == "bf16"   ? casa::WeightType::bfloat16
-                : a.dtype == "int8" ? casa::WeightType::int8
-                                    : casa::WeightType::native;
+    o.weights = program::weight_type(a.dtype);
+    a.encoder.apply(o);
     o.allow_unexpected = a.allow_unexpected;
     o.files.limits.unknown_rope_keys = a.unknown_rope_keys;
     o.files.limits.repeated_tensors = a.repeated_tensors;

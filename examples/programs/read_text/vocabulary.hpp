@@ -54,10 +54,10 @@ struct TextReader {
   Vocabulary vocabulary;
   program::Reader reader;
 
-  explicit TextReader(const std::string& folder)
+  explicit TextReader(const std::string& folder, const casa::io::ModelOptions& options = {})
       : name(std::filesystem::path(folder).lexically_normal().filename().string()),
         vocabulary(folder),
-        reader(program::load_reader(folder, vocabulary.spelling())) {
+        reader(program::load_reader(folder, vocabulary.spelling(), options)) {
     if (name.empty()) name = folder;
   }
   /// Every caption of a reading as text.

@@ -32,8 +32,9 @@ struct Reader {
 };
 
 /// casa::error that names the folder for a model that can not read pictures.
-inline Reader load_reader(const std::string& folder, const Spelling& spelling) {
-  Reader r{folder, casa::io::load_model<float>(folder), spelling};
+inline Reader load_reader(const std::string& folder, const Spelling& spelling,
+                          const casa::io::ModelOptions& options = {}) {
+  Reader r{folder, casa::io::load_model<float>(folder, options), spelling};
   casa::require(r.model.patch_encoder.has_value(), folder, ": config.json has no vision_config");
   const Index needed = std::max(spelling.begin, spelling.end);
   casa::require(r.model.decoder.config().vocab_size > needed, folder, ": vocab_size must exceed ",

@@ -1,0 +1,54 @@
+// The options of programs that show a model pictures: what the image encoder's weights are held as,
+// and what its products round. --encoder-dtype, --encoder-precision.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "casa/checkpoint/load_model.hpp"
+
+namespace program {
+
+/// "float", "bf16" or "int8".
+inline casa::WeightType weight_type(const std::string& name) {
+  return name == "bf16"   ? casa::WeightType::bfloat16
+         : name == "int8" ? casa::WeightType::int8
+                          : casa::WeightType::native;
+}
+
+/// "full", "storage" or "int8".
+inline casa::Precision precision(const std::string& name) {
+  return name == "full"   ? casa::Precision::full
+         : name == "int8" ? casa::Precision::int8
+                          : casa::Precision::storage;
+}
+
+struct EncoderOptions {
+  std::string dtype, precision;  ///< empty: as without the option
+
+  void add_options(CLI::App& app) {
+    app.add_option("--encoder-dtype", dtype,
+                   "how the image encoder's weights are held (as those of the rest)")
+        ->check(CLI::IsMember({"float", "bf16", "int8"}));
+    app.add_option("--encoder-precision", precision,
+                   "what the image encoder rounds. storage: to bf16 where it meets bf16 weights or "
+                   "keys; int8: to int8 where it meets int8 weights, too (--encoder-dtype int8)")
+        ->check(CLI::IsMember({"full", "storage", "int8"}));
+  }
+  /// Adds what was asked for to `options`. Throws casa::error for what does not go together.
+  void apply(casa::io::ModelOptions& options) const {
+    casa::require(precision != "int8" || dtype == "int8",
+                  "--encoder-precision int8 rounds what meets int8 weights: give --encoder-dtype "
+                  "int8, too");
+    if (!dtype.empty()) options.encoder_weights = weight_type(dtype);
+    if (!precision.empty()) options.encoder_precision = program::precision(precision);
+  }
+  /// A model's options, the encoder's apart.
+  casa::io::ModelOptions model_options() const {
+    casa::io::ModelOptions options;
+    apply(options);
+    return options;
+  }
+};
+
+}  // namespace program
