@@ -102,7 +102,8 @@ Matrix<float> random_rows(Index rows, Index cols) {
   return m;
 }
 
-void tower_loss(benchmark::State& state, const std::string& folder, WeightType weights) {
+void tower_loss(benchmark::State& state, const std::string& folder, WeightType weights,
+                Precision precision) {
   io::ModelOptions native, narrow;
   native.weights = WeightType::native;
   narrow.weights = weights;
@@ -113,10 +114,10 @@ void tower_loss(benchmark::State& state, const std::string& folder, WeightType w
   const Matrix<float> patches = random_rows(grid.h * grid.w, c.frame_width());
   Matrix<float> a(64, c.out_hidden_size), b(64, c.out_hidden_size);
   VisionTower<float>::Scratch scratch;
-  const Context context;
+  const Context full, rounded{.precision = precision};
   for (auto _ : state) {
-    exact.vision_tower->encode(patches, {&grid, 1}, a, scratch, context);
-    small.vision_tower->encode(patches, {&grid, 1}, b, scratch, context);
+    exact.vision_tower->encode(patches, {&grid, 1}, a, scratch, full);
+    small.vision_tower->encode(patches, {&grid, 1}, b, scratch, rounded);
   }
   const auto off = (a.eigen() - b.eigen()).cwiseAbs().eval();
   state.counters["max"] = static_cast<double>(off.maxCoeff());
@@ -183,11 +184,10 @@ const bool registered = [] {
                                                              p = precision](benchmark::State& s) {
         loss(s, path, t, p);
       })->Iterations(1);
-      if (precision != Precision::full) continue;
       if (end.find("qwen2_5_vl") != std::string::npos)
-        benchmark::RegisterBenchmark(("tower_loss/" + end).c_str(), [path, t = type](
+        benchmark::RegisterBenchmark(("tower_loss/" + end).c_str(), [path, t = type, p = precision](
                                                                         benchmark::State& s) {
-          tower_loss(s, path, t);
+          tower_loss(s, path, t, p);
         })->Iterations(1);
     }
   }
