@@ -85,6 +85,14 @@ const char* part_of(std::string_view tensor) {
   return "other";
 }
 
+// Whether a tensor holds the scales of one of 8 bits.
+bool is_scale(const ModelFolder& folder, const TensorView& t) {
+  constexpr std::string_view ending = "_scale";
+  if (!t.name.ends_with(ending)) return false;
+  const TensorView* steps = folder.files().find(t.name.substr(0, t.name.size() - ending.size()));
+  return steps != nullptr && steps->dtype == DType::I8;
+}
+
 void print_tensors(const ModelFolder& folder, const TensorReport& r) {
   program::print(
       "tensors          %zu matched, %zu missing, %zu of another shape or type, %zu "
@@ -105,10 +113,15 @@ void print_tensors(const ModelFolder& folder, const TensorReport& r) {
   Index parameters = 0;
   std::map<std::string, std::size_t> bytes;
   std::map<std::string, Index> types;
+  Index scales = 0;
   for (const std::string& name : r.matched) {
     const TensorView& t = folder.files().at(name);
-    parameters += t.count();
     bytes[part_of(name)] += t.bytes.size();
+    if (is_scale(folder, t)) {
+      scales += t.count();
+      continue;
+    }
+    parameters += t.count();
     ++types[std::string(to_string(t.dtype))];
   }
   program::print("parameters       %td (", parameters);
@@ -117,6 +130,8 @@ void print_tensors(const ModelFolder& folder, const TensorReport& r) {
     program::print("%s%td tensors %s", separator, count, type.c_str());
     separator = ", ";
   }
+  if (scales > 0)
+    program::print("; %td scales, one for each %td values of I8", scales, casa::kQuantGroup);
   program::print(")\nbytes in files   %lld\n", static_cast<long long>(folder.files().data_bytes()));
   for (const auto& [part, size] : bytes) program::print("  %-14s %zu\n", part.c_str(), size);
 }

@@ -18,6 +18,13 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
+/// The scales beside a matrix of type I8 (out, in), whose values are whole numbers of steps: the
+/// step of each kQuantGroup values of a row, BF16 (out, quant_groups(in)), under the matrix's name
+/// with "_scale" after it.
+inline TensorSpec scales_of(const TensorSpec& matrix) {
+  return {matrix.name + "_scale", matrix.rows, quant_groups(matrix.cols), {}};
+}
+
 /// How the tensors of a checkpoint answer to those a model expects.
 struct TensorReport {
   /// A tensor that is there, but of another shape or type.
@@ -52,20 +59,15 @@ class CheckpointWeights {
     for (const auto& name : files.names()) names_.emplace(name);
   }
 
-  /// Compares one tensor that the model will ask for with what the checkpoint holds.
+  /// Compares one tensor that the model will ask for with what the checkpoint holds. A matrix may
+  /// also be I8, with its scales beside it (scales_of).
   void expect(const TensorSpec& spec) {
-    if (!expected_.insert(spec.name).second) return;
     const TensorView* t = find_(spec.name);
-    const auto shape = spec.shape();
-    if (!t) {
-      report_.missing.push_back(spec);
-    } else if (!std::equal(t->shape.begin(), t->shape.end(), shape.begin(), shape.end())) {
-      report_.mismatched.push_back({spec.name, shape_text(shape), shape_text(t->shape)});
-    } else if (!is_float(t->dtype)) {
-      report_.mismatched.push_back(
-          {spec.name, "F32, F64, F16 or BF16", std::string(to_string(t->dtype))});
-    } else {
-      report_.matched.push_back(spec.name);
+    const bool steps = t && t->dtype == DType::I8 && spec.cols > 0;
+    if (expect(spec, !t || steps || is_float(t->dtype), "F32, F64, F16 or BF16") && steps) {
+      const TensorSpec scales = scales_of(spec);
+      const TensorView* s = find_(scales.name);
+      expect(scales, !s || s->dtype == DType::BF16, "BF16");
     }
   }
 
@@ -109,13 +111,32 @@ class CheckpointWeights {
     const auto copies = std::make_shared<Copies>();
     return {[this, copies](const TensorSpec& spec) { return get(spec, *copies); },
             [this, copies, give_back = std::move(give_back)](const TensorSpec& spec) {
-              copies->erase(spec.name);
-              const TensorView* t = find_(spec.name);
-              if (t != nullptr && give_back) give_back(*t);
+              for (const std::string& name : {spec.name, scales_of(spec).name}) {
+                copies->erase(name);
+                const TensorView* t = find_(name);
+                if (t != nullptr && give_back) give_back(*t);
+              }
             }};
   }
 
  private:
+  // Notes a tensor once; whether this was the first time, and it is there.
+  bool expect(const TensorSpec& spec, bool right_type, const char* types) {
+    if (!expected_.insert(spec.name).second) return false;
+    const TensorView* t = find_(spec.name);
+    const auto shape = spec.shape();
+    if (!t) {
+      report_.missing.push_back(spec);
+    } else if (!std::equal(t->shape.begin(), t->shape.end(), shape.begin(), shape.end())) {
+      report_.mismatched.push_back({spec.name, shape_text(shape), shape_text(t->shape)});
+    } else if (!right_type) {
+      report_.mismatched.push_back({spec.name, types, std::string(to_string(t->dtype))});
+    } else {
+      report_.matched.push_back(spec.name);
+    }
+    return t != nullptr;
+  }
+
   static bool is_float(DType t) {
     return t == DType::F32 || t == DType::F64 || t == DType::F16 || t == DType::BF16;
   }
@@ -140,14 +161,16 @@ class CheckpointWeights {
         return view<half>(*t, spec, copies);
       case DType::BF16:
         return view<bfloat16>(*t, spec, copies);
+      case DType::I8:
+        return quantized_view(*t, spec, copies);
       default:
-        fail(t->where(), ": expected F32, F64, F16 or BF16, got ", to_string(t->dtype));
+        fail(t->where(), ": expected F32, F64, F16, BF16 or I8, got ", to_string(t->dtype));
     }
   }
 
   // A view of the tensor's bytes in the file, or of an aligned copy of them.
-  template <Storage S>
-  StoredView view(const TensorView& t, const TensorSpec& spec, Copies& copies) const {
+  template <class S>
+  MatrixView<const S> view(const TensorView& t, const TensorSpec& spec, Copies& copies) const {
     const bool vector = spec.cols == 0;
     const Index rows = vector ? 1 : spec.rows, cols = vector ? spec.rows : spec.cols;
     if (t.viewable_as<S>()) return MatrixView<const S>(t.as<S>().data(), rows, cols);
@@ -155,6 +178,29 @@ class CheckpointWeights {
     copy = Buffer<std::byte>(static_cast<Index>(t.bytes.size()));
     if (!t.bytes.empty()) std::memcpy(copy.data(), t.bytes.data(), t.bytes.size());
     return MatrixView<const S>(reinterpret_cast<const S*>(copy.data()), rows, cols);
+  }
+
+  // Steps and scales, once they are known to be such as quantize.hpp makes.
+  StoredView quantized_view(const TensorView& t, const TensorSpec& spec, Copies& copies) const {
+    const TensorSpec scale_spec = scales_of(spec);
+    const TensorView* s = find_(scale_spec.name);
+    if (!s) fail(t.where(), ": is I8, but there is no tensor ", casa::quoted(scale_spec.name));
+    s->require_shape(scale_spec.shape());
+    s->require_present();
+    require(s->dtype == DType::BF16, s->where(), ": expected BF16, got ", to_string(s->dtype));
+    const auto steps = view<std::int8_t>(t, spec, copies);
+    const auto scales = view<bfloat16>(*s, scale_spec, copies);
+    for (Index r = 0; r < steps.rows(); ++r) {
+      bool fits = true;
+      for (Index c = 0; c < steps.cols(); ++c) fits &= steps(r, c) != -128;
+      if (!fits) fail(t.where(), ": row ", r, " has a step of -128; steps are from -127 to 127");
+      // A number that is not negative has bits below those of infinity.
+      for (Index g = 0; g < scales.cols(); ++g)
+        if (scales(r, g).bits >= 0x7f80)
+          fail(s->where(), ": scale ", g, " of row ", r, " is ", widen(scales(r, g)),
+               "; expected a finite number that is not negative");
+    }
+    return StoredView(steps, scales);
   }
 
   Find find_;

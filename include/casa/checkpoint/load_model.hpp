@@ -21,8 +21,8 @@ namespace io {
 
 /// How a folder is loaded.
 struct ModelOptions {
-  /// The type that weights are kept in. Unset: a float model keeps 16-bit weights as they are in
-  /// the file; everything else is kept in the type that is computed in.
+  /// The type that weights are kept in. Unset: a float model keeps 16-bit and 8-bit weights as they
+  /// are in the file; everything else is kept in the type that is computed in.
   std::optional<WeightType> weights = {};
   /// The type that the image encoder's weights are kept in. Unset: a vision tower's as those of the
   /// decoder, a patch encoder's in the type that is computed in.
@@ -95,9 +95,35 @@ class ModelFolder {
     if (options.weights) return *options.weights;
     const TensorView* t = files_.find(decoder_.embed_tokens.name);
     if (!t || !std::same_as<T, float>) return WeightType::native;
-    return t->dtype == DType::BF16  ? WeightType::bfloat16
-           : t->dtype == DType::F16 ? WeightType::half
-                                    : WeightType::native;
+    // Beside a head of 8 bits the embedding keeps 16 (Decoder).
+    if (decoder_.lm_head) {
+      const TensorView* head = files_.find(decoder_.lm_head->name);
+      if (head && head->dtype == DType::I8) return WeightType::int8;
+    }
+    return t->dtype == DType::I8     ? WeightType::int8
+           : t->dtype == DType::BF16 ? WeightType::bfloat16
+           : t->dtype == DType::F16  ? WeightType::half
+                                     : WeightType::native;
+  }
+
+  /// Calls f(spec, type) for every matrix that a model under these options holds packed, with the
+  /// type that it is held in.
+  template <Scalar T, class F>
+  void for_each_packed(const ModelOptions& options, F&& f) const {
+    const WeightType type = weight_type<T>(options);
+    const auto each = [&](const TensorSpec& spec) {
+      const bool lookup = decoder_.lm_head && spec.name == decoder_.embed_tokens.name;
+      if (spec.cols > 0) f(spec, lookup && type == WeightType::int8 ? WeightType::bfloat16 : type);
+    };
+    for_each_tensor(decoder_, each);
+    if (tower_) for_each_tensor(*tower_, each);
+    if (projector_) for_each_tensor(*projector_, each);
+  }
+  /// The tensors of the model, for one reader.
+  WeightSource weights() const { return weights_.weights(); }
+  /// Throws casa::error that lists every tensor that does not fit, if there is one.
+  void require_complete() const {
+    weights_.require_complete(name_, "ModelOptions::allow_unexpected; generate --allow-unexpected");
   }
 
   /// Builds a model. The folder stays as it is: it may be loaded again, as another scalar or with
@@ -130,7 +156,11 @@ class ModelFolder {
         decoder_.lm_head ? decoder_.lm_head->rows : decoder_.embed_tokens.rows;
     const auto expect = [&](const TensorSpec& spec) { weights_.expect(spec); };
     for_each_tensor(decoder_, expect);
-    if (!decoder_.lm_head) weights_.allow_unused(prefixes_.head);
+    if (!decoder_.lm_head) {
+      weights_.allow_unused(prefixes_.head);
+      if (files_.contains(prefixes_.head))
+        weights_.allow_unused(scales_of({std::string(prefixes_.head)}).name);
+    }
     if (config_.patch_encoder) for_each_tensor(patch_encoder_spec(*config_.patch_encoder), expect);
     if (config_.vision_tower) {
       tower_ = vision_tower_spec(*config_.vision_tower, std::string(prefixes_.vision));
@@ -145,7 +175,7 @@ class ModelFolder {
 
   template <Scalar T>
   Model<T> build(const ModelOptions& options, const WeightSource& source) const {
-    weights_.require_complete(name_, "ModelOptions::allow_unexpected; generate --allow-unexpected");
+    require_complete();
     const WeightType type = weight_type<T>(options);
     Model<T> m;
     m.config = config_;
@@ -203,15 +233,16 @@ class ModelFolder {
     const TensorView* head = files_.find(prefixes_.head);
     const TensorView* embed = files_.find(std::string(prefixes_.text) + "embed_tokens.weight");
     bool& tied = config_.decoder.tie_word_embeddings;
-    if (tied && head && embed)
-      tied = head->dtype == embed->dtype &&
-             std::equal(head->shape.begin(), head->shape.end(), embed->shape.begin(),
-                        embed->shape.end()) &&
-             std::equal(head->bytes.begin(), head->bytes.end(), embed->bytes.begin(),
-                        embed->bytes.end());
+    if (tied && head && embed) tied = detail::is_copy(*head, *embed) && same_scales(*head, *embed);
     decoder_ =
         decoder_spec(config_.decoder, std::string(prefixes_.text), std::string(prefixes_.head));
     if (tied && head && !embed) decoder_.embed_tokens.name = prefixes_.head;
+  }
+
+  bool same_scales(const TensorView& a, const TensorView& b) const {
+    const TensorView* s = files_.find(scales_of({std::string(a.name)}).name);
+    const TensorView* t = files_.find(scales_of({std::string(b.name)}).name);
+    return s && t ? detail::is_copy(*s, *t) : s == t;
   }
 
   // Embeddings and heads are often padded beyond the vocabulary: their tensors say how wide they

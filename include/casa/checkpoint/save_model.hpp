@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "casa/checkpoint/load_model.hpp"
+#include "casa/checkpoint/quantized_rows.hpp"
 #include "casa/checkpoint/safetensors_writer.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -21,7 +22,7 @@ enum class SavedTensors { all, fusion_only };
 namespace detail {
 
 /// The weights of a decoder as tensors under their names, in the type that is computed in; 16-bit
-/// weights as they are held, so that nothing is lost.
+/// and 8-bit weights as they are held, so that nothing is lost.
 template <Scalar T>
 class DecoderTensors {
  public:
@@ -70,11 +71,20 @@ class DecoderTensors {
       add_rows<bfloat16>(s.weight, linear, begin, end);
     else if (linear.type() == WeightType::half)
       add_rows<half>(s.weight, linear, begin, end);
+    else if (linear.type() == WeightType::int8)
+      add_steps(s.weight, linear, begin, end);
     else
       add_rows<T>(s.weight, linear, begin, end);
     if (s.bias)
       add(*s.bias, linear.bias().subspan(static_cast<std::size_t>(begin),
                                          static_cast<std::size_t>(end - begin)));
+  }
+  void add_steps(const TensorSpec& s, const Linear<T>& linear, Index begin, Index end) {
+    QuantizedRows rows(s);
+    for (Index r = begin; r < end; ++r)
+      linear.unpack_row(r, rows.steps.row(r - begin), rows.scales.row(r - begin));
+    rows.append_to(tensors_);
+    quantized_.push_back(std::move(rows));
   }
   template <Storage S>
   void add_rows(const TensorSpec& s, const Linear<T>& linear, Index begin, Index end) {
@@ -91,6 +101,7 @@ class DecoderTensors {
 
   std::vector<NamedTensor> tensors_;
   std::deque<Buffer<std::byte>> owned_;
+  std::deque<QuantizedRows> quantized_;
   std::set<std::string, std::less<>> of_fusion_;
 };
 

@@ -22,6 +22,17 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
+namespace detail {
+
+/// Whether two tensors are of one type and shape, with the same bytes.
+inline bool is_copy(const TensorView& a, const TensorView& b) {
+  return a.dtype == b.dtype &&
+         std::equal(a.shape.begin(), a.shape.end(), b.shape.begin(), b.shape.end()) &&
+         std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end());
+}
+
+}  // namespace detail
+
 /// The files of a checkpoint under one lookup. Copies are cheap and share the bytes; views live as
 /// long as one copy does.
 class Checkpoint {
@@ -48,7 +59,7 @@ class Checkpoint {
         all[kept++] = p;
       } else if (last_counts) {
         all[kept - 1] = p;
-      } else if (!is_copy(*all[kept - 1].tensor, *p.tensor)) {
+      } else if (!detail::is_copy(*all[kept - 1].tensor, *p.tensor)) {
         fail(all[kept - 1].tensor->where(), " is also in ", p.tensor->file,
              ", with other values (LoadLimits::repeated_tensors takes the last)");
       }
@@ -128,12 +139,6 @@ class Checkpoint {
     std::vector<SafeTensors> files;
     std::vector<Place> tensors;  // sorted by name
   };
-
-  static bool is_copy(const TensorView& a, const TensorView& b) {
-    return a.dtype == b.dtype &&
-           std::equal(a.shape.begin(), a.shape.end(), b.shape.begin(), b.shape.end()) &&
-           std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end());
-  }
 
   const Place* find_place(std::string_view tensor) const {
     const auto& all = contents_->tensors;

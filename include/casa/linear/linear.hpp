@@ -104,12 +104,15 @@ class Linear {
 
   /// One row of the weight, in_features values. Throws casa::error unless there is one.
   void unpack_row(Index out_row, T* dst) const {
-    require(0 <= out_row && out_row < out_features(), "Linear: row ", out_row, " of ",
-            out_features());
-    Index piece = 0;
-    while (out_row >= piece_begin(piece + 1)) ++piece;
-    const Index row = out_row - piece_begin(piece);
-    weight_.unpack_row(weight_.piece(piece)(row / kWidth), row % kWidth, dst);
+    const auto [panel, lane] = place_of(out_row);
+    weight_.unpack_row(panel, lane, dst);
+  }
+  /// One row of int8 weights as they are held: in_features steps, and the scale of each kQuantGroup
+  /// of them. Throws casa::error unless there is such a row, and for weights of another type.
+  void unpack_row(Index out_row, std::int8_t* steps, bfloat16* scales) const {
+    require(type() == WeightType::int8, "Linear: the weights are not held as int8");
+    const auto [panel, lane] = place_of(out_row);
+    weight_.unpack_row(panel, lane, steps, scales);
   }
   /// The whole weight (out_features x in_features), as it is computed with.
   Matrix<T> unpacked() const {
@@ -124,6 +127,18 @@ class Linear {
 
  private:
   static constexpr Index kWidth = PackedWeight<T>::kWidth;
+
+  struct Place {
+    Index panel, lane;
+  };
+  Place place_of(Index out_row) const {
+    require(0 <= out_row && out_row < out_features(), "Linear: row ", out_row, " of ",
+            out_features());
+    Index piece = 0;
+    while (out_row >= piece_begin(piece + 1)) ++piece;
+    const Index row = out_row - piece_begin(piece);
+    return {weight_.piece(piece)(row / kWidth), row % kWidth};
+  }
 
   detail::PanelSequence panels(Index first, Index last) const {
     if (first == 0 && last == num_pieces()) return {0, weight_.num_panels(), 1};

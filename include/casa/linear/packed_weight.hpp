@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "casa/core/arena.hpp"
+#include "casa/linear/pack_quantized.hpp"
 #include "casa/linear/panel_format.hpp"
 #include "casa/linear/stored_view.hpp"
 
@@ -103,6 +104,14 @@ class PackedWeight {
       detail::PanelFormat<T, S>::unpack_row(data(p), lane, depth_, dst);
     });
   }
+  /// The same of int8 weights as they are held: depth() steps and quant_groups(depth()) scales.
+  void unpack_row(Index p, Index lane, std::int8_t* steps, bfloat16* scales) const {
+    using Format = detail::PanelFormat<T, std::int8_t>;
+    for (Index k = 0; k < depth_; ++k) {
+      steps[k] = Format::stored(data(p) + Format::row(k))[lane];
+      scales[k / kQuantGroup] = Format::scales(data(p) + Format::group(k))[lane];
+    }
+  }
 
  private:
   template <class S>
@@ -117,6 +126,12 @@ class PackedWeight {
         const StoredView& w = pieces[i];
         std::byte* panel = data_.get() + pieces_[i](p) * panel_bytes_;
         const Index r0 = p * kWidth, width = (std::min)(kWidth, w.rows() - r0);
+        if constexpr (std::same_as<S, std::int8_t>) {
+          if (w.type() == StoredView::Type::int8) {
+            detail::pack_quantized(w, r0, width, panel);
+            continue;
+          }
+        }
         std::fill_n(rows.data() + width * step, (kWidth - width) * step, T{0});
         for (Index k0 = 0; k0 < depth_; k0 += step) {
           const Index count = (std::min)(step, depth_ - k0);

@@ -14,6 +14,8 @@ CASA_NAMESPACE_BEGIN
 
 /// Weights of one row that share a scale.
 inline constexpr Index kQuantGroup = 32;
+/// Scales of a row of `values` weights.
+inline Index quant_groups(Index values) { return (values + kQuantGroup - 1) / kQuantGroup; }
 
 /// The scale of a group whose largest magnitude is `largest`: largest / 127 as bfloat16, rounded
 /// up, so that no value needs more than 127 steps and the step exceeds largest / 127 by less than

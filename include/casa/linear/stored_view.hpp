@@ -6,6 +6,7 @@
 
 #include "casa/core/memory.hpp"
 #include "casa/core/scalar.hpp"
+#include "casa/linear/quantize.hpp"
 #include "casa/simd/simd.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -13,11 +14,12 @@ CASA_NAMESPACE_BEGIN
 /// A read-only row-major matrix (or one row) whose element type is known at run time only: a tensor
 /// of a checkpoint. Made without a copy from MatrixView, Matrix, span (one row) and row-major Eigen
 /// objects of any Storage; an Eigen vector, also a column, is one row (a bias). Of other Eigen
-/// objects the compiler says why not. What it was made from must outlive it.
+/// objects the compiler says why not. Values in 8 bits come with their scales. What it was made
+/// from must outlive it.
 class StoredView {
  public:
   /// The types that a value may have.
-  enum class Type { float32, float64, bfloat16, half };
+  enum class Type { float32, float64, bfloat16, half, int8 };
 
   /// No values.
   StoredView() = default;
@@ -44,6 +46,22 @@ class StoredView {
   /// One row.
   template <Storage S>
   StoredView(std::span<S> v) : StoredView(std::span<const S>(v)) {}
+  /// Values in 8 bits, as quantize.hpp describes them: the value of row r, column c is steps(r, c)
+  /// * scales(r, c / kQuantGroup). No step may be -128 and every scale must be finite, which is not
+  /// checked here. Throws casa::error for a view without memory and for another number of scales.
+  StoredView(MatrixView<const std::int8_t> steps, MatrixView<const casa::bfloat16> scales)
+      : data_(steps.data()),
+        rows_(steps.rows()),
+        cols_(steps.cols()),
+        stride_(steps.stride()),
+        type_(Type::int8),
+        scales_(scales.data()),
+        scale_stride_(scales.stride()) {
+    require_memory("StoredView", steps);
+    require_memory("StoredView: scales", scales);
+    require_equal("StoredView: rows of scales", scales.rows(), rows_);
+    require_equal("StoredView: scales of a row", scales.cols(), quant_groups(cols_));
+  }
   /// A row-major Eigen matrix, or an Eigen vector as one row. Throws casa::error if values of a row
   /// do not lie side by side.
   template <detail::EigenObject E>
@@ -70,6 +88,11 @@ class StoredView {
         return copy_from<bfloat16>(r, begin, count, dst);
       case Type::half:
         return copy_from<half>(r, begin, count, dst);
+      case Type::int8:
+        for (Index c = 0; c < count; ++c)
+          dst[c] =
+              static_cast<float>(steps(r)[begin + c]) * widen(scales(r)[(begin + c) / kQuantGroup]);
+        return;
     }
   }
   /// Row r as T: dst has cols() values.
@@ -77,6 +100,12 @@ class StoredView {
   void copy_row(Index r, T* dst) const {
     copy(r, 0, cols_, dst);
   }
+  /// The steps of row r, cols() of them. Of Type::int8 alone; not checked, as below.
+  const std::int8_t* steps(Index r) const {
+    return static_cast<const std::int8_t*>(data_) + r * stride_;
+  }
+  /// The scales of row r: quant_groups(cols()) of them.
+  const casa::bfloat16* scales(Index r) const { return scales_ + r * scale_stride_; }
 
  private:
   template <class E>
@@ -112,6 +141,8 @@ class StoredView {
   Index cols_ = 0;
   Index stride_ = 0;
   Type type_ = Type::float32;
+  const casa::bfloat16* scales_ = nullptr;  // of Type::int8
+  Index scale_stride_ = 0;
 };
 
 CASA_NAMESPACE_END
