@@ -7,10 +7,12 @@
 // DEBUG" of itself, whatever casa was built as.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -18,6 +20,7 @@
 #include "casa/core/build_info.hpp"
 #include "comparison.hpp"
 #include "tower.hpp"
+#include "training.hpp"
 #include "variant_command.hpp"
 
 namespace {
@@ -28,10 +31,9 @@ void print_usage() {
       "casa_bench --csv [flags of --csv]\n"
       "casa_bench --variants [flags of --variants]\n"
       "casa_bench --tower-csv [--threads N]\n"
+      "casa_bench --training --csv [--threads N]\n"
       "\n"
-      "Without --csv, --variants and --tower-csv, Google Benchmark's flags choose what runs and "
-      "how it is "
-      "printed:\n"
+      "Otherwise Google Benchmark's flags choose what runs and how it is printed:\n"
       "  --benchmark_list_tests                 the names of all benchmarks\n"
       "  --benchmark_filter=REGEX               those whose name REGEX finds\n"
       "  --benchmark_counters_tabular=true      rates as a table with one column a counter\n"
@@ -57,6 +59,9 @@ void print_usage() {
       "of 448 x 448 pixels: attention over all of them and in windows of 64, in float, bf16 and "
       "int8.\n"
       "  --threads N     worker threads (1)\n"
+      "\n"
+      "With --training --csv, such lines of attention forward and backward.\n"
+      "  --threads N     worker threads (1)\n"
       "\n");
   std::printf("All of Google Benchmark's flags:\n");
   std::fflush(stdout);
@@ -74,18 +79,21 @@ bool is_thread_count(const std::string& value, casa::Index& threads) {
   return error == std::errc() && parsed == end && threads >= 1 && threads <= 1024;
 }
 
-int run_tower(int argc, char** argv) {
+// --tower-csv and --training: `flags` that stand before, and lines on so many threads.
+int run_lines(int argc, char** argv, std::initializer_list<std::string_view> flags,
+              void (*print)(casa::Index threads)) {
   casa::Index threads = 1;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--tower-csv") continue;
-    if (flag != "--threads") return usage_error("no flag of --tower-csv: " + flag);
+    if (std::find(flags.begin(), flags.end(), flag) != flags.end()) continue;
+    if (flag != "--threads")
+      return usage_error("no flag of " + std::string(*flags.begin()) + ": " + flag);
     if (++i == argc) return usage_error(flag + " needs a value");
     if (!is_thread_count(argv[i], threads))
       return usage_error(flag + " must be in [1, 1024], got " + argv[i]);
   }
   std::fprintf(stderr, "columns: %s\n", bench::kCsvColumns);
-  bench::print_tower(threads);
+  print(threads);
   return 0;
 }
 
@@ -129,7 +137,7 @@ int run_benchmarks(int argc, char** argv, const casa::BuildInfo& info) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool csv = false, variants = false, tower = false;
+  bool csv = false, variants = false, tower = false, training = false;
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
     if (flag == "--help" || flag == "-h") {
@@ -139,13 +147,15 @@ int main(int argc, char** argv) {
     }
     variants = variants || flag == "--variants";
     tower = tower || flag == "--tower-csv";
+    training = training || flag == "--training";
     csv = csv || flag == "--csv" || flag == "--csv-header";
   }
   const casa::BuildInfo info = casa::build_info();
   std::fprintf(stderr, "%s\n", info.summary().c_str());
   if (!info.hint().empty()) std::fprintf(stderr, "warning: %s\n", info.hint().c_str());
   try {
-    if (tower) return run_tower(argc, argv);
+    if (tower) return run_lines(argc, argv, {"--tower-csv"}, bench::print_tower);
+    if (training) return run_lines(argc, argv, {"--training", "--csv"}, bench::print_training);
     if (variants) return bench::run_variants(argc, argv);
     return csv ? run_comparison(argc, argv) : run_benchmarks(argc, argv, info);
   } catch (const std::exception& e) {
