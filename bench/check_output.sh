@@ -72,7 +72,7 @@ if command -v python3 > /dev/null; then
   python3 "$(dirname "$0")/compare.py" --csv "$work/json" "$work/json" > "$work/compared" 2>&1
   check "compare.py reads what --json writes" [ "$(grep -cE '^(frames|window256),1,1.000,' "$work/compared")" -eq 2 ]
 fi
-check "no variant of that name: status 1" status 1 "$bench" --variants --case frames,nothing
+check "no variant of that name: status 2" status 2 "$bench" --variants --case frames,nothing
 check "no name: status 2" status 2 "$bench" --variants --case ''
 check "a file that cannot be written: status 1" status 1 "$bench" --variants --case frames --seconds 0.01 --json "$work/none/x"
 check "an unknown flag of --variants: status 2" status 2 "$bench" --variants --cases frames

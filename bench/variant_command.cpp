@@ -24,6 +24,11 @@ struct Options {
   std::string json, problems;
 };
 
+// A mistake on the command line.
+struct WrongFlag : casa::error {
+  using casa::error::error;
+};
+
 int usage_error(const std::string& what) {
   std::fprintf(stderr, "casa_bench --variants: %s (--help lists the flags)\n", what.c_str());
   return 2;
@@ -66,8 +71,8 @@ std::string parse(int argc, char** argv, Options& options) {
   return {};
 }
 
-/// Those of the names, in the order of all_variants(). Throws casa::error for a name that no
-/// variant has.
+/// Those of the names, in the order of all_variants(). Throws WrongFlag for a name that no variant
+/// has.
 std::vector<const Variant*> chosen(const std::string& names) {
   const std::vector<const Variant*> all = all_variants();
   if (names.empty()) return all;
@@ -84,10 +89,10 @@ std::vector<const Variant*> chosen(const std::string& names) {
     const auto found = std::find(wanted.begin(), wanted.end(), v->name());
     if (found == wanted.end()) continue;
     list.push_back(v);
-    wanted.erase(found);
+    wanted.erase(std::remove(wanted.begin(), wanted.end(), v->name()), wanted.end());
   }
-  casa::require(wanted.empty(), "--case: no variant ",
-                casa::quoted(wanted.empty() ? "" : wanted[0]), "; there are:", known);
+  if (!wanted.empty())
+    throw WrongFlag("--case: no variant " + casa::quoted(wanted[0]) + "; there are:" + known);
   return list;
 }
 
@@ -97,29 +102,34 @@ Results measure_all(const std::vector<const Variant*>& variants, const Options& 
                     casa::Context& context, const Counters& counters, Limits& limits) {
   Results results;
   std::vector<ProblemShape> shapes;
-  for (Index round = 0; round < options.rounds; ++round)
-    for (const Variant* v : variants) {
-      const Runnable variant = v->make();
-      context.precision = variant.problem.precision;
-      variant.run(context);
-      Result& result = results[v->name()];
-      if (round == 0) {
-        result.facts = facts_of(variant.problem, variant.value_bytes);
-        result.error = variant.largest_error();
-        result.error_bound = variant.error_bound;
-        if (!options.problems.empty()) variant.write(options.problems, v->name());
-        const Attention& a = variant.problem;
-        shapes.push_back({v->name(), a.rows(), a.keys, a.num_heads, a.num_kv_heads, a.head_dim,
-                          a.value_dim, 1e-9 * result.facts.flop, "GFLOP"});
-        if (!result.is_right())
-          std::fprintf(stderr,
-                       "WRONG: %s differs from its definition by %.2e, where rounding explains at "
-                       "most %.2e\n",
-                       v->name().c_str(), result.error, result.error_bound);
-      }
-      limits.measure(options.threads, context.executor);
-      result.blocks.push_back(measure(v->name(), variant, context, options.seconds, counters));
+  const auto measure_one = [&](Index round, const Variant* v) {
+    const Runnable variant = v->make();
+    context.precision = variant.problem.precision;
+    variant.run(context);
+    Result& result = results[v->name()];
+    if (round == 0) {
+      result.facts = facts_of(variant.problem, variant.value_bytes);
+      result.error = variant.largest_error();
+      result.error_bound = variant.error_bound;
+      if (!options.problems.empty()) variant.write(options.problems, v->name());
+      const Attention& a = variant.problem;
+      shapes.push_back({v->name(), a.rows(), a.keys, a.num_heads, a.num_kv_heads, a.head_dim,
+                        a.value_dim, 1e-9 * result.facts.flop, "GFLOP"});
+      if (!result.is_right())
+        std::fprintf(stderr,
+                     "WRONG: %s differs from its definition by %.2e, where rounding explains at "
+                     "most %.2e\n",
+                     v->name().c_str(), result.error, result.error_bound);
     }
+    limits.measure(options.threads, context.executor);
+    result.blocks.push_back(measure(v->name(), variant, context, options.seconds, counters));
+  };
+  for (Index round = 0; round < options.rounds; ++round)
+    for (const Variant* v : variants) try {
+        measure_one(round, v);
+      } catch (const casa::error& e) {
+        casa::fail(v->name(), ": ", e.what());
+      }
   if (!options.problems.empty()) write_shapes(options.problems, shapes);
   return results;
 }
@@ -148,7 +158,12 @@ int run_variants(int argc, char** argv) {
   Options options;
   if (const std::string wrong = parse(argc, argv, options); !wrong.empty())
     return usage_error(wrong);
-  const std::vector<const Variant*> variants = chosen(options.cases);
+  std::vector<const Variant*> variants;
+  try {
+    variants = chosen(options.cases);
+  } catch (const WrongFlag& e) {
+    return usage_error(e.what());
+  }
   if (options.list) {
     for (const Variant* v : variants) std::printf("%s\n", v->name().c_str());
     return 0;

@@ -23,6 +23,12 @@ std::vector<const Variant*> all_variants() {
   std::vector<const Variant*> list = registered();
   std::sort(list.begin(), list.end(),
             [](const Variant* a, const Variant* b) { return a->name() < b->name(); });
+  for (const Variant* v : list)
+    casa::require(v->name().find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_.-") ==
+                          std::string::npos &&
+                      !v->name().empty(),
+                  "bench/variants: a name must be of a-z, 0-9, _, . and -, got ",
+                  casa::quoted(v->name()));
   for (std::size_t i = 1; i < list.size(); ++i)
     casa::require(list[i - 1]->name() != list[i]->name(), "bench/variants: two variants are named ",
                   casa::quoted(list[i]->name()));

@@ -31,11 +31,11 @@ using casa::Interval;
 /// of the cases that are also run with torch.
 struct Attention {
   casa::Mask mask;
-  Index keys = 2048;
+  Index keys = 2048;  ///< whatever the mask sees of them
   Index num_heads = 16;
   Index num_kv_heads = 8;
   Index head_dim = 128;
-  Index value_dim = 128;
+  Index value_dim = 128;          ///< of values, which does not follow head_dim
   std::vector<float> sinks = {};  ///< (num_heads), or none
   casa::Precision precision = casa::Precision::full;
   /// Keys whose rows of the cache must be kept for the tokens to come; -1: those of the last row.

@@ -141,10 +141,7 @@ TEST_CASE("sinks, widths of values and parameters of scores that do not fit are 
   const float sinks[] = {1, std::numeric_limits<float>::infinity(), 3};
   CHECK(with([&](auto& o) { o.sinks = sinks; }) ==
         "attention: sinks (one per head): expected 2, got 3");
-  CHECK(has(with([&](auto& o) {
-              o.sinks = {sinks, 2};
-            }),
-            "sinks[1] must be a number below infinity"));
+  CHECK(has(with([&](auto& o) { o.sinks = {sinks, 2}; }), "sinks[1] must be at most 2.2"));
   CHECK(with([&](auto& o) { o.value_dim = 6; }) == "attend: columns of v: expected 12, got 8");
   CHECK(has(with([&](auto& o) { o.value_dim = -1; }), "value_dim must not be negative, got -1"));
   CHECK(attend(q, k, wide, all, {.num_heads = 2, .num_kv_heads = 2, .value_dim = 6}).cols() == 12);
@@ -217,18 +214,23 @@ TEST_CASE("states of other sizes are not merged or finished, and stay as they we
     return said;
   };
   CHECK(refused(empty_state<float>(2, shape)) == "merge: rows: expected 3, got 2");
-  CHECK(refused(empty_state<float>(3, {2, 1, 5})) == "merge: head_dim: expected 4, got 5");
+  CHECK(refused(empty_state<float>(3, {2, 1, 5})) == "merge: value_dim: expected 4, got 5");
   CHECK(refused(empty_state<float>(3, {4, 1, 4})) == "merge: num_heads: expected 2, got 4");
   auto torn = empty_state<float>(3, shape);
   torn.sum = Matrix<float>(2, 2);
-  CHECK(refused(torn) == "attention state: rows of sum: expected 3, got 2");
+  CHECK(
+      refused(torn) ==
+      "merge: max, sum and out of the state are of different rows or heads: 3 x 2, 2 x 2, 3 rows");
   torn = empty_state<float>(3, shape);
   torn.out = Matrix<float>(3, 7);
-  CHECK(has(refused(torn), "columns of out must be a multiple of num_heads = 2, got 7"));
+  CHECK(
+      has(refused(torn), "columns of the state's out must be a multiple of num_heads = 2, got 7"));
   torn = empty_state<float>(3, shape);
   torn.out = Matrix<float>(2, 8);
-  CHECK(refused(torn) == "attention state: rows of out: expected 3, got 2");
-  CHECK(has(refused({}), "attention state"));
+  CHECK(
+      refused(torn) ==
+      "merge: max, sum and out of the state are of different rows or heads: 3 x 2, 3 x 2, 2 rows");
+  CHECK(refused({}) == "merge: the state is empty, of no heads");
 
   Matrix<float> out(3, 8);
   const auto finished = [&](MatrixView<float> view) {

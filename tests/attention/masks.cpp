@@ -317,7 +317,7 @@ TEST_CASE("makers refuse parameters that mean nothing, by name") {
   CHECK(said([] { masks::causal(Places{huge}); }) ==
         "causal: rows[0] must be in [0, 9223372036854775807), got 9223372036854775807");
   CHECK(said([] { masks::causal(huge); }) ==
-        "mask: 9223372036854775807 rows are more than memory can have");
+        "causal: 9223372036854775807 rows are more than memory can have");
   CHECK(said([] {
           masks::causal({3, 2});
         }) == "causal: rows must be a range within [0, 9223372036854775807), got [3, 2)");
@@ -347,18 +347,18 @@ TEST_CASE("makers refuse parameters that mean nothing, by name") {
         "global_window: window must be positive, got 0");
   CHECK(said([] {
           masks::global_window(2, 4, 1, {1, 4});
-        }) == "global_window: global: number 1 must be in [2, 4) (ascending), got 4");
+        }) == "global_window: global: number 1 must be at least 2 (ascending) and below 4, got 4");
   CHECK(said([] {
           masks::global_window(2, 4, 1, {1, 1});
-        }) == "global_window: global: number 1 must be in [2, 4) (ascending), got 1");
+        }) == "global_window: global: number 1 must be at least 2 (ascending) and below 4, got 1");
   CHECK(said([&] { masks::block_sparse(2, -1, 1, choices); }) ==
         "block_sparse: num_keys must not be negative, got -1");
   CHECK(said([&] { masks::block_sparse(2, 3, 0, choices); }) ==
         "block_sparse: block must be positive, got 0");
   CHECK(said([&] { masks::block_sparse(2, 3, 3, choices); }) ==
-        "block_sparse: chosen[0]: number 1 must be in [1, 1) (ascending), got 1");
+        "block_sparse: chosen[0]: number 1 must be at least 1 (ascending) and below 1, got 1");
   CHECK(said([&] { masks::block_sparse(2, 6, 3, descending); }) ==
-        "block_sparse: chosen[0]: number 1 must be in [2, 2) (ascending), got 0");
+        "block_sparse: chosen[0]: number 1 must be at least 2 (ascending) and below 2, got 0");
   CHECK(said([&] { masks::block_sparse(7, 6, 3, choices); }) ==
         "block_sparse: row 6 at 6 stands in block 2, choices were given for 2");
   CHECK(said([] {
@@ -399,9 +399,9 @@ TEST_CASE("makers refuse parameters that mean nothing, by name") {
   CHECK(said([&] { masks::stream(layout, 4, Keys::image); }) ==
         "masks::stream: rows must be a range within [0, 3), got [0, 4)");
   CHECK(said([&] { masks::last_images(layout, 3, 0); }) ==
-        "masks::stream: images: count of History::last must be positive, got 0");
+        "masks::last_images: images: count of History::last must be positive, got 0");
   CHECK(said([&] { masks::every_image(layout, 3, -1); }) ==
-        "masks::stream: images: count of History::every must be positive, got -1");
+        "masks::every_image: images: count of History::every must be positive, got -1");
   CHECK(said([&] { masks::stream(layout, 3, Keys::text, History::all, History::every(0)); }) ==
         "masks::stream: text: count of History::every must be positive, got 0");
 }

@@ -47,7 +47,7 @@ struct Steps {
       s = one(step, s, at);
       if (const auto* scale = std::get_if<HeadScale<float>>(&step))
         before *=
-            std::abs(static_cast<double>(scale->factors[static_cast<std::size_t>(at.head())]));
+            std::abs(static_cast<double>(scale->factors[static_cast<std::size_t>(at.head().value)]));
       if (std::isfinite(s)) before += (std::holds_alternative<SoftCap>(step) ? 4 : 1) * std::abs(s);
     }
     return before;

@@ -76,3 +76,9 @@ TEST_CASE("half overflows from 65520 on") {
 static_assert(StorageFor<bfloat16, float> && StorageFor<half, float> && StorageFor<float, float> &&
               StorageFor<double, double>);
 static_assert(!StorageFor<bfloat16, double> && !StorageFor<float, double> && !Scalar<half>);
+
+// A float in parentheses would initialise the bits, by its whole number.
+static_assert(!std::is_constructible_v<bfloat16, float> && !std::is_constructible_v<half, double>);
+static_assert(!std::is_constructible_v<bfloat16, int> &&
+              std::is_constructible_v<half, std::uint16_t>);
+static_assert(std::is_trivial_v<bfloat16> && std::is_trivial_v<half>);

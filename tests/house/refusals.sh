@@ -33,6 +33,8 @@ refusal $attend "must hold q's scalar type" 'auto out = attend(q, doubles, doubl
 refusal $attend 'the same scalar type' 'auto out = attend(q, k, doubles, sees);'
 refusal $attend 'Eigen expression' 'auto out = attend(2 * q, k, k, sees);'
 refusal $attend 'Eigen::bfloat16' 'auto out = attend(q, other, other, sees);'
+refusal $attend 'a comparison is no number' \
+  'auto out = attend(q, k, k, sees, {}, [](auto s, const auto& at) { return s + at.number(at.key() > 3); });'
 refusal $attend 'attend needs a mask' 'auto out = attend(q, k, k);'
 refusal $attend 'attend takes the mask' \
   'std::vector<std::pair<int, int>> pairs; auto out = attend(q, k, k, pairs);'

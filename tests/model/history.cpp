@@ -457,8 +457,9 @@ TEST_CASE("histories that mean nothing, or do not go with what else is asked, ar
   c.fusion->history = History::every(-2);
   CHECK(said() == "config: fusion.history: count of History::every must be positive, got -2");
   const std::string needs =
-      "StateOptions: text_window needs fusion.history window or last: with all and every, fusion "
-      "layers grow too";
+      "StateOptions: text_window is 4, which needs fusion.history window or last: with all and "
+      "every, fusion layers grow too. With text_window 0 (of a captioner: CaptionerOptions::state) "
+      "nothing is forgotten";
   c.fusion->history = History::last(3);
   CHECK(said({.text_window = 4}) == "");
   c.fusion->history = History::every(3);

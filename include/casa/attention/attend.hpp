@@ -171,7 +171,8 @@ template <class T, class S, class Score>
 RowMatrix<T> attend_matrices(MatrixView<const T> q, MatrixView<const S> k, MatrixView<const S> v,
                              const MaskView& mask, const AttendOptions<T>& options,
                              const Score& score) {
-  require(options.num_heads >= 1 && q.cols() % options.num_heads == 0,
+  require(options.num_heads >= 1, "attend: num_heads must be positive, got ", options.num_heads);
+  require(q.cols() % options.num_heads == 0,
           "attend: columns of q must be a multiple of num_heads = ", options.num_heads, ", got ",
           q.cols());
   const AttentionShape shape{options.num_heads, options.num_kv_heads, q.cols() / options.num_heads,

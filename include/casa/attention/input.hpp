@@ -127,12 +127,14 @@ inline void check_sequences(std::span<const Index> offsets, Index rows) {
   require_equal("attention: the last of sequence_offsets (rows of q)", offsets.back(), rows);
 }
 
-/// Throws casa::error unless every sink is a number, or -inf. `what` begins the message.
+/// Throws casa::error unless every sink is -inf or a number that is still one in base 2. `what`
+/// begins the message.
 template <Scalar T>
 void check_sinks(std::string_view what, std::span<const T> sinks) {
+  constexpr T most = (std::numeric_limits<T>::max)() / T(1.5);  // (a bit below max / log2(e))
   for (std::size_t h = 0; h < sinks.size(); ++h)
-    if (!(sinks[h] < std::numeric_limits<T>::infinity()))
-      fail(what, ": sinks[", h, "] must be a number below infinity, got ", sinks[h]);
+    if (!(sinks[h] <= most))
+      fail(what, ": sinks[", h, "] must be at most ", most, ", got ", sinks[h]);
 }
 
 /// Throws casa::error unless every size fits, every interval that is not empty lies within the

@@ -46,11 +46,12 @@ class MaskWriter {
   Mask& mask_;
 };
 
-/// The mask of rows at `places`, each of which `row(writer, place)` writes.
+/// The mask of rows at `places`, made by `maker` (a name for errors), each of which `row(writer,
+/// place)` writes.
 template <class Row>
-Mask make_mask(const RowPlaces& places, Row row) {
+Mask make_mask(std::string_view maker, const RowPlaces& places, Row row) {
   constexpr Index most = (std::numeric_limits<Index>::max)() / sizeof(Interval) - 1;
-  if (places.size() > most) fail("mask: ", places.size(), " rows are more than memory can have");
+  if (places.size() > most) fail(maker, ": ", places.size(), " rows are more than memory can have");
   Mask mask;
   mask.offsets.reserve(static_cast<std::size_t>(places.size()) + 1);
   mask.intervals.reserve(static_cast<std::size_t>(places.size()));
@@ -94,8 +95,8 @@ inline void check_ascending(std::string_view what, std::span<const Index> number
   Index least = 0;
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     if (numbers[i] < least || numbers[i] >= end)
-      fail(what, ": number ", i, " must be in [", least, ", ", end, ") (ascending), got ",
-           numbers[i]);
+      fail(what, ": number ", i, " must be at least ", least, " (ascending) and below ", end,
+           ", got ", numbers[i]);
     least = numbers[i] + 1;
   }
 }
@@ -119,7 +120,7 @@ namespace masks {
 ///   # # # #
 inline Mask causal(const RowPlaces& rows) {
   rows.check("causal");
-  return detail::make_mask(rows, [](auto& row, Index p) { row.see(0, p + 1); });
+  return detail::make_mask("causal", rows, [](auto& row, Index p) { row.see(0, p + 1); });
 }
 
 /// The row at p sees itself and the window - 1 keys before it. Throws casa::error unless window is
@@ -133,8 +134,9 @@ inline Mask causal(const RowPlaces& rows) {
 inline Mask sliding_window(const RowPlaces& rows, Index window) {
   rows.check("sliding_window");
   require(window >= 1, "sliding_window: window must be positive, got ", window);
-  return detail::make_mask(
-      rows, [&](auto& row, Index p) { row.see(detail::window_begin(p, window), p + 1); });
+  return detail::make_mask("sliding_window", rows, [&](auto& row, Index p) {
+    row.see(detail::window_begin(p, window), p + 1);
+  });
 }
 
 /// The row at p sees the keys at 0 .. p and the whole prefix, whose tokens thereby see each other.
@@ -148,7 +150,7 @@ inline Mask sliding_window(const RowPlaces& rows, Index window) {
 inline Mask prefix_lm(const RowPlaces& rows, Index prefix) {
   rows.check("prefix_lm");
   require(prefix >= 0, "prefix_lm: prefix must not be negative, got ", prefix);
-  return detail::make_mask(rows,
+  return detail::make_mask("prefix_lm", rows,
                            [&](auto& row, Index p) { row.see(0, (std::max)(p + 1, prefix)); });
 }
 
@@ -163,7 +165,7 @@ inline Mask prefix_lm(const RowPlaces& rows, Index prefix) {
 inline Mask packed_documents(const RowPlaces& rows, ListView<Index> lengths) {
   const detail::Documents documents("packed_documents", 0, lengths.span());
   rows.check("packed_documents", documents.end());
-  return detail::make_mask(rows,
+  return detail::make_mask("packed_documents", rows,
                            [&](auto& row, Index p) { row.see(documents.begin_of(p), p + 1); });
 }
 
@@ -181,7 +183,7 @@ inline Mask shared_prefix(const RowPlaces& rows, Index prefix, ListView<Index> l
   require(prefix >= 0, "shared_prefix: prefix must not be negative, got ", prefix);
   const detail::Documents documents("shared_prefix", prefix, lengths.span());
   rows.check("shared_prefix", documents.end());
-  return detail::make_mask(rows, [&](auto& row, Index p) {
+  return detail::make_mask("shared_prefix", rows, [&](auto& row, Index p) {
     row.see(0, (std::min)(p + 1, prefix));
     if (p >= prefix) row.see(documents.begin_of(p), p + 1);
   });
@@ -201,7 +203,7 @@ inline Mask sinks_window(const RowPlaces& rows, Index sinks, Index window) {
   rows.check("sinks_window");
   require(sinks >= 0, "sinks_window: sinks must not be negative, got ", sinks);
   require(window >= 1, "sinks_window: window must be positive, got ", window);
-  return detail::make_mask(rows, [&](auto& row, Index p) {
+  return detail::make_mask("sinks_window", rows, [&](auto& row, Index p) {
     row.see(0, (std::min)(p + 1, sinks));
     row.see(detail::window_begin(p, window), p + 1);
   });
@@ -228,7 +230,7 @@ inline Mask global_window(const RowPlaces& rows, Index num_keys, Index window,
   require(window >= 1, "global_window: window must be positive, got ", window);
   const std::span<const Index> tokens = global.span();
   detail::check_ascending("global_window: global", tokens, num_keys);
-  return detail::make_mask(rows, [&](auto& row, Index p) {
+  return detail::make_mask("global_window", rows, [&](auto& row, Index p) {
     const Index end = direction == Direction::causal ? (std::min)(num_keys, p + 1) : num_keys;
     if (std::binary_search(tokens.begin(), tokens.end(), p)) return row.see(0, end);
     const Index begin = detail::window_begin(p, window);
@@ -265,7 +267,7 @@ inline Mask block_sparse(const RowPlaces& rows, Index num_keys, Index block,
     if (rows[r] / block >= std::ssize(chosen))
       fail("block_sparse: row ", r, " at ", rows[r], " stands in block ", rows[r] / block,
            ", choices were given for ", chosen.size());
-  return detail::make_mask(rows, [&](auto& row, Index p) {
+  return detail::make_mask("block_sparse", rows, [&](auto& row, Index p) {
     const Index end = direction == Direction::causal ? (std::min)(num_keys, p + 1) : num_keys;
     for (const Index b : chosen[static_cast<std::size_t>(p / block)]) {
       const Index begin = b * block;
@@ -296,7 +298,7 @@ inline Mask draft_tree(const RowPlaces& rows, Index context, ListView<Index> par
       checked_add(context, static_cast<Index>(parent.size()), "draft_tree: context + nodes");
   rows.check("draft_tree", end);
   std::vector<Index> path;
-  return detail::make_mask(rows, [&](auto& row, Index p) {
+  return detail::make_mask("draft_tree", rows, [&](auto& row, Index p) {
     if (p < context) fail("draft_tree: rows must be nodes, at ", context, " or later, got ", p);
     path.clear();
     for (Index u = p - context; u >= 0; u = parent[static_cast<std::size_t>(u)]) path.push_back(u);
@@ -315,7 +317,7 @@ inline Mask unite(const MaskView& a, const MaskView& b) {
   detail::check_list("unite: the first mask", a);
   detail::check_list("unite: the second mask", b);
   require_equal("unite: rows of the second mask", b.num_rows(), a.num_rows());
-  return detail::make_mask(a.num_rows(), [&](auto& row, Index r) {
+  return detail::make_mask("unite", a.num_rows(), [&](auto& row, Index r) {
     const auto left = a.row(r), right = b.row(r);
     auto i = left.begin(), j = right.begin();
     while (i != left.end() || j != right.end())
@@ -328,7 +330,7 @@ inline Mask intersect(const MaskView& a, const MaskView& b) {
   detail::check_list("intersect: the first mask", a);
   detail::check_list("intersect: the second mask", b);
   require_equal("intersect: rows of the second mask", b.num_rows(), a.num_rows());
-  return detail::make_mask(a.num_rows(), [&](auto& row, Index r) {
+  return detail::make_mask("intersect", a.num_rows(), [&](auto& row, Index r) {
     const auto left = a.row(r), right = b.row(r);
     for (auto i = left.begin(), j = right.begin(); i != left.end() && j != right.end();) {
       row.see((std::max)(i->begin, j->begin), (std::min)(i->end, j->end));

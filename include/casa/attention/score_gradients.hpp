@@ -43,9 +43,9 @@ struct AlibiGradients {
   /// d slope = ds * (place of the key - place of the query).
   template <Scalar P>
   void add(const Alibi<P>& score, double ds, double, const ScalarPlace& at, double* sums) const {
-    const Index distance = detail::place_of(score.key_places, at.key()) -
-                           detail::place_of(score.query_places, at.row());
-    sums[at.head()] += ds * static_cast<double>(distance);
+    const Index distance = detail::place_of(score.key_places, at.key().value) -
+                           detail::place_of(score.query_places, at.row().value);
+    sums[at.head().value] += ds * static_cast<double>(distance);
   }
   /// Writes the slopes' gradients.
   void finish(const double* sums) const {
@@ -71,9 +71,9 @@ struct RelativeBiasGradients {
   template <Scalar P>
   void add(const RelativeBias<P>& score, double ds, double, const ScalarPlace& at,
            double* sums) const {
-    const Index distance = detail::place_of(score.key_places, at.key()) -
-                           detail::place_of(score.query_places, at.row()) + score.offset;
-    sums[at.head() * table.cols() + at.clamp(distance, 0, table.cols() - 1)] += ds;
+    const Index distance = detail::place_of(score.key_places, at.key().value) -
+                           detail::place_of(score.query_places, at.row().value) + score.offset;
+    sums[at.head().value * table.cols() + std::clamp<Index>(distance, 0, table.cols() - 1)] += ds;
   }
   /// Writes the table's gradients.
   void finish(const double* sums) const {
@@ -105,7 +105,7 @@ struct BiasGradients {
   template <Scalar P>
   void add(const Bias<P>& score, double ds, double, const ScalarPlace& at, double*) const {
     const Index step = score.heads == 1 ? 0 : matrix.rows() / score.heads;
-    matrix(at.head() * step + at.row(), at.key()) += static_cast<G>(ds);
+    matrix(at.head().value * step + at.row().value, at.key().value) += static_cast<G>(ds);
   }
   /// Nothing is left to write.
   void finish(const double*) const {}
@@ -130,7 +130,7 @@ struct HeadScaleGradients {
   /// d factor = ds * s.
   template <Scalar P>
   void add(const HeadScale<P>&, double ds, double s, const ScalarPlace& at, double* sums) const {
-    sums[at.head()] += ds * s;
+    sums[at.head().value] += ds * s;
   }
   /// Writes the factors' gradients.
   void finish(const double* sums) const {

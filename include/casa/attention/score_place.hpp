@@ -17,7 +17,8 @@
 //   at.row(), at.head(), at.key()  whole numbers: the row of q, the query head, the place of the
 //                                  key. + - * and comparisons work on them, also with an Index,
 //                                  within 32 bits: beside float the kernel counts in no more
-//   at.number(x)                   a constant, or such whole numbers, as the type of scores
+//   at.number(x)                   a constant, or such whole numbers, as the type of scores; not
+//                                  a comparison, which is a condition for at.select()
 //   at.of_key(f)                   f(key), at.of_row(f): f(row, head), at.of_pair(f): f(row, head,
 //                                  key): your own function of plain Index arguments, called for
 //                                  each place there is; gives whole numbers if f does
@@ -48,12 +49,60 @@ CASA_NAMESPACE_BEGIN
 /// Leaves scores as they are: attention without a score function.
 struct PlainScore {};
 
+namespace detail {
+
+/// What a comparison of whole numbers gives in ScalarPlace: no number, because lanes of a vector
+/// that are true hold -1.
+struct Condition {
+  bool holds;
+
+  explicit operator bool() const { return holds; }
+  friend Condition operator!(Condition a) { return {!a.holds}; }
+  friend Condition operator~(Condition a) { return {!a.holds}; }
+  friend Condition operator&(Condition a, Condition b) { return {a.holds && b.holds}; }
+  friend Condition operator|(Condition a, Condition b) { return {a.holds || b.holds}; }
+  friend Condition operator^(Condition a, Condition b) { return {a.holds != b.holds}; }
+  friend Condition operator&&(Condition a, Condition b) { return a & b; }
+  friend Condition operator||(Condition a, Condition b) { return a | b; }
+  friend Condition operator==(Condition a, Condition b) { return {a.holds == b.holds}; }
+  friend Condition operator!=(Condition a, Condition b) { return a ^ b; }
+};
+
+/// A whole number of ScalarPlace: an Index whose comparisons are conditions.
+struct WholeNumber {
+  Index value;
+
+  WholeNumber(Index x) : value(x) {}
+  explicit operator Index() const { return value; }
+  explicit operator bool() const { return value != 0; }
+  friend WholeNumber operator-(WholeNumber a) { return -a.value; }
+  friend WholeNumber operator~(WholeNumber a) { return ~a.value; }
+  friend WholeNumber operator+(WholeNumber a, WholeNumber b) { return a.value + b.value; }
+  friend WholeNumber operator-(WholeNumber a, WholeNumber b) { return a.value - b.value; }
+  friend WholeNumber operator*(WholeNumber a, WholeNumber b) { return a.value * b.value; }
+  friend WholeNumber operator/(WholeNumber a, WholeNumber b) { return a.value / b.value; }
+  friend WholeNumber operator%(WholeNumber a, WholeNumber b) { return a.value % b.value; }
+  friend WholeNumber operator&(WholeNumber a, WholeNumber b) { return a.value & b.value; }
+  friend WholeNumber operator|(WholeNumber a, WholeNumber b) { return a.value | b.value; }
+  friend WholeNumber operator^(WholeNumber a, WholeNumber b) { return a.value ^ b.value; }
+  friend WholeNumber operator<<(WholeNumber a, WholeNumber b) { return a.value << b.value; }
+  friend WholeNumber operator>>(WholeNumber a, WholeNumber b) { return a.value >> b.value; }
+  friend Condition operator<(WholeNumber a, WholeNumber b) { return {a.value < b.value}; }
+  friend Condition operator>(WholeNumber a, WholeNumber b) { return {a.value > b.value}; }
+  friend Condition operator<=(WholeNumber a, WholeNumber b) { return {a.value <= b.value}; }
+  friend Condition operator>=(WholeNumber a, WholeNumber b) { return {a.value >= b.value}; }
+  friend Condition operator==(WholeNumber a, WholeNumber b) { return {a.value == b.value}; }
+  friend Condition operator!=(WholeNumber a, WholeNumber b) { return {a.value != b.value}; }
+};
+
+}  // namespace detail
+
 /// One row, head and key, for score functions that compute in double. The kernel's form of it has
 /// the same members, of vectors.
 class ScalarPlace {
  public:
-  using Number = double;  ///< of scores
-  using Integer = Index;  ///< of rows, heads, keys
+  using Number = double;                ///< of scores
+  using Integer = detail::WholeNumber;  ///< of rows, heads, keys
 
   /// The place of one score.
   ScalarPlace(Index row, Index head, Index key) : row_(row), head_(head), key_(key) {}
@@ -65,7 +114,15 @@ class ScalarPlace {
   /// x as a number of scores.
   template <class X>
   Number number(X x) const {
-    return static_cast<Number>(x);
+    constexpr bool is_number = !std::is_same_v<X, bool> && !std::is_same_v<X, detail::Condition>;
+    static_assert(is_number,
+                  "casa: a comparison is no number; at.select(a < b, x, y) chooses by it");
+    if constexpr (std::is_same_v<X, Integer>)
+      return static_cast<Number>(x.value);
+    else if constexpr (is_number)
+      return static_cast<Number>(x);
+    else
+      return 0;
   }
   /// f(key).
   template <class F>
@@ -85,22 +142,29 @@ class ScalarPlace {
   /// table[i].
   template <Scalar P>
   Number lookup(const P* table, Integer i) const {
-    return static_cast<Number>(table[i]);
+    return static_cast<Number>(table[i.value]);
   }
 
-  Number tanh(Number x) const { return std::tanh(x); }                   ///< tanh x
-  Number exp(Number x) const { return std::exp(x); }                     ///< e^x
-  Number(min)(Number a, Number b) const { return (std::min)(a, b); }     ///< the smaller
-  Number(max)(Number a, Number b) const { return (std::max)(a, b); }     ///< the larger
-  Number select(bool c, Number a, Number b) const { return c ? a : b; }  ///< c ? a : b
-  Integer clamp(Integer i, Index low, Index high) const {                ///< within [low, high]
-    return std::clamp(i, low, high);
+  Number tanh(Number x) const { return std::tanh(x); }                ///< tanh x
+  Number exp(Number x) const { return std::exp(x); }                  ///< e^x
+  Number(min)(Number a, Number b) const { return (std::min)(a, b); }  ///< the smaller
+  Number(max)(Number a, Number b) const { return (std::max)(a, b); }  ///< the larger
+  /// c ? a : b, of numbers.
+  template <class C>
+  Number select(const C& c, Number a, Number b) const {
+    return static_cast<bool>(c) ? a : b;
+  }
+  Integer clamp(Integer i, Index low, Index high) const {  ///< within [low, high]
+    return std::clamp(i.value, low, high);
   }
 
  private:
   template <class X>
   static auto result(X x) {
-    return static_cast<std::conditional_t<std::is_integral_v<X>, Integer, Number>>(x);
+    if constexpr (std::is_integral_v<X>)
+      return Integer(static_cast<Index>(x));
+    else
+      return static_cast<Number>(x);
   }
 
   Index row_, head_, key_;

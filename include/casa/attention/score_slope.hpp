@@ -85,6 +85,7 @@ class DualPlaces : public At {
 
   explicit DualPlaces(const At& at) : At(at) {}
 
+  Number number(Number x) const { return x; }
   template <class X>
   Number number(X x) const {
     return constant(At::number(x));

@@ -102,13 +102,16 @@ T log_sum_exp(T max, T sum) {
 }
 
 template <Scalar T>
-Index checked_head_dim(const AttentionState<T>& s) {
-  require(s.max.cols() > 0 && s.out.cols() % s.max.cols() == 0,
-          "attention state: columns of out must be a multiple of num_heads = ", s.max.cols(),
-          ", got ", s.out.cols());
-  require_equal("attention state: rows of sum", s.sum.rows(), s.max.rows());
-  require_equal("attention state: columns of sum", s.sum.cols(), s.max.cols());
-  require_equal("attention state: rows of out", s.out.rows(), s.max.rows());
+Index checked_value_dim(const char* what, const AttentionState<T>& s) {
+  require(s.max.cols() > 0, what, ": the state is empty, of no heads");
+  require(s.out.cols() % s.max.cols() == 0, what,
+          ": columns of the state's out must be a multiple of num_heads = ", s.max.cols(), ", got ",
+          s.out.cols());
+  const bool fits =
+      s.sum.rows() == s.max.rows() && s.sum.cols() == s.max.cols() && s.out.rows() == s.max.rows();
+  require(fits, what,
+          ": max, sum and out of the state are of different rows or heads: ", s.max.rows(), " x ",
+          s.max.cols(), ", ", s.sum.rows(), " x ", s.sum.cols(), ", ", s.out.rows(), " rows");
   return s.out.cols() / s.max.cols();
 }
 
@@ -129,13 +132,13 @@ void for_each_row_and_head(const AttentionState<T>& s, const Context& context, F
 /// workers of the context; results do not depend on them. Throws casa::error if sizes do not fit.
 template <Scalar T>
 void merge(AttentionState<T>& to, const AttentionState<T>& from, const Context& context = {}) {
-  const Index head_dim = detail::checked_head_dim(to);
-  require_equal("merge: head_dim", detail::checked_head_dim(from), head_dim);
+  const Index value_dim = detail::checked_value_dim("merge", to);
+  require_equal("merge: value_dim", detail::checked_value_dim("merge", from), value_dim);
   require_equal("merge: rows", from.max.rows(), to.max.rows());
   require_equal("merge: num_heads", from.max.cols(), to.max.cols());
   detail::for_each_row_and_head(to, context, [&](Index r, Index h) {
-    detail::merge_row((to.max)(r, h), to.sum(r, h), to.out.row(r) + h * head_dim, (from.max)(r, h),
-                      from.sum(r, h), from.out.row(r) + h * head_dim, head_dim);
+    detail::merge_row((to.max)(r, h), to.sum(r, h), to.out.row(r) + h * value_dim, (from.max)(r, h),
+                      from.sum(r, h), from.out.row(r) + h * value_dim, value_dim);
   });
 }
 
@@ -146,7 +149,7 @@ void merge(AttentionState<T>& to, const AttentionState<T>& from, const Context& 
 template <Scalar T>
 void add_sinks(AttentionState<T>& state, std::span<const std::type_identity_t<T>> sinks) {
   constexpr double log2e = 1.44269504088896340736;
-  const Index dim = detail::checked_head_dim(state);
+  const Index dim = detail::checked_value_dim("add_sinks", state);
   require_equal("add_sinks: sinks (one per head)", static_cast<Index>(sinks.size()),
                 state.max.cols());
   detail::check_sinks<T>("add_sinks", sinks);
@@ -167,16 +170,16 @@ void add_sinks(AttentionState<T>& state, std::span<const std::type_identity_t<T>
 template <Scalar T>
 void finish(const AttentionState<T>& state, MatrixView<std::type_identity_t<T>> out,
             std::type_identity_t<T>* lse = nullptr, const Context& context = {}) {
-  const Index head_dim = detail::checked_head_dim(state);
+  const Index value_dim = detail::checked_value_dim("finish", state);
   require_equal("finish: rows of out", out.rows(), state.out.rows());
   require_equal("finish: columns of out", out.cols(), state.out.cols());
   require_memory("finish: out", out);
   detail::for_each_row_and_head(state, context, [&](Index r, Index h) {
     const T sum = state.sum(r, h);
     const T inverse = sum == T(0) ? T(0) : T(1) / sum;
-    const T* from = state.out.row(r) + h * head_dim;
-    T* to = out.row(r) + h * head_dim;
-    for (Index i = 0; i < head_dim; ++i) to[i] = from[i] * inverse;
+    const T* from = state.out.row(r) + h * value_dim;
+    T* to = out.row(r) + h * value_dim;
+    for (Index i = 0; i < value_dim; ++i) to[i] = from[i] * inverse;
     if (lse) lse[r * state.max.cols() + h] = detail::log_sum_exp((state.max)(r, h), sum);
   });
 }

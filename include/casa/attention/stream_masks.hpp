@@ -32,6 +32,38 @@ inline void see_part(MaskWriter& row, const Window& w, Keys keys, const WindowPa
   }
 }
 
+/// masks::stream, called by `maker` (a name for errors).
+inline Mask stream_mask(std::string_view maker, const StreamLayout& layout, const RowPlaces& rows,
+                        Keys keys, History images, History text) {
+  rows.check(maker, layout.text_len());
+  if (keys != Keys::text) check(casa::text(maker, ": images"), images);
+  if (keys != Keys::image) check(casa::text(maker, ": text"), text);
+  const std::span<const Window> windows = layout.windows();
+  // Histories whose windows follow each other need no search of all windows before them.
+  const auto first = [](const History& h, Index own) {
+    return h.is_one_interval() ? first_seen(h, own) : Index{0};
+  };
+  const bool one_interval = keys == Keys::image  ? images.is_one_interval()
+                            : keys == Keys::text ? text.is_one_interval()
+                                                 : images == text && text.is_one_interval();
+  return make_mask(maker, rows, [&](MaskWriter& row, Index i) {
+    const Index own = layout.window_of_text(i);
+    const Index begin = keys == Keys::image  ? first(images, own)
+                        : keys == Keys::text ? first(text, own)
+                                             : (std::min)(first(images, own), first(text, own));
+    if (one_interval)
+      return row.see(seen_by_text(layout.window(begin), layout.window(own), i, keys));
+    for (Index u = begin; u <= own; ++u) {
+      const Window& w = windows[static_cast<std::size_t>(u)];
+      WindowPart seen;
+      if (keys != Keys::text && images.sees(own, u)) seen.images = w.image;
+      if (keys != Keys::image && text.sees(own, u))
+        seen.text = {w.text.begin, u == own ? i + 1 : w.text.end};
+      see_part(row, w, keys, seen);
+    }
+  });
+}
+
 }  // namespace detail
 
 namespace masks {
@@ -51,32 +83,7 @@ namespace masks {
 ///     . . . . # # . # #                                # # # # . . # # #
 inline Mask stream(const StreamLayout& layout, const RowPlaces& rows, Keys keys, History images,
                    History text) {
-  rows.check("masks::stream", layout.text_len());
-  check("masks::stream: images", images);
-  check("masks::stream: text", text);
-  const std::span<const Window> windows = layout.windows();
-  // Histories whose windows follow each other need no search of all windows before them.
-  const auto first = [](const History& h, Index own) {
-    return h.is_one_interval() ? detail::first_seen(h, own) : Index{0};
-  };
-  const bool one_interval = keys == Keys::image  ? images.is_one_interval()
-                            : keys == Keys::text ? text.is_one_interval()
-                                                 : images == text && text.is_one_interval();
-  return detail::make_mask(rows, [&](detail::MaskWriter& row, Index i) {
-    const Index own = layout.window_of_text(i);
-    const Index begin = keys == Keys::image  ? first(images, own)
-                        : keys == Keys::text ? first(text, own)
-                                             : (std::min)(first(images, own), first(text, own));
-    if (one_interval)
-      return row.see(seen_by_text(layout.window(begin), layout.window(own), i, keys));
-    for (Index u = begin; u <= own; ++u) {
-      const Window& w = windows[static_cast<std::size_t>(u)];
-      detail::WindowPart seen;
-      if (images.sees(own, u)) seen.images = w.image;
-      if (text.sees(own, u)) seen.text = {w.text.begin, u == own ? i + 1 : w.text.end};
-      detail::see_part(row, w, keys, seen);
-    }
-  });
+  return detail::stream_mask("masks::stream", layout, rows, keys, images, text);
 }
 /// Whole windows: of those that `history` chooses a row sees the image tokens and the text up to
 /// itself. What a text row sees in a fusion layer whose FusionConfig has these keys and this
@@ -102,7 +109,8 @@ inline Mask stream(const StreamLayout& layout, const RowPlaces& rows, Keys keys,
 ///   . . . . # # # . .
 ///   . . . . . . . # #
 inline Mask casa_windows(const StreamLayout& layout, const RowPlaces& rows) {
-  return stream(layout, rows, Keys::image_text, History::window);
+  return detail::stream_mask("masks::casa_windows", layout, rows, Keys::image_text, History::window,
+                             History::window);
 }
 /// Cross-attention: a row sees its window's images. Keys are the image tokens alone.
 ///
@@ -112,7 +120,8 @@ inline Mask casa_windows(const StreamLayout& layout, const RowPlaces& rows) {
 ///   . . # # .
 ///   . . . . #
 inline Mask cross_attention(const StreamLayout& layout, const RowPlaces& rows) {
-  return stream(layout, rows, Keys::image, History::window);
+  return detail::stream_mask("masks::cross_attention", layout, rows, Keys::image, History::window,
+                             History::window);
 }
 /// A row sees the images of its window and of the n - 1 before it. Keys are the image tokens alone.
 ///
@@ -122,7 +131,8 @@ inline Mask cross_attention(const StreamLayout& layout, const RowPlaces& rows) {
 ///   # # # # .
 ///   . . # # #
 inline Mask last_images(const StreamLayout& layout, const RowPlaces& rows, Index n) {
-  return stream(layout, rows, Keys::image, History::last(n));
+  return detail::stream_mask("masks::last_images", layout, rows, Keys::image, History::last(n),
+                             History::last(n));
 }
 /// A row sees the images of its window and those of windows 1, 1 + k, 1 + 2k ... before it: one
 /// image in k stays for ever. Keys are the image tokens alone.
@@ -133,7 +143,8 @@ inline Mask last_images(const StreamLayout& layout, const RowPlaces& rows, Index
 ///   # # # # .
 ///   # # . . #
 inline Mask every_image(const StreamLayout& layout, const RowPlaces& rows, Index k) {
-  return stream(layout, rows, Keys::image, History::every(k));
+  return detail::stream_mask("masks::every_image", layout, rows, Keys::image, History::every(k),
+                             History::every(k));
 }
 /// A row sees all images before it. Keys are the image tokens alone.
 ///
@@ -143,7 +154,8 @@ inline Mask every_image(const StreamLayout& layout, const RowPlaces& rows, Index
 ///   # # # # .
 ///   # # # # #
 inline Mask all_images(const StreamLayout& layout, const RowPlaces& rows) {
-  return stream(layout, rows, Keys::image, History::all);
+  return detail::stream_mask("masks::all_images", layout, rows, Keys::image, History::all,
+                             History::all);
 }
 
 }  // namespace masks

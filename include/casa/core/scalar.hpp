@@ -3,21 +3,36 @@
 
 #include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 #include "casa/core/bits.hpp"
 #include "casa/core/config.hpp"
 
 CASA_NAMESPACE_BEGIN
 
-/// bfloat16: the upper half of a float.
+/// bfloat16: the upper half of a float. narrow<bfloat16>(x) rounds a float, widen(b) gives it back.
 struct bfloat16 {
   std::uint16_t bits;  ///< sign, 8 bits of exponent, 7 of mantissa
+
+  bfloat16() = default;                             ///< not initialised
+  constexpr bfloat16(std::uint16_t b) : bits(b) {}  ///< these bits
+  /// Not a value: narrow<bfloat16>(x) rounds.
+  template <class X>
+  requires(std::is_arithmetic_v<X> && !std::same_as<X, std::uint16_t>) bfloat16(X)
+  = delete;
   friend bool operator==(bfloat16, bfloat16) = default;
 };
 
-/// IEEE binary16.
+/// IEEE binary16. narrow<half>(x) rounds a float, widen(h) gives it back.
 struct half {
   std::uint16_t bits;  ///< sign, 5 bits of exponent, 10 of mantissa
+
+  half() = default;                             ///< not initialised
+  constexpr half(std::uint16_t b) : bits(b) {}  ///< these bits
+  /// Not a value: narrow<half>(x) rounds.
+  template <class X>
+  requires(std::is_arithmetic_v<X> && !std::same_as<X, std::uint16_t>) half(X)
+  = delete;
   friend bool operator==(half, half) = default;
 };
 

@@ -77,8 +77,10 @@ class Decoder {
             " and ", options.sinks);
     checked_add(options.text_window, options.sinks, "StateOptions: text_window + sinks");
     require(options.text_window == 0 || !config_.fusion || config_.fusion->is_bounded(),
-            "StateOptions: text_window needs fusion.history window or last: with all and every, "
-            "fusion layers grow too");
+            "StateOptions: text_window is ", options.text_window,
+            ", which needs fusion.history window or last: with all and every, fusion layers grow "
+            "too. With text_window 0 (of a captioner: CaptionerOptions::state) nothing is "
+            "forgotten");
     check_horizon(options);
     DecoderState<T> state;
     state.options_ = options;

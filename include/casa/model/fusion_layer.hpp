@@ -124,7 +124,8 @@ class FusionLayer {
     require_equal("FusionLayer: inputs of o", weights.attention.o.in_features(), heads * head_dim);
     require_equal("FusionLayer: outputs of o", weights.attention.o.out_features(),
                   config_.hidden_size);
-    require(config_.fusion.keys != Keys::text, "FusionLayer: keys must be image or image_text");
+    require(config_.fusion.keys != Keys::text,
+            "FusionLayer: keys must be image or image_text, got text");
     require(
         config_.fusion.gate != Gate::token,
         "FusionLayer: gate must be none or tanh: token weighs fusion against the self-attention "
