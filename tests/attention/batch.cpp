@@ -160,9 +160,9 @@ TEST_CASE("a row that sees nothing does not join the sequence beside it") {
   Workspace workspace;
   const Workspace::Frame frame(workspace);
   AttentionInput<float> in = batch_input(batch, workspace);
-  CHECK(detail::make_plan(in, workspace).max_job_rows == 3);
+  CHECK(detail::make_plan(in, false, workspace).max_job_rows == 3);
   in.sequence_offsets = {};
-  CHECK(detail::make_plan(in, workspace).max_job_rows == 3 * 3);
+  CHECK(detail::make_plan(in, false, workspace).max_job_rows == 3 * 3);
 }
 
 TEST_CASE("a decode step of streams with caches of their own is one call") {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "attention/variant.hpp"
-#include "casa/attention/kernel/plan_lists.hpp"
+#include "casa/attention/kernel/plan_sequences.hpp"
 #include "casa/attention/masks.hpp"
 #include "support/random_matrix.hpp"
 
@@ -42,6 +42,35 @@ Mask random_windows(Index rows, Index keys, Index most, std::mt19937& random) {
 }
 
 }  // namespace
+
+// Fault: a job of two rows whose lists leave keys out is read as segments.
+TEST_CASE("the plan decides how the tiles of each job are cut") {
+  struct Expected {
+    Mask mask;
+    bool few_rows, strided;
+  };
+  Mask one_list, two_lists;  // the second row of two_lists sees a gap in what both see together
+  one_list.add_row({{0, 4}, {50, 100}});
+  two_lists.add_row({{0, 100}});
+  two_lists.add_row({{0, 4}, {50, 100}});
+  for (const Expected& e :
+       {Expected{all_see(1, 100), true, true}, Expected{one_list, true, true},
+        Expected{two_lists, true, false}, Expected{all_see(3, 100), true, false},
+        Expected{all_see(100, 100), false, false}}) {
+    CAPTURE(e.mask.num_rows());
+    const Matrix<float> q(e.mask.num_rows(), 16), keys(100, 16);
+    const KeyPiece<float> piece{keys.data(), keys.data(), 100, 16, 0};
+    const AttentionInput<float> in{{1, 1, 16},       1.0,           q.view(), {&piece, 1},
+                                   e.mask.intervals, e.mask.offsets};
+    Workspace workspace;
+    const Workspace::Frame frame(workspace);
+    const detail::Plan plan = detail::make_plan(in, false, workspace);
+    REQUIRE(plan.jobs.size() == 1);
+    CHECK(plan.jobs[0].tiles.few_rows == e.few_rows);
+    // (With 16 registers two rows are not read as segments either.)
+    CHECK(plan.jobs[0].tiles.strided == (e.strided && e.mask.num_rows() <= detail::kFewQueries));
+  }
+}
 
 // Fault: only jobs of at most 32 rows are split.
 TEST_CASE("few jobs over many keys are split, and parts hold enough keys") {

@@ -23,7 +23,7 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   if (in.num_rows() == 0) return;
   Workspace& workspace = context.workspace;
   const Workspace::Frame frame(workspace);
-  const Plan plan = make_plan(in, workspace);
+  const Plan plan = make_plan(in, context.precision != Precision::full, workspace);
 
   Index* piece_begin = workspace.take<Index>(static_cast<Index>(in.keys.size()) + 1);
   piece_begin[0] = 0;
@@ -42,8 +42,7 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   const Index workers = (std::min)(context.executor.num_workers(), jobs);
   using Runner = JobRunner<T, S, Score>;
   Runner* runners = workspace.take<Runner>(workers);
-  const AttentionProblem<T, S, Score> problem{
-      in, score, plan, to, parts, piece_begin, context.precision != Precision::full};
+  const AttentionProblem<T, S, Score> problem{in, score, plan, to, parts, piece_begin};
   for (Index w = 0; w < workers; ++w) new (runners + w) Runner(problem, workspace);
   // Consecutive jobs share their window's memory, and each prefetches for the next, so a worker
   // takes up to a window's heads at once. As the end nears it takes fewer, so that all workers end

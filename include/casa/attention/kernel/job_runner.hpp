@@ -28,7 +28,6 @@ struct AttentionProblem {
   const Destination<T>& to;
   const Parts<T>& parts;
   const Index* piece_begin;  ///< places of the first key of each piece, and of the end
-  bool rounds;               ///< Precision::storage
 };
 
 /// One worker: scratch memory for the largest job, and the computation of a job.
@@ -65,16 +64,18 @@ class JobRunner {
     rows_ = job.rows(group_);
     if (job.key_begin == job.key_end) return write_empty(0, rows_);
     limits_.set(job);
-    if constexpr (simd::kMultipliesPairs<S>)
-      if (p_.rounds && rows_ > kFewQueries && key_rows_.widens_in_place())
-        return run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
-    if (!key_rows_.widens_in_place())
-      run_as<T, T, T>(next);
-    else if (rows_ <= kNarrowRows<T> || (job.panels.empty() && rows_ <= kTwoNarrowRows<T, T, S>))
-      run_as<T, S, S>(next);  // all panels are narrow
-    else  // tiles of wide panels broadcast each value of a key: widening it there would serve one
-          // vector
-      run_as<T, T, S>(next);
+    switch (job.tiles.operands) {
+      case Operands::pairs:
+        if constexpr (simd::kMultipliesPairs<S>)
+          run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
+        break;
+      case Operands::copied:
+        return run_as<T, T, T>(next);
+      case Operands::stored:
+        return run_as<T, S, S>(next);
+      case Operands::copied_keys:
+        return run_as<T, T, S>(next);
+    }
   }
 
  private:
@@ -87,9 +88,8 @@ class JobRunner {
   template <class Q, class K, class V>
   void run_as(const Job* next) {
     make_panels<Q, K>();
-    tiles_ = choose_tiles<T, S, Q, V>(rows_, key_rows_.padded_value_dim(), limits_.lists());
     const Interval all{job_->key_begin, job_->key_end};
-    if (!tiles_.strided) {
+    if (!job_->tiles.strided) {
       for_each_block(all, [&](Interval block, Interval after) {
         key_rows_.template gather<K, V>(*job_, block);
         run_block<Q>(block, following(after, next), key_rows_.template keys<K>(),
@@ -192,7 +192,7 @@ class JobRunner {
       if (seen.count == 0) continue;
       seen.first = places.begin == panel.seen.begin;
       seen.last = places.end == panel.seen.end;
-      if (!begun && !tiles_.few_rows)
+      if (!begun && !job_->tiles.few_rows)
         fetches_.plan({job_, block}, {panels_ + p, panels_ + num_panels_}, kUnit<Q>, copied, after);
       const Index skipped = places.begin - block.begin;
       Keys panel_keys = keys + skipped;
@@ -217,7 +217,7 @@ class JobRunner {
       }
       if (seen.last) prepare_result(panel);
       const bool mix = may_share_tiles(panel, places, not_finite);
-      sums_.template add<Q>(panel, panel_block, tiles_, mix, fetches_.prefetcher());
+      sums_.template add<Q>(panel, panel_block, job_->tiles, mix, fetches_.prefetcher());
     }
   }
 
@@ -306,7 +306,6 @@ class JobRunner {
   KeyRows<T, S> key_rows_;
   BlockFetches<T, S> fetches_;
   PanelSums<T, S> sums_;
-  TilePolicy tiles_;
   const Job* job_ = nullptr;
   Index rows_ = 0, num_panels_ = 0;
   T *q_, *scores_, *lane_values_;

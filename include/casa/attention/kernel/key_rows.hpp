@@ -10,6 +10,7 @@
 #include "casa/attention/kernel/plan.hpp"
 #include "casa/attention/kernel/score_tiles.hpp"
 #include "casa/attention/kernel/strided_rows.hpp"
+#include "casa/attention/kernel/tile_policy.hpp"
 #include "casa/core/workspace.hpp"
 #include "casa/simd/simd.hpp"
 
@@ -62,9 +63,7 @@ class KeyRows {
   Index padded_value_dim() const { return padded_value_dim_; }
   /// Whether tiles widen 16-bit values in registers as they load them. Else they read widened
   /// copies.
-  bool widens_in_place() const {
-    return simd::kWidensFast<S> && padded_key_dim_ == in_.shape.head_dim && !pads_values();
-  }
+  bool widens_in_place() const { return detail::widens_in_place<T, S>(in_.shape); }
   /// Whether tiles read padded copies of values.
   bool pads_values() const { return padded_value_dim_ != in_.shape.output_dim(); }
 

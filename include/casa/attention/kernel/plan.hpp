@@ -65,6 +65,24 @@ struct KeySpan {
   Index at = 0;   ///< the job's place of the first
 };
 
+/// As what tiles multiply queries and weights, and how they read keys and values: T is the type
+/// that is computed in, S the stored one.
+enum class Operands {
+  pairs,        ///< pairs of bfloat16, of keys and values where they are
+  copied,       ///< T; of copies of keys and values, widened or padded
+  stored,       ///< T; of keys and values where they are, widened in registers
+  copied_keys,  ///< T; of widened copies of keys, and values where they are
+};
+
+/// How the tiles of a job are cut and what they read: see choose_tiles() in tile_policy.hpp.
+struct TilePolicy {
+  Operands operands = Operands::copied;
+  bool few_rows = false;  ///< the job waits for memory rather than for arithmetic
+  bool strided = false;   ///< keys and values are read as segments (StridedRows)
+  Index most_rows = 1;    ///< of a tile of sums, where rows may share one
+  Index near_keys = 1;    ///< keys whose values stay in the first-level cache: a part of a block
+};
+
 /// Rows [row_begin, row_end) of the plan, in all query heads of one kv head, over the job's places
 /// [key_begin, key_end): every key that one of them sees, or one part of those. A job without keys
 /// writes the results of rows that see nothing.
@@ -78,13 +96,32 @@ struct Job {
   Index parts = 1;  ///< in the job of a first part: the number of parts, else 0; 1: not split
   std::span<const KeySpan> spans = {};  ///< ascending; none: a job's places are those of all keys
   std::span<const PanelRows> panels = {};  ///< if several windows share the job; else none
+  TilePolicy tiles = {};
 
   /// (row, head) pairs: `group` query heads share a kv head.
   Index rows(Index group) const { return (row_end - row_begin) * group; }
+
+  /// Calls f(interval of the job's places) for each part of the job that a row with this list of
+  /// keys sees. Intervals of the list whose places lie side by side are one.
+  template <class F>
+  void for_each_seen(std::span<const Interval> list, F f) const {
+    Interval last;
+    auto span = spans.begin();
+    for (const Interval i : list) {
+      while (span->keys.end <= i.begin) ++span;  // (an interval lies in one)
+      const Index shift = span->at - span->keys.begin;
+      const Interval seen{(std::max)(i.begin + shift, key_begin),
+                          (std::min)(i.end + shift, key_end)};
+      if (seen.size() <= 0) continue;
+      if (last.size() > 0 && last.end != seen.begin) f(last);
+      last = {last.size() > 0 && last.end == seen.begin ? last.begin : seen.begin, seen.end};
+    }
+    if (last.size() > 0) f(last);
+  }
 };
 
 struct Plan {
-  std::span<const Job> jobs;
+  std::span<Job> jobs;
   RowOrder order;           ///< with the mask of the plan's rows
   Index num_parts = 0;      ///< partial states
   Index max_part_rows = 0;  ///< (row, head) pairs of the largest

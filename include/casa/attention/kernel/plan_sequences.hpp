@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "casa/attention/kernel/plan_lists.hpp"
+#include "casa/attention/kernel/tile_policy.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -99,9 +100,9 @@ inline Plan join_plans(std::span<const Plan> plans, std::span<const Index> row_b
   return all;
 }
 
-/// All jobs of a problem, in memory of the workspace.
+/// All jobs of a problem, in memory of the workspace, without their tiles.
 template <class T, class S>
-Plan make_plan(const AttentionInput<T, S>& in, Workspace& workspace) {
+Plan make_jobs(const AttentionInput<T, S>& in, Workspace& workspace) {
   const MaskView mask = in.mask();
   const std::span<const Index> begin = in.sequence_offsets;
   if (begin.size() <= 2) return make_plan<T>(mask, in.shape, workspace);
@@ -112,6 +113,16 @@ Plan make_plan(const AttentionInput<T, S>& in, Workspace& workspace) {
         plans + s,
         make_plan<T>(mask_of_rows(mask, {begin[s], begin[s + 1]}, workspace), in.shape, workspace));
   return join_plans({plans, count}, begin, mask, in.num_keys(), workspace);
+}
+
+/// All jobs of a problem. `rounds`: Precision::storage.
+template <class T, class S>
+Plan make_plan(const AttentionInput<T, S>& in, bool rounds, Workspace& workspace) {
+  const Plan plan = make_jobs(in, workspace);
+  for (Job& job : plan.jobs)
+    if (job.key_begin < job.key_end)
+      job.tiles = choose_tiles<T, S>(job, plan.mask(), in.shape, rounds);
+  return plan;
 }
 
 }  // namespace detail

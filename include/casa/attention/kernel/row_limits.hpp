@@ -43,17 +43,7 @@ class RowLimits {
     for (Index t = job.row_begin; t < job.row_end; ++t) {
       const Index begin = count;
       offsets_[t - job.row_begin] = begin;
-      std::size_t span = 0;
-      for (const Interval i : mask_.row(t)) {
-        while (job.spans[span].keys.end <= i.begin) ++span;  // (an interval lies in one)
-        const Index shift = job.spans[span].at - job.spans[span].keys.begin;
-        const Interval seen = meet({i.begin + shift, i.end + shift}, keys);
-        if (seen.size() == 0) continue;
-        if (count > begin && intervals_[count - 1].end == seen.begin)
-          intervals_[count - 1].end = seen.end;
-        else
-          intervals_[count++] = seen;
-      }
+      job.for_each_seen(mask_.row(t), [&](Interval seen) { intervals_[count++] = seen; });
       lists_ = lists_ || count - begin > 1;
       seen_[t - job.row_begin] =
           count > begin ? Interval{intervals_[begin].begin, intervals_[count - 1].end} : Interval{};
