@@ -6,8 +6,9 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
-#include "casa/attention/kernel/block_fetches.hpp"
+#include "casa/attention/kernel/fetch.hpp"
 #include "casa/attention/kernel/key_rows.hpp"
 #include "casa/attention/kernel/panel_sums.hpp"
 #include "casa/attention/kernel/panels.hpp"
@@ -44,7 +45,7 @@ class JobRunner {
         group_(in_.shape.group()),
         limits_(problem.plan, group_, workspace),
         key_rows_(in_, problem.piece_begin, problem.plan, kScored, workspace),
-        fetches_(in_, key_rows_, problem.plan.order.tokens),
+        fetch_(in_, key_rows_, problem.plan.order.tokens),
         sums_(key_rows_, limits_, lane_rows(problem.plan), workspace) {
     const Index rows = lane_rows(p_.plan);
     const Index keys = (std::min)(kBlockKeys, p_.plan.max_job_keys) + kMaxTileKeys;
@@ -183,42 +184,48 @@ class JobRunner {
     const bool copied = !std::is_same_v<Value<Values>, S> || key_rows_.pads_values();
     bool begun = false;
     std::span<const Index> not_finite;
-    fetches_.clear();  // jobs of few rows keep it so
+    fetch_.clear();
     for (Index p = 0; p < num_panels_; ++p) {
       const QueryPanel<T>& panel = panels_[p];
-      const Interval places = meet(panel.seen, block);
-      if (places.size() == 0) continue;
-      PanelKeys<T> seen = limits_.visible(panel, places);
-      if (seen.count == 0) continue;
-      seen.first = places.begin == panel.seen.begin;
-      seen.last = places.end == panel.seen.end;
-      if (!begun && !job_->tiles.few_rows)
-        fetches_.plan({job_, block}, {panels_ + p, panels_ + num_panels_}, kUnit<Q>, copied, after);
-      const Index skipped = places.begin - block.begin;
-      Keys panel_keys = keys + skipped;
-      PanelBlock<T, Values> panel_block{values + skipped, seen, places};
-      if constexpr (kScored) panel_block.keys.places = key_rows_.places() + skipped;
-      if constexpr (!kIsStrided<Values>)
-        if (seen.kept != nullptr) {
-          const auto kept =
-              key_rows_.template keep<Value<Keys>, Value<Values>>(skipped, seen.kept, seen.count);
-          panel_keys = kept.first;
-          panel_block.values = kept.second;
-          panel_block.keys.places = key_rows_.kept_places();
-        }
-      softmax_block<Q>(panel, panel_keys, panel_block.keys, p_.score, fetches_.prefetcher());
+      const auto [panel_keys, part] = see(panel, block, keys, values);
+      if (part.keys.count == 0) continue;
+      if (!begun)
+        fetch_.plan({job_, block}, {panels_ + p, panels_ + num_panels_}, kUnit<Q>, copied, after);
+      softmax_block<Q>(panel, panel_keys, part.keys, p_.score, fetch_.prefetcher());
       if (!begun) {
-        fetches_.plan_after_first_scores();
+        fetch_.plan_after_first_scores();
         // Rows that see different keys may share a tile: a key that a row does not see has weight
         // 0, and 0 times its value is 0 unless the value is infinite or NaN. Looked for only now,
         // after the first scores, because the values have been prefetched meanwhile.
         not_finite = not_finite_where_rows_differ(block, values);
         begun = true;
       }
-      if (seen.last) prepare_result(panel);
-      const bool mix = may_share_tiles(panel, places, not_finite);
-      sums_.template add<Q>(panel, panel_block, job_->tiles, mix, fetches_.prefetcher());
+      if (part.keys.last) prepare_result(panel);
+      const bool mix = may_share_tiles(panel, part.places, not_finite);
+      sums_.template add<Q>(panel, part, job_->tiles, mix, fetch_.prefetcher());
     }
+  }
+
+  /// What a panel sees of a block (perhaps no key), with those keys and values: the block's from
+  /// the first such key on, or, under lists of intervals, only those that some row sees.
+  template <class Keys, class Values>
+  CASA_INLINE std::pair<Keys, PanelBlock<T, Values>> see(const QueryPanel<T>& panel, Interval block,
+                                                         Keys keys, Values values) {
+    const Interval places = meet(panel.seen, block);
+    if (places.size() <= 0) return {keys, {values, {}, places}};
+    PanelKeys<T> seen = limits_.visible(panel, places);
+    seen.first = places.begin == panel.seen.begin;
+    seen.last = places.end == panel.seen.end;
+    const Index skipped = places.begin - block.begin;
+    if constexpr (kScored) seen.places = key_rows_.places() + skipped;
+    if constexpr (!kIsStrided<Values>)
+      if (seen.kept != nullptr && seen.count > 0) {
+        const auto kept =
+            key_rows_.template keep<Value<Keys>, Value<Values>>(skipped, seen.kept, seen.count);
+        seen.places = key_rows_.kept_places();
+        return {kept.first, {kept.second, seen, places}};
+      }
+    return {keys + skipped, {values + skipped, seen, places}};
   }
 
   /// The places of a block's keys whose values are not all finite, of those that some rows of the
@@ -304,7 +311,7 @@ class JobRunner {
   Index group_;
   RowLimits<T> limits_;
   KeyRows<T, S> key_rows_;
-  BlockFetches<T, S> fetches_;
+  Fetch<T, S> fetch_;
   PanelSums<T, S> sums_;
   const Job* job_ = nullptr;
   Index rows_ = 0, num_panels_ = 0;

@@ -1,7 +1,7 @@
 // Prefetches from inside the attention kernel's loops, of what it will read soon.
 //
-// Jobs with many rows follow a schedule (Prefetcher, filled by BlockFetches). Jobs with few rows
-// read memory as fast as it comes and prefetch a fixed distance ahead of their own reads.
+// Jobs with many rows follow a schedule (Prefetcher, filled by Fetch in fetch.hpp). Jobs with few
+// rows read memory as fast as it comes and prefetch a fixed distance ahead of their own reads.
 #pragma once
 
 #include <algorithm>
