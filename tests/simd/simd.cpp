@@ -1,5 +1,6 @@
 // The vectors of core/simd.hpp: exponentials against libm, loads and stores of every type.
 #include "casa/simd/simd.hpp"
+#include "casa/simd/quads.hpp"
 
 #include <doctest/doctest.h>
 
@@ -375,4 +376,32 @@ TEST_CASE("pairs of bfloat16: made, loaded, multiplied, and what was computed of
   is_pair(simd::load(stored), n - 1, widen(x[n - 1]), widen(y[n - 1]));
   is_pair(simd::load_partial(stored, 1), 0, widen(x[0]), widen(y[0]));
   is_pair(simd::load_partial(stored, 1), 1, 0, 0);
+}
+
+// Faults: a byte of another output; an offset that stays in the value.
+TEST_CASE("quads: each weight comes back, however the quads were made") {
+  constexpr Index width = simd::kBytes, lanes = simd::kLanes<float>;
+  std::int8_t rows[4 * width], outputs[4 * width];
+  simd::WeightQuad made[std::size_t{width}];
+  std::mt19937 rng(5);
+  for (int round = 0; round < 20; ++round) {
+    for (Index r = 0; r < 4; ++r)
+      for (Index i = 0; i < width; ++i)
+        rows[r * width + i] = outputs[4 * i + r] =
+            static_cast<std::int8_t>(static_cast<int>(rng() % 255) - 127);
+    simd::make_quads(rows, width, made);
+    for (Index i = 0; i < width; ++i) {
+      const simd::WeightQuad one = simd::weight_quad(outputs + 4 * i);
+      for (Index r = 0; r < 4; ++r) {
+        CHECK(made[i].weight(r) == rows[r * width + i]);
+        CHECK(one.weight(r) == rows[r * width + i]);
+      }
+    }
+    for (Index i = 0; i < width; i += lanes)
+      for (Index r = 0; r < 4; ++r) {
+        const simd::VecF v = simd::load_one_of_four(made + i, r);
+        for (Index l = 0; l < lanes; ++l)
+          CHECK(v[l] == static_cast<float>(rows[r * width + i + l]));
+      }
+  }
 }

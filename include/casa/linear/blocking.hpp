@@ -9,9 +9,6 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// n / d, rounded up.
-constexpr Index ceil_div(Index n, Index d) { return (n + d - 1) / d; }
-
 /// Rows [0, rows) cut into tiles of at most kTileRows whose sizes differ by one at most.
 struct TileSplit {
   Index rows = 0;
@@ -38,8 +35,8 @@ inline constexpr Index kRowBlockBytes = simd::kBytes >= 64 ? Index{1} << 20 : In
 /// The k of a block: 64 for each tile that shares it, between 128 and 512, rounded so that blocks
 /// are even and hold whole groups of weights and of rounded rows. Deeper blocks store and load the
 /// sums less often; shallower ones leave more of the cache to the packed rows.
-inline Index block_depth_for(Index depth, Index tiles, Index most = 512) {
-  const Index aim = std::clamp<Index>(64 * tiles, 128, most);
+inline Index block_depth_for(Index depth, Index tiles) {
+  const Index aim = std::clamp<Index>(64 * tiles, 128, 512);
   const Index blocks = std::max<Index>(1, (depth + aim / 2) / aim);
   return ceil_div(ceil_div(depth, blocks), kRowGroup) * kRowGroup;
 }
@@ -67,16 +64,15 @@ struct ProductBlocking {
   /// stays.
   bool panels_outer;
 
-  /// `row_bytes`: of one packed row. `prepares`: whether a step's weights are brought into another
-  /// form first, and lie in cache in both.
+  /// `row_bytes`: of one packed row.
   ProductBlocking(Index num_rows, Index num_panels, Index weight_depth, Index row_bytes,
-                  Index workers, bool prepares = false)
+                  Index workers)
       : rows(num_rows), panels(num_panels), depth(weight_depth) {
     row_blocks = ceil_div(rows.tiles, kBlockTiles);
     job_tiles = ceil_div(rows.tiles, row_blocks);
     const Index shares = workers == 1 ? 1 : ceil_div(workers * 4, row_blocks);
     job_panels = (std::min)(kJobPanels, even_share(panels, shares));
-    block_depth = block_depth_for(depth, job_tiles, prepares ? 256 : 512);
+    block_depth = block_depth_for(depth, job_tiles);
     depth_blocks = ceil_div(depth, block_depth);
     panels_outer = job_rows() * row_bytes <= kRowBlockBytes;
   }

@@ -108,7 +108,8 @@ class PackedWeight {
   void unpack_row(Index p, Index lane, std::int8_t* steps, bfloat16* scales) const {
     using Format = detail::PanelFormat<T, std::int8_t>;
     for (Index k = 0; k < depth_; ++k) {
-      steps[k] = Format::stored(data(p) + Format::row(k))[lane];
+      const Index first = k / Format::kUnit * Format::kUnit;
+      steps[k] = Format::stored(data(p) + Format::row(first))[lane].weight(k - first);
       scales[k / kQuantGroup] = Format::scales(data(p) + Format::group(k))[lane];
     }
   }

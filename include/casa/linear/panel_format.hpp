@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "casa/linear/quantize.hpp"
+#include "casa/simd/quads.hpp"
 #include "casa/simd/simd.hpp"
 
 CASA_COMMON_NAMESPACE_BEGIN
@@ -37,7 +38,9 @@ struct UnscaledInt8 {};
 
 /// The bytes of a panel: for each k, one row of kWidth outputs as `Stored`, in the order from which
 /// simd::load_two() makes vectors of outputs in order. int8 and UnscaledInt8 come in groups of
-/// kQuantGroup rows, each after its kWidth scales.
+/// kQuantGroup rows, each after its kWidth scales. Four rows of int8 lie together, as one row of
+/// quads: products of rows in int8 take them as they are, and products of rows in float take them
+/// apart at no more instructions than bytes in rows would need.
 ///
 /// Four vectors are wide enough that one row of x, which reads a panel from end to end, has enough
 /// sums under way to hide the latency of a multiply-add, and memory sees one contiguous segment:
@@ -47,18 +50,21 @@ struct PanelFormat {
   static constexpr Index kVectors = 4;
   static constexpr Index kWidth = kVectors * simd::kLanes<T>;
   static constexpr bool kUnscaled = std::same_as<Stored, UnscaledInt8<T>>;
-  static constexpr bool kScaled = std::same_as<Stored, std::int8_t> || kUnscaled;
-  using S = std::conditional_t<kUnscaled, T, Stored>;
+  static constexpr bool kQuads = std::same_as<Stored, std::int8_t>;
+  static constexpr bool kScaled = kQuads || kUnscaled;
+  /// What a panel is an array of, and how many k each of them holds.
+  using S = std::conditional_t<kUnscaled, T, std::conditional_t<kQuads, simd::WeightQuad, Stored>>;
+  static constexpr Index kUnit = kQuads ? 4 : 1;
   using Scale = std::conditional_t<kUnscaled, T, bfloat16>;
   /// The format that widen_rows() writes.
   using WideStored = std::conditional_t<kScaled, UnscaledInt8<T>, T>;
   using Wide = PanelFormat<T, WideStored>;
 
   static constexpr Index kScaleBytes = kScaled ? kWidth * Index{sizeof(Scale)} : 0;
-  static constexpr Index kRowBytes = kWidth * Index{sizeof(S)};
+  static constexpr Index kRowBytes = kWidth * Index{sizeof(S)} / kUnit;
   static constexpr Index kGroupBytes = kScaleBytes + kQuantGroup * kRowBytes;
 
-  /// Bytes from a panel's start to its row k.
+  /// Bytes from a panel's start to its row k, or to the quads that begin with it.
   static constexpr Index row(Index k) {
     return kScaled ? k / kQuantGroup * kGroupBytes + kScaleBytes + k % kQuantGroup * kRowBytes
                    : k * kRowBytes;
@@ -96,11 +102,11 @@ struct PanelFormat {
   /// The depth values of output `lane`, as products see them.
   static void unpack_row(const std::byte* panel, Index lane, Index depth, T* dst) {
     for (Index k = 0; k < depth; ++k) {
-      const S s = stored(panel + row(k))[place(lane)];
-      if constexpr (kScaled) {
-        dst[k] = static_cast<float>(s) * widen(scales(panel + group(k))[lane]);
+      if constexpr (kQuads) {
+        const simd::WeightQuad& quad = stored(panel + row(k / kUnit * kUnit))[lane];
+        dst[k] = static_cast<float>(quad.weight(k % kUnit)) * widen(scales(panel + group(k))[lane]);
       } else {
-        dst[k] = widen(s);
+        dst[k] = widen(stored(panel + row(k))[place(lane)]);
       }
     }
   }
@@ -114,8 +120,16 @@ struct PanelFormat {
         T* to = Wide::scales(wide + Wide::group(g));
         for (Index i = 0; i < kWidth; ++i) to[i] = widen(from[i]);
       }
-      for (Index k = g; k < (std::min)(depth, g + step); ++k)
-        copy_row(stored(panel + row(k)), Wide::stored(wide + Wide::row(k)));
+      for (Index k = g; k < (std::min)(depth, g + step); ++k) {
+        T* to = Wide::stored(wide + Wide::row(k));
+        if constexpr (kQuads) {
+          const S* from = stored(panel + row(k / kUnit * kUnit));
+          for (Index i = 0; i < kWidth; i += simd::kLanes<T>)
+            simd::store(to + i, simd::load_one_of_four(from + i, k % kUnit));
+        } else {
+          copy_row(stored(panel + row(k)), to);
+        }
+      }
     }
   }
 
@@ -140,9 +154,10 @@ struct PanelFormat {
     return lane / two * two + lane % lanes * 2 + lane % two / lanes;
   }
 
-  // quant_scale() and quantize() for a whole group, in vectors.
+  // quant_scale() and quantize() for a whole group, in vectors. Rows after the last are zero.
   static void pack_group(const T* values, Index count, std::byte* to) {
     constexpr Index lanes = simd::kLanes<T>;
+    std::int8_t rows[std::size_t{kQuantGroup * kWidth}] = {};
     for (Index lane = 0; lane < kWidth; lane += lanes) {
       simd::Vec<T> largest{};
       for (Index k = 0; k < count; ++k) {
@@ -157,9 +172,12 @@ struct PanelFormat {
         const simd::Vec<T> q = (simd::min)(most, (simd::max)(-most, simd::detail::round(steps)));
         const auto bytes =
             __builtin_convertvector(simd::select(scale > zero, q, zero), simd::detail::Quarter8);
-        std::memcpy(to + kScaleBytes + k * kRowBytes + lane, &bytes, sizeof bytes);
+        std::memcpy(rows + k * kWidth + lane, &bytes, sizeof bytes);
       }
     }
+    static_assert(kWidth == simd::kBytes);
+    for (Index k = 0; k < kQuantGroup; k += kUnit)
+      simd::make_quads(rows + k * kWidth, kWidth, stored(to + row(k)));
   }
 };
 

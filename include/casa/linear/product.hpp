@@ -41,10 +41,12 @@ class Product {
         for (Index row = 0; row < x.rows(); row += kPackRows)
           run_many<S, A>(x.middle_rows(row, (std::min)(kPackRows, x.rows() - row)), row, store);
       };
+      const bool few = x.rows() <= kWholePanelRows;
       if constexpr (std::same_as<S, std::int8_t>)
         if (context_.precision == Precision::int8)
-          return run_all.template operator()<QuantizedValues>();
-      if (x.rows() <= kWholePanelRows) return run_few<S>(x, store);
+          return few ? run_few<S, QuantizedValues>(x, store)
+                     : run_all.template operator()<QuantizedValues>();
+      if (few) return run_few<S, T>(x, store);
       if constexpr (simd::kMultipliesPairs<S>)
         if (context_.precision != Precision::full && weight_.depth() % 2 == 0)
           return run_all.template operator()<simd::bfloat16_pair>();
@@ -54,21 +56,25 @@ class Product {
 
  private:
   // One tile of rows. Each panel is read once, and prefetched simd::kReadAhead bytes ahead.
-  template <class S, class Store>
+  template <class S, class A, class Store>
   void run_few(MatrixView<const T> x, Store& store) const {
     const Workspace::Frame frame(context_.workspace);
     const Index rows = x.rows(), depth = weight_.depth();
-    const T* a = x.data();
-    if (rows > 1) {
-      T* packed = context_.workspace.take<T>(rows * packed_depth<T>(depth));
+    const A* a = nullptr;
+    if constexpr (std::same_as<A, T>) a = x.data();
+    if (rows > 1 || !std::same_as<A, T>) {
+      A* packed = context_.workspace.take<A>(rows * packed_depth<A>(depth));
       pack_tile(x, packed);
       a = packed;
     }
     using Format = PanelFormat<T, S>;
-    const auto multiply = tile_function<T, S>(rows);
+    const auto multiply = tile_function<T, S, A>(rows);
     // `body` rows of a panel prefetch ahead in the panel itself, the rest in the next one.
     constexpr Index ahead = simd::kReadAhead;
-    const Index step = Format::kScaled ? kQuantGroup : rows > 1 ? kPackedBlock : 1;
+    const Index step = !std::same_as<A, T> ? kRowGroup
+                       : Format::kScaled   ? kQuantGroup
+                       : rows > 1          ? kPackedBlock
+                                           : 1;
     const Index body = std::max<Index>(0, depth - ahead / Format::kRowBytes) / step * step;
     const Index workers = context_.executor.num_workers();
     const Index share = workers == 1 ? panels_.count : even_share(panels_.count, workers * 8);
@@ -80,8 +86,8 @@ class Product {
         const std::byte* next =
             i + 1 < panels_.count ? weight_.data(panels_(i + 1)) : w + weight_.panel_bytes();
         multiply(a, w, 0, body, tile, false, {w + ahead, Format::kRowBytes, Format::kScaleBytes});
-        multiply(a + body * rows, w + Format::group(body), 0, depth - body, tile, body > 0,
-                 {next, Format::kRowBytes, Format::kScaleBytes});
+        multiply(a + body / simd::kUnit<A> * rows, w + Format::group(body), 0, depth - body, tile,
+                 body > 0, {next, Format::kRowBytes, Format::kScaleBytes});
         store(panels_(i), Index{0}, rows, tile, worker);
       }
     });
@@ -103,9 +109,8 @@ class Product {
   void run_many(MatrixView<const T> x, Index first_row, Store& store) const {
     using Format = PanelFormat<T, S>;
     constexpr bool quantizes = std::same_as<A, QuantizedValues>;
-    constexpr bool prepares = kWidensBefore<T, S> || quantizes;
-    using Wide = std::conditional_t<prepares, typename Format::WideStored, S>;
-    using TileWeights = std::conditional_t<quantizes, WeightQuads, Wide>;
+    constexpr bool widens = kWidensBefore<T, S> && !quantizes;
+    using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
     constexpr Index unit = simd::kUnit<A>;
     // Blocks of k are whole packed blocks.
     static_assert(kRowGroup % (quantizes ? unit : unit * kPackedBlock) == 0);
@@ -113,13 +118,13 @@ class Product {
     const Index packed_size = packed_depth<A>(weight_.depth());
     const Index workers = context_.executor.num_workers();
     const ProductBlocking cut(x.rows(), panels_.count, weight_.depth(),
-                              packed_size * Index{sizeof(A)}, workers, quantizes);
+                              packed_size * Index{sizeof(A)}, workers);
     const A* packed = pack_rows<A>(x, cut.rows, packed_size);
     const Index calls_per_tile = Format::kVectors / tile_vectors<T, A>(cut.rows.size(0));
-    // Each worker has the sums of its open panels, and a prepared block of weights.
+    // Each worker has the sums of its open panels, and a widened block of weights.
     const Index sum_size = cut.open_panels() * cut.job_rows() * kWidth;
     Index wide_size = 0;
-    if constexpr (prepares)
+    if constexpr (widens)
       wide_size = PanelFormat<T, TileWeights>::bytes(cut.block_depth) / Index{sizeof(T)};
     T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
 
@@ -134,12 +139,9 @@ class Product {
         const auto step = cut.step(job, s);
         const std::byte* w = weights_of(step);
         const std::byte* next = weights_of(cut.step(job, (std::min)(s + 1, steps - 1)));
-        if constexpr (prepares) {
+        if constexpr (widens) {
           auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
-          if constexpr (quantizes)
-            PanelFormat<T, TileWeights>::prepare_rows(w, step.depth, wide);
-          else
-            Format::widen_rows(w, step.depth, wide);
+          Format::widen_rows(w, step.depth, wide);
           w = wide;
         }
         // While a block is multiplied, the next is prefetched, equally much in each call of the

@@ -1,10 +1,9 @@
-// Rows of x as int8, and panels of int8 weights, in the order in which the int8 micro-kernel reads
-// them.
+// Rows of x as int8, in the order in which the int8 micro-kernel reads them.
 #pragma once
 
 #include <cstddef>
 
-#include "casa/linear/panel_format.hpp"
+#include "casa/linear/quantize.hpp"
 #include "casa/simd/elementwise.hpp"
 #include "casa/simd/quads.hpp"
 
@@ -31,46 +30,6 @@ inline constexpr Index kUnit<casa::detail::QuantizedValues> = kQuantGroup;
 }  // namespace simd
 
 namespace detail {
-
-/// A tag in the place of a stored type: int8 weights as quads.
-struct WeightQuads {};
-
-/// Panels of int8 weights, prepared for products of quads: for each group its kWidth scales, then
-/// kGroupQuads rows of kWidth quads.
-template <>
-struct PanelFormat<float, WeightQuads> {
-  using Stored = PanelFormat<float, std::int8_t>;
-  static constexpr Index kWidth = Stored::kWidth;
-  static constexpr Index kScaleBytes = kWidth * Index{sizeof(float)};
-  static constexpr Index kRowBytes = kWidth * Index{sizeof(simd::WeightQuad)};
-  static constexpr Index kGroupBytes = kScaleBytes + kGroupQuads * kRowBytes;
-
-  static constexpr Index bytes(Index depth) {
-    return (depth + kQuantGroup - 1) / kQuantGroup * kGroupBytes;
-  }
-  static const float* scales(const std::byte* group) {
-    return static_cast<const float*>(static_cast<const void*>(group));
-  }
-  static const simd::WeightQuad* quads(const std::byte* group) {
-    return static_cast<const simd::WeightQuad*>(static_cast<const void*>(group + kScaleBytes));
-  }
-
-  /// Rows [0, depth) of a stored panel, the first of which begins a group. Values after the last
-  /// row, which a panel has room for, are multiplied by zeros.
-  static void prepare_rows(const std::byte* panel, Index depth, std::byte* to) {
-    static_assert(kWidth == simd::kBytes);
-    for (Index k = 0; k < depth; k += kQuantGroup, to += kGroupBytes) {
-      const auto* scale = Stored::scales(panel + Stored::group(k));
-      auto* wide = static_cast<float*>(static_cast<void*>(to));
-      for (Index i = 0; i < kWidth; i += simd::kLanes<float>)
-        simd::store(wide + i, simd::load(scale + i));
-      auto* quads = static_cast<simd::WeightQuad*>(static_cast<void*>(to + kScaleBytes));
-      const std::int8_t* row = Stored::stored(panel + Stored::row(k));
-      for (Index q = 0; q < kGroupQuads; ++q)
-        simd::make_quads(row + 4 * q * kWidth, kWidth, quads + q * kWidth);
-    }
-  }
-};
 
 /// The kRowGroup values at x, of which `count` are there, as the groups first and second; the
 /// second only where there are more than kQuantGroup.

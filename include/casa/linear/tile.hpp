@@ -29,13 +29,16 @@ inline constexpr Index kWholePanelRows = simd::kRegisters >= 32 ? kTileRows : 2;
 /// Vectors of a panel that a tile of int8 products takes at once. Their sums and the groups' sums
 /// in float stay in registers: with the latter in memory, the loop reached 73 instead of 82 % of
 /// the peak (Zen 5).
-inline constexpr Index kQuantizedVectors = simd::kRegisters >= 32 ? 2 : 1;
+constexpr Index quantized_vectors(Index rows) {
+  return simd::kRegisters < 32 ? 1 : rows <= 3 ? 4 : 2;
+}
 
-/// Vectors of a panel that a tile of `rows` rows takes at once.
+/// Vectors of a panel that a tile of `rows` rows takes in one call. (Tiles of int8 products take
+/// the panel in parts by themselves.)
 template <Scalar T, class A = T>
 constexpr Index tile_vectors(Index rows) {
-  if (std::same_as<A, QuantizedValues>) return kQuantizedVectors;
-  return rows <= kWholePanelRows ? PanelFormat<T, T>::kVectors : 2;
+  constexpr Index all = PanelFormat<T, T>::kVectors;
+  return std::same_as<A, QuantizedValues> || rows <= kWholePanelRows ? all : 2;
 }
 
 /// x is packed in blocks of this many k: 16 values of the tile's first row, 16 of the second, ... A
@@ -93,7 +96,8 @@ struct Prefetch {
   Index group_step = 0;
 };
 
-/// The vectors of a row of weights from w on; of pairs, of that row and the next.
+/// The vectors of a row of weights from w on; of pairs, of that row and the next; of quads, as they
+/// are.
 template <Index Unit, class W, class X, std::size_t Vectors>
 CASA_INLINE void load_weights(const W* w, [[maybe_unused]] Index width, X (&x)[Vectors]) {
   if constexpr (std::same_as<W, simd::WeightQuad>) {
@@ -123,37 +127,66 @@ CASA_INLINE void for_each_two(V (&sum)[std::size_t{Rows}][std::size_t{Vectors}],
   }
 }
 
+/// sum[r][v] gains x[v] times the value (or pair, quad) of row r, `RowStride` apart from a on.
+/// Prefetches `Lines` lines.
+template <Index RowStride, Index Lines, class Sum, std::size_t Rows, std::size_t Vectors, class A,
+          class X>
+CASA_INLINE void add_row(Sum (&sum)[Rows][Vectors], const A* a, X (&x)[Vectors], Prefetch& ahead) {
+  CASA_UNROLL
+  for (Index line = 0; line < Lines; ++line) simd::prefetch(ahead.at + 64 * line);
+  CASA_UNROLL
+  for (Index r = 0; r < Index{Rows}; ++r) {
+    const auto y = simd::broadcast(a[r * RowStride]);
+    CASA_UNROLL
+    for (Index v = 0; v < Index{Vectors}; ++v) sum[r][v] = simd::fma(y, x[v], sum[r][v]);
+  }
+  ahead.at += ahead.step;
+}
+
 /// sum[r][v] gains the products of vector v of each row of weights, from w on, with the value of
 /// row r, `RowStride` apart, for the values (or pairs, quads) of the first row in [a, end). Moves
-/// a, w (by kUnit rows of `width` outputs each) and what is prefetched on.
+/// a, w (by rows of `width` outputs each) and what is prefetched on.
 template <Index RowStride, class Sum, std::size_t Rows, std::size_t Vectors, class A, class W>
 CASA_INLINE void add_products(Sum (&sum)[Rows][Vectors], const A*& a, const A* end, const W*& w,
                               Index width, Prefetch& ahead) {
-  constexpr Index rows = Index{Rows}, vectors = Index{Vectors};
-  constexpr Index lanes = simd::kLanes<simd::Element<Sum>>;
-  // Rows of weights that one value of a meets: quads hold four in one.
-  constexpr Index unit = std::same_as<A, simd::ValueQuad> ? 1 : simd::kUnit<A>;
-  CASA_NO_UNROLL
-  for (; a < end; ++a) {
-    decltype(simd::broadcast(*a)) x[Vectors];
-    load_weights<unit>(w, width, x);
-    if constexpr (Rows > 1 && !std::same_as<A, simd::ValueQuad>) {
+  constexpr Index vectors = Index{Vectors};
+  constexpr Index bytes = vectors * simd::kLanes<simd::Element<Sum>> * Index{sizeof(*w)};
+  if constexpr (std::same_as<W, simd::WeightQuad> && simd::kUnit<A> == 1) {
+    constexpr Index lines = (bytes / 4 + 63) / 64;
+    const auto add = [&](Index i) __attribute__((always_inline)) {
+      simd::VecF x[Vectors];
       CASA_UNROLL
-      for (Index v = 0; v < vectors; ++v) simd::keep(x[v]);
-    }
-    CASA_UNROLL
-    for (Index line = 0; line < vectors * lanes * Index{sizeof(*w)}; line += 64)
-      simd::prefetch(ahead.at + line);
-    CASA_UNROLL
-    for (Index r = 0; r < rows; ++r) {
-      const auto y = simd::broadcast(a[r * RowStride]);
+      for (Index v = 0; v < vectors; ++v)
+        x[v] = simd::load_one_of_four(w + v * simd::kLanes<float>, i);
+      add_row<RowStride, lines>(sum, a + i, x, ahead);
+    };
+    CASA_NO_UNROLL
+    for (; a + 4 <= end; a += 4, w += width) {
       CASA_UNROLL
-      for (Index v = 0; v < vectors; ++v) sum[r][v] = simd::fma(y, x[v], sum[r][v]);
+      for (Index i = 0; i < 4; ++i) add(i);
     }
-    ahead.at += simd::kUnit<A> * ahead.step;
-    w += unit * width;
+    // The last values of a weight may not fill a quad.
+    CASA_NO_UNROLL
+    for (Index i = 0; a + i < end; ++i) add(i);
+    a = end;
+  } else {
+    // Rows of weights that one value of a meets: quads hold four in one.
+    constexpr Index unit = std::same_as<A, simd::ValueQuad> ? 1 : simd::kUnit<A>;
+    CASA_NO_UNROLL
+    for (; a < end; ++a, w += unit * width) {
+      decltype(simd::broadcast(*a)) x[Vectors];
+      load_weights<unit>(w, width, x);
+      if constexpr (Rows > 1 && !std::same_as<W, simd::WeightQuad>) {
+        CASA_UNROLL
+        for (Index v = 0; v < vectors; ++v) simd::keep(x[v]);
+      }
+      add_row<RowStride, (bytes + 63) / 64>(sum, a, x, ahead);
+    }
   }
 }
+
+/// n / d, rounded up.
+constexpr Index ceil_div(Index n, Index d) { return (n + d - 1) / d; }
 
 /// c = a w, or c += a w with `accumulate`, for tile_vectors(Rows) vectors of a panel from output
 /// `lane` on: a (Rows x depth, packed; a single row as it is), c (Rows x kWidth). Without
@@ -164,7 +197,7 @@ CASA_INLINE void add_products(Sum (&sum)[Rows][Vectors], const A*& a, const A* e
 template <Scalar T, class S, Index Rows, class A = T>
 void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth, T* c,
                    bool accumulate, const Prefetch& prefetch) {
-  Prefetch ahead = prefetch;
+  Prefetch ahead{prefetch.at, simd::kUnit<A> * prefetch.step, prefetch.group_step};
   using V = simd::Vec<T>;
   using Format = PanelFormat<T, S>;
   constexpr Index lanes = simd::kLanes<T>, width = Format::kWidth;
@@ -221,49 +254,64 @@ void multiply_tile(const A* a, const std::byte* weights, Index lane, Index depth
   }
 }
 
-/// multiply_tile for rows of x that are rounded to int8: c (+)= a w for kQuantizedVectors vectors.
+/// multiply_tile for rows of x that are rounded to int8: c (+)= a w for all outputs of a panel.
 /// The products of kQuantGroup values are summed in integers; that sum times the weights' scale is
 /// added to the sum of kRowGroup values, which times x's scale is added to c; each in one rounding.
+/// The outputs are taken in parts, all of them for kRowGroup values before the next values, so that
+/// few rows read a panel from end to end.
 template <Index Rows>
-void multiply_quantized(const QuantizedValues* a, const std::byte* weights, Index lane, Index depth,
+void multiply_quantized(const QuantizedValues* a, const std::byte* weights, Index, Index depth,
                         float* c, bool accumulate, const Prefetch& prefetch) {
-  Prefetch ahead = prefetch;
-  using Format = PanelFormat<float, WeightQuads>;
-  constexpr Index lanes = simd::kLanes<float>, rows = Rows, vectors = kQuantizedVectors;
+  using Format = PanelFormat<float, std::int8_t>;
+  constexpr Index lanes = simd::kLanes<float>, rows = Rows, vectors = quantized_vectors(Rows);
+  constexpr Index parts = Format::kVectors / vectors;
+  Prefetch ahead{prefetch.at, Format::kUnit * prefetch.step / parts, prefetch.group_step / parts};
   constexpr Index row_stride = Index{sizeof(QuantizedValues)} / Index{sizeof(simd::ValueQuad)};
   constexpr Index row_groups = kRowGroup / kQuantGroup;
-  for (Index left = (depth + kQuantGroup - 1) / kQuantGroup; left > 0; left -= row_groups) {
-    simd::VecF part[std::size_t{Rows}][std::size_t{vectors}] = {};
-    const QuantizedValues* const end = a + (std::min)(left, row_groups) * rows;
-    CASA_NO_UNROLL
-    for (; a < end; a += rows, weights += Format::kGroupBytes) {
-      simd::VecI sum[std::size_t{Rows}][std::size_t{vectors}];
+  for (Index left = ceil_div(depth, kQuantGroup); left > 0; left -= row_groups) {
+    const Index groups = (std::min)(left, row_groups);
+    for (Index lane = 0; lane < Format::kWidth; lane += vectors * lanes) {
+      simd::VecF part[std::size_t{Rows}][std::size_t{vectors}] = {};
+      CASA_NO_UNROLL
+      for (Index g = 0; g < groups; ++g) {
+        const QuantizedValues* values = a + g * rows;
+        const std::byte* group = weights + g * Format::kGroupBytes;
+        simd::VecI sum[std::size_t{Rows}][std::size_t{vectors}];
+        CASA_UNROLL
+        for (Index r = 0; r < rows; ++r) {
+          CASA_UNROLL
+          for (Index v = 0; v < vectors; ++v) sum[r][v] = simd::broadcast(values[r].start);
+        }
+        CASA_UNROLL
+        for (Index line = 0; line < Format::kScaleBytes / parts; line += 64)
+          simd::prefetch(ahead.at + line);
+        ahead.at += ahead.group_step;
+        const simd::WeightQuad* w = Format::stored(group + Format::row(0)) + lane;
+        const simd::ValueQuad* quads = values->quads;
+        add_products<row_stride>(sum, quads, quads + kGroupQuads, w, Format::kWidth, ahead);
+        CASA_UNROLL
+        for (Index v = 0; v < vectors; ++v) {
+          const simd::VecF scale = simd::load(Format::scales(group) + lane + v * lanes);
+          CASA_UNROLL
+          for (Index r = 0; r < rows; ++r)
+            part[r][v] =
+                simd::fused(__builtin_convertvector(sum[r][v], simd::VecF), scale, part[r][v]);
+        }
+      }
+      const QuantizedValues* last = a + (groups - 1) * rows;
       CASA_UNROLL
       for (Index r = 0; r < rows; ++r) {
+        const simd::VecF scale = simd::broadcast(last[r].scale);
         CASA_UNROLL
-        for (Index v = 0; v < vectors; ++v) sum[r][v] = simd::broadcast(a[r].start);
-      }
-      const auto* w = Format::quads(weights) + lane;
-      const simd::ValueQuad* quads = a->quads;
-      add_products<row_stride>(sum, quads, quads + kGroupQuads, w, Format::kWidth, ahead);
-      CASA_UNROLL
-      for (Index v = 0; v < vectors; ++v) {
-        const simd::VecF scale = simd::load(Format::scales(weights) + lane + v * lanes);
-        CASA_UNROLL
-        for (Index r = 0; r < rows; ++r)
-          part[r][v] =
-              simd::fused(__builtin_convertvector(sum[r][v], simd::VecF), scale, part[r][v]);
+        for (Index v = 0; v < vectors; ++v) {
+          float* to = c + r * Format::kWidth + lane + v * lanes;
+          simd::store(to,
+                      simd::fused(part[r][v], scale, accumulate ? simd::load(to) : simd::VecF{}));
+        }
       }
     }
-    CASA_UNROLL
-    for (Index r = 0; r < rows; ++r) {
-      const simd::VecF scale = simd::broadcast(a[r - rows].scale);
-      CASA_UNROLL
-      for (Index v = 0; v < vectors; ++v) {
-        float* to = c + r * Format::kWidth + lane + v * lanes;
-        simd::store(to, simd::fused(part[r][v], scale, accumulate ? simd::load(to) : simd::VecF{}));
-      }
-    }
+    a += groups * rows;
+    weights += groups * Format::kGroupBytes;
     accumulate = true;
   }
 }
