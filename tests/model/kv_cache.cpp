@@ -106,6 +106,26 @@ TEST_CASE_TEMPLATE("a cache holds what a list of tokens holds", S, float, half) 
   }
 }
 
+// Fault: the tokens of a part are written where the first part's are.
+TEST_CASE_TEMPLATE("many tokens may be appended by many workers", S, float, bfloat16) {
+  for (const Index count : {1, 63, 64, 65, 200, 640}) {
+    const auto k = tokens(0, count, 1), v = tokens(0, count, -1);
+    KvCache<S> serial(kHeads, kDim), parallel(kHeads, kDim);
+    ThreadPool pool(3);
+    for (int i = 0; i < 2; ++i) {
+      serial.append(MatrixView<const float>(k), MatrixView<const float>(v));
+      parallel.append(MatrixView<const float>(k), MatrixView<const float>(v), pool);
+    }
+    REQUIRE(parallel.size() == 2 * count);
+    for (Index h = 0; h < kHeads; ++h)
+      for (Index t = 0; t < 2 * count; ++t)
+        for (Index i = 0; i < kDim; ++i) {
+          REQUIRE(widen(parallel.key(h, t)[i]) == widen(serial.key(h, t)[i]));
+          REQUIRE(widen(parallel.value(h, t)[i]) == widen(serial.value(h, t)[i]));
+        }
+  }
+}
+
 TEST_CASE("a cache that drops as much as it takes keeps its memory") {
   KvCache<float> cache(kHeads, kDim);
   for (Index t = 0; t < 100; ++t) {

@@ -64,20 +64,25 @@ class KvCache {
     if (count > capacity_) relocate(count);
   }
 
-  /// k, v: (tokens, num_kv_heads * head_dim), narrowed to S. Throws casa::error for other sizes.
+  /// k, v: (tokens, num_kv_heads * head_dim), narrowed to S; many tokens by the workers of
+  /// `executor`. Throws casa::error for other sizes.
   template <Scalar T>
-  void append(MatrixView<const T> k, MatrixView<const T> v) {
+  void append(MatrixView<const T> k, MatrixView<const T> v, const Executor& executor = {}) {
     const Index count = k.rows();
     check("KvCache::append: k", k);
     check("KvCache::append: v", v);
     require_equal("KvCache::append: rows of v", v.rows(), count);
     make_room(count);
-    for (Index h = 0; h < heads_; ++h) {
-      for (Index t = 0; t < count; ++t) {
-        copy(k.row(t) + h * head_dim_, k_.data() + offset(h, end_ + t));
-        copy(v.row(t) + h * head_dim_, v_.data() + offset(h, end_ + t));
+    constexpr Index together = 64;  // tokens of one worker at a time
+    executor.for_each((count + together - 1) / together, [&](Index part, Index) {
+      const Index begin = part * together, end = (std::min)(count, begin + together);
+      for (Index h = 0; h < heads_; ++h) {
+        for (Index t = begin; t < end; ++t) {
+          copy(k.row(t) + h * head_dim_, k_.data() + offset(h, end_ + t));
+          copy(v.row(t) + h * head_dim_, v_.data() + offset(h, end_ + t));
+        }
       }
-    }
+    });
     end_ += count;
   }
 

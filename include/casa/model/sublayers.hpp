@@ -90,12 +90,13 @@ class AttentionSteps {
   void rotate(MatrixView<T> x, const RopeTable<T>* table) const {
     if (table && x.rows() > 0) apply_rope(x, *table, pass_.shape.head_dim, context_);
   }
-  static void append(AnyKvCache<T>& cache, const Qkv<T>& from, Interval rows) {
+  void append(AnyKvCache<T>& cache, const Qkv<T>& from, Interval rows) const {
     if (rows.size() == 0) return;
     std::visit(
         [&](auto& c) {
           c.append(MatrixView<const T>(from.k.middle_rows(rows.begin, rows.size())),
-                   MatrixView<const T>(from.v.middle_rows(rows.begin, rows.size())));
+                   MatrixView<const T>(from.v.middle_rows(rows.begin, rows.size())),
+                   context_.executor);
         },
         cache);
   }
