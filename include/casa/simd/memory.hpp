@@ -21,6 +21,32 @@ CASA_INLINE VecD load(const double* p) {
 CASA_INLINE void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
 CASA_INLINE void store(double* p, VecD v) { std::memcpy(p, &v, sizeof v); }
 
+/// Stores a vector past the caches, p aligned to its size: the line is not read from memory first,
+/// and displaces nothing. Other threads see it after stream_fence().
+CASA_INLINE void stream(float* p, VecF v) {
+#if CASA_SIMD_AVX512
+  _mm512_stream_ps(p, v);
+#elif CASA_SIMD_AVX2
+  _mm256_stream_ps(p, v);
+#else
+  store(p, v);
+#endif
+}
+CASA_INLINE void stream(double* p, VecD v) {
+#if CASA_SIMD_AVX512
+  _mm512_stream_pd(p, v);
+#elif CASA_SIMD_AVX2
+  _mm256_stream_pd(p, v);
+#else
+  store(p, v);
+#endif
+}
+CASA_INLINE void stream_fence() {
+#if CASA_SIMD_AVX2 || CASA_SIMD_AVX512
+  _mm_sfence();
+#endif
+}
+
 namespace detail {
 
 // kLanes<float> 16-bit and 8-bit values, and the float-wide integers they widen to.

@@ -42,7 +42,8 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   const Index workers = (std::min)(context.executor.num_workers(), jobs);
   using Runner = JobRunner<T, S, Score>;
   Runner* runners = workspace.take<Runner>(workers);
-  const AttentionProblem<T, S, Score> problem{in, score, plan, to, parts, piece_begin};
+  const AttentionProblem<T, S, Score> problem{
+      in, score, plan, to, parts, piece_begin, streams_results(to.out, in.shape.output_dim())};
   for (Index w = 0; w < workers; ++w) new (runners + w) Runner(problem, workspace);
   // Consecutive jobs share their window's memory, and each prefetches for the next, so a worker
   // takes up to a window's heads at once. As the end nears it takes fewer, so that all workers end
@@ -65,6 +66,7 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
       runners[worker].run(job, mine.size() > 0 ? plan.jobs.data() + mine.begin : nullptr);
       if (mine.size() == 0) mine = take();
     }
+    if (problem.streams) simd::stream_fence();
   });
   if (plan.num_parts > 0) merge_parts(in, plan, parts, to);
 }

@@ -29,6 +29,7 @@ struct AttentionProblem {
   const Destination<T>& to;
   const Parts<T>& parts;
   const Index* piece_begin;  ///< places of the first key of each piece, and of the end
+  bool streams;              ///< streams_results()
 };
 
 /// One worker: scratch memory for the largest job, and the computation of a job.
@@ -65,6 +66,7 @@ class JobRunner {
     rows_ = job.rows(group_);
     if (job.key_begin == job.key_end) return write_empty(0, rows_);
     limits_.set(job);
+    sums_.set_streams(p_.streams && job.part < 0);
     switch (job.tiles.operands) {
       case Operands::pairs:
         if constexpr (simd::kMultipliesPairs<S>)

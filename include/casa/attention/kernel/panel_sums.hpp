@@ -41,12 +41,16 @@ class PanelSums {
     factor_[row] = factor;
   }
 
+  /// Whether results of the next job are streamed past the caches.
+  void set_streams(bool streams) { streams_ = streams; }
+
   /// Adds the weighted values of the keys that a panel sees of a block to its rows' sums. `mix`:
   /// rows that see different keys may share a tile.
   template <class W, class Values>
   void add(const QueryPanel<T>& panel, const PanelBlock<T, Values>& block, const TilePolicy& tiles,
            bool mix, Prefetcher& prefetcher) {
     SumShape shape{panel.width(), key_rows_.value_dim(), key_rows_.padded_value_dim()};
+    shape.streams = streams_;
     const Index count = block.keys.count;
     Index most = mix ? tiles.most_rows : 1, part = count;
     if constexpr (kIsStrided<Values>) {
@@ -128,6 +132,7 @@ class PanelSums {
   const RowLimits<T>& limits_;
   T *carried_, *factor_;
   T** result_;
+  bool streams_ = false;
 };
 
 }  // namespace detail

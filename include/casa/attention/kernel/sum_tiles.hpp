@@ -79,6 +79,7 @@ struct SumShape {
   Index value_dim = 0;
   Index padded_dim = 0;  ///< value_dim, rounded up to whole vectors
   Index near = 0;        ///< tiles prefetch so many bytes ahead; 0: they follow the schedule
+  bool streams = false;  ///< results are streamed past the caches; they are whole vectors
 };
 
 /// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
@@ -190,7 +191,9 @@ template <int M, int N, class T, class W, class Values>
         simd::store(rows.carried + m * shape.padded_dim + at, acc[m][n]);
       } else {
         const V x = acc[m][n] * simd::broadcast(rows.factor[m]);
-        if (at + lanes <= shape.value_dim)
+        if (shape.streams)
+          simd::stream(rows.result[m] + at, x);
+        else if (at + lanes <= shape.value_dim)
           simd::store(rows.result[m] + at, x);
         else
           simd::store_partial(rows.result[m] + at, x, shape.value_dim - at);
