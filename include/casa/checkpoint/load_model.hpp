@@ -10,6 +10,7 @@
 
 #include "casa/checkpoint/checkpoint_weights.hpp"
 #include "casa/checkpoint/model_config.hpp"
+#include "casa/checkpoint/packed_file.hpp"
 #include "casa/checkpoint/shards.hpp"
 #include "casa/json/json.hpp"
 #include "casa/model/decoder.hpp"
@@ -33,6 +34,11 @@ struct ModelOptions {
   /// `files.map` maps the files instead of reading them.
   LoadOptions files = {};
   std::string config_file = "config.json";  ///< the file of the folder that is read as its config
+  /// A file that the packed weights are kept in, beside the model's own: made where it is not
+  /// there, and made anew where it does not fit (packed_file.hpp); else the weights are taken from
+  /// it and not packed. With `files.map` it is mapped and its pages are the weights, so that a
+  /// model is there as soon as it is asked for, and processes share one copy.
+  std::string packed_file = {};
   /// A folder of save_model(fusion_only): its fusion and its tensors come on top of the model.
   std::string fusion_folder = {};
   /// Tensors that a model of this config does not have are passed over (transformers warns of them)
@@ -130,14 +136,16 @@ class ModelFolder {
   /// other weights. casa::error lists every tensor that does not fit.
   template <Scalar T>
   Model<T> load(const ModelOptions& options) const& {
+    if (!options.packed_file.empty()) return load_packed<T>(options, {});
     return build<T>(options, weights_.weights());
   }
   /// The same from a folder that is not used again: the memory of its files is given back as soon
   /// as a weight is packed, so that loading takes little more memory than the model does.
   template <Scalar T>
   Model<T> load(const ModelOptions& options) && {
-    return build<T>(options,
-                    weights_.weights([this](const TensorView& t) { files_.give_back(t); }));
+    const auto give_back = [this](const TensorView& t) { files_.give_back(t); };
+    if (!options.packed_file.empty()) return load_packed<T>(options, give_back);
+    return build<T>(options, weights_.weights(give_back));
   }
 
  private:
@@ -189,6 +197,42 @@ class ModelFolder {
                              options.encoder_weights.value_or(type), precision);
     if (projector_) m.image_projector = WeightReader<T>(source, type).linear(*projector_);
     return m;
+  }
+
+  template <Scalar T>
+  Model<T> load_packed(const ModelOptions& options, CheckpointWeights::GiveBack give_back) const {
+    require_complete();
+    const std::string key = packing_key<T>(options);
+    if (const auto packed = open_packed_file(options.packed_file, key, options.files)) {
+      WeightSource source = weights_.weights({}, true);
+      source.packed = [&](const std::string& name) { return packed->get(name); };
+      return build<T>(options, source);
+    }
+    WeightSource source = weights_.weights(std::move(give_back));
+    PackedParts parts;
+    source.keep = [&](const std::string& name, PackedBytes bytes) {
+      require(parts.emplace(name, std::move(bytes)).second, name, ": packed twice");
+    };
+    Model<T> m = build<T>(options, source);
+    write_packed_file(options.packed_file, key, parts);
+    return m;
+  }
+
+  // All that the packed weights follow from: the files in their state, what becomes of each matrix,
+  // and how this program packs.
+  template <Scalar T>
+  std::string packing_key(const ModelOptions& options) const {
+    std::string key = packing_layout<T>();
+    for (const SafeTensors& file : files_.files()) {
+      require(!file.identity().empty(), "ModelOptions: packed_file ",
+              casa::quoted(options.packed_file), " cannot be kept of a model in memory");
+      key += "; " + file.identity();
+    }
+    detail::QuickHash matrices;
+    for_each_packed<T>(options, [&](const TensorSpec& spec, WeightType type) {
+      matrices.add(text(spec.name, " ", spec.rows, " ", spec.cols, " ", static_cast<int>(type)));
+    });
+    return key + "; " + matrices.hex();
   }
 
   static ModelConfig read_config(const std::string& folder, const ModelOptions& options) {

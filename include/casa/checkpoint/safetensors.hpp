@@ -110,6 +110,8 @@ class SafeTensors {
   const Metadata& metadata() const { return contents_->metadata; }
   /// Bytes of all tensors.
   std::int64_t data_bytes() const { return contents_->data_bytes; }
+  /// Bytes::identity of the file.
+  const std::string& identity() const { return contents_->bytes.identity(); }
   /// Whether the bytes are a mapped file.
   bool mapped() const { return contents_->bytes.mapped(); }
   /// Gives the memory of a tensor of this file back to the system, for an owner that will not read

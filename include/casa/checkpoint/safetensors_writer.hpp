@@ -66,7 +66,7 @@ namespace detail {
 /// Length, header and its padding; sorts the tensors into the order of the data: wide types first,
 /// so that all are aligned, then by name.
 inline std::string safetensors_header(std::vector<NamedTensor>& tensors, const Metadata& metadata,
-                                      std::string_view file) {
+                                      std::string_view file, std::size_t alignment = 8) {
   const LoadLimits limits;
   std::sort(tensors.begin(), tensors.end(), [](const NamedTensor& a, const NamedTensor& b) {
     const int x = bits_of(a.dtype), y = bits_of(b.dtype);
@@ -102,7 +102,7 @@ inline std::string safetensors_header(std::vector<NamedTensor>& tensors, const M
   const auto twice = std::adjacent_find(names.begin(), names.end());
   if (twice != names.end()) fail(file, ": two tensors named ", casa::quoted(*twice));
   std::string header = w.end_object().str();
-  header.append((8 - header.size() % 8) % 8, ' ');
+  header.append((alignment - (8 + header.size()) % alignment) % alignment, ' ');
   std::string length(8, '\0');
   for (std::size_t i = 0; i < 8; ++i)
     length[i] = static_cast<char>((header.size() >> (8 * i)) & 0xff);
@@ -121,10 +121,11 @@ inline std::string safetensors_bytes(std::vector<NamedTensor> tensors,
 }
 
 /// Writes the file: whole, or the old one stays (casa::error). Saving over the file the tensors
-/// come from is fine, mapped or not.
+/// come from is fine, mapped or not. The values begin at a multiple of `alignment` bytes, which is
+/// a multiple of 8.
 inline void write_safetensors(const std::string& path, std::vector<NamedTensor> tensors,
-                              const Metadata& metadata = {}) {
-  const std::string header = detail::safetensors_header(tensors, metadata, path);
+                              const Metadata& metadata = {}, std::size_t alignment = 8) {
+  const std::string header = detail::safetensors_header(tensors, metadata, path, alignment);
   AtomicFile file(path);
   file.write(header);
   for (const NamedTensor& t : tensors) file.write(t.bytes);

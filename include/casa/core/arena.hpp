@@ -1,7 +1,9 @@
 // Memory for weights that are made together and read together: neighbours in a few large blocks.
 #pragma once
 
+#include <deque>
 #include <memory>
+#include <utility>
 
 #include "casa/core/memory.hpp"
 
@@ -12,6 +14,19 @@ CASA_NAMESPACE_BEGIN
 /// of the read rate. Not thread-safe.
 class Arena {
  public:
+  /// Memory of `bytes` that holds already what its taker would write there. What was lent first is
+  /// taken first.
+  void lend(std::shared_ptr<const std::byte> filled, Index bytes) {
+    lent_.push_back({std::move(filled), bytes});
+  }
+  /// What was lent; null where nothing is. Throws casa::error if that is another number of bytes.
+  std::shared_ptr<const std::byte> take_lent(Index bytes) {
+    if (lent_.empty()) return nullptr;
+    const Lent first = std::move(lent_.front());
+    lent_.pop_front();
+    require_equal("Arena: bytes of filled memory", first.bytes, bytes);
+    return first.data;
+  }
   /// `bytes` of uninitialised memory, 64-byte aligned. They stay valid as long as the pointer or a
   /// copy of it lives, also after the arena is gone; a block is freed with the last of its parts.
   std::shared_ptr<std::byte> take(Index bytes) {
@@ -28,6 +43,10 @@ class Arena {
   }
 
  private:
+  struct Lent {
+    std::shared_ptr<const std::byte> data;
+    Index bytes;
+  };
   using Block = std::shared_ptr<Buffer<std::byte>>;
   static constexpr Index kLargestBlock = Index{1} << 26;
 
@@ -37,6 +56,7 @@ class Arena {
 
   Block block_;
   Index used_ = 0;
+  std::deque<Lent> lent_;
 };
 
 CASA_NAMESPACE_END

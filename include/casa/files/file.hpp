@@ -66,6 +66,11 @@ class Descriptor {
   int fd_;
 };
 
+inline std::string identity_of(const struct stat& s) {
+  return text(s.st_dev, ":", s.st_ino, ":", s.st_size, ":", s.st_mtim.tv_sec, ".",
+              s.st_mtim.tv_nsec, ":", s.st_ctim.tv_sec, ".", s.st_ctim.tv_nsec);
+}
+
 inline std::string folder_of(const std::string& path) {
   const auto slash = path.rfind('/');
   return slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -117,6 +122,10 @@ class Bytes {
   std::span<const std::byte> span() const { return data_; }
   /// Number of bytes.
   std::size_t size() const { return data_.size(); }
+  /// Which file read_file had them from, and in what state: device, inode, size, times of its last
+  /// changes. Whoever writes into the file changes it. Empty for other bytes.
+  const std::string& identity() const { return identity_; }
+  void set_identity(std::string identity) { identity_ = std::move(identity); }  ///< by read_file
   /// Whether the bytes are a mapped file (ReadOptions::map).
   bool mapped() const { return mapping_ != nullptr; }
   /// The bytes as characters, of whatever encoding the file has.
@@ -140,8 +149,10 @@ class Bytes {
     std::swap(owned_, other.owned_);
     std::swap(mapping_, other.mapping_);
     std::swap(data_, other.data_);
+    std::swap(identity_, other.identity_);
   }
 
+  std::string identity_;
   Buffer<std::byte> owned_;
   void* mapping_ = nullptr;
   std::span<const std::byte> data_;
@@ -185,7 +196,9 @@ Bytes read_file(const std::string& path, const ReadOptions& options = {}) {
     if (size == 0) return {};
     void* mapping = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
     if (mapping == MAP_FAILED) detail::fail_system(path, "map");
-    return Bytes::of_mapping(mapping, size);
+    Bytes mapped = Bytes::of_mapping(mapping, size);
+    mapped.set_identity(detail::identity_of(before));
+    return mapped;
   }
   Buffer<std::byte> buffer;
   try {
@@ -207,7 +220,9 @@ Bytes read_file(const std::string& path, const ReadOptions& options = {}) {
   require(after.st_size == before.st_size && after.st_mtim.tv_sec == before.st_mtim.tv_sec &&
               after.st_mtim.tv_nsec == before.st_mtim.tv_nsec,
           path, ": file changed while it was read");
-  return Bytes(std::move(buffer));
+  Bytes bytes(std::move(buffer));
+  bytes.set_identity(detail::identity_of(before));
+  return bytes;
 }
 
 /// Writes a file that appears whole, at commit(), or not at all: into a temporary file of the same

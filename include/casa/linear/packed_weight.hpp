@@ -50,8 +50,10 @@ class PackedWeight {
   /// No panels.
   PackedWeight() = default;
   /// `pieces`: matrices (out x depth), whose outputs follow one another; as many of each where they
-  /// alternate. They are packed into `arena`, or into memory of their own. Throws casa::error for
-  /// other sizes, a type other than native with T = double, and a value that does not fit the type.
+  /// alternate. They are packed into `arena`, or into memory of their own; where the arena lends
+  /// memory, it holds the panels already, and the values of the pieces are not read. Throws
+  /// casa::error for other sizes, a type other than native with T = double, and a value that does
+  /// not fit the type.
   PackedWeight(std::span<const StoredView> pieces, Index depth, WeightType type,
                Arena* arena = nullptr, PieceOrder order = PieceOrder::stacked)
       : depth_(depth), type_(type) {
@@ -97,6 +99,8 @@ class PackedWeight {
   Index panel_bytes() const { return panel_bytes_; }
   /// The begin of panel p, 64-byte aligned.
   const std::byte* data(Index p) const { return data_.get() + p * panel_bytes_; }
+  /// All bytes(), from the first panel on; they live as long as the pointer or a copy of it.
+  std::shared_ptr<const std::byte> share() const { return data_; }
 
   /// Output `lane` of panel p, depth() values.
   void unpack_row(Index p, Index lane, T* dst) const {
@@ -119,13 +123,22 @@ class PackedWeight {
   void pack(std::span<const StoredView> pieces, Arena& arena) {
     using Format = detail::PanelFormat<T, S>;
     panel_bytes_ = (Format::bytes(depth_) + 63) / 64 * 64;
-    data_ = arena.take(checked_mul(num_panels(), panel_bytes_, "PackedWeight"));
+    const Index size = checked_mul(num_panels(), panel_bytes_, "PackedWeight");
+    data_ = arena.take_lent(size);
+    if (data_) return;
+    const std::shared_ptr<std::byte> memory = arena.take(size);
+    data_ = memory;
+    // What no value fills, after the last row, is zero, so that all bytes are known.
+    const Index last = depth_ > 0 ? Format::group(depth_ - 1) : 0;
+    for (Index p = 0; p < num_panels(); ++p)
+      std::memset(memory.get() + p * panel_bytes_ + last, 0,
+                  static_cast<std::size_t>(panel_bytes_ - last));
     constexpr Index step = 4 * kQuantGroup;
     Buffer<T> rows(kWidth * step), columns(step * kWidth);
     for (std::size_t i = 0; i < pieces.size(); ++i)
       for (Index p = 0; p < pieces_[i].count; ++p) {
         const StoredView& w = pieces[i];
-        std::byte* panel = data_.get() + pieces_[i](p) * panel_bytes_;
+        std::byte* panel = memory.get() + pieces_[i](p) * panel_bytes_;
         const Index r0 = p * kWidth, width = (std::min)(kWidth, w.rows() - r0);
         if constexpr (std::same_as<S, std::int8_t>) {
           if (w.type() == StoredView::Type::int8) {
@@ -177,7 +190,7 @@ class PackedWeight {
   Index panel_bytes_ = 0;
   std::vector<detail::PanelSequence> pieces_;
   std::vector<PanelOutputs> panels_;
-  std::shared_ptr<std::byte> data_;
+  std::shared_ptr<const std::byte> data_;
 };
 
 CASA_NAMESPACE_END

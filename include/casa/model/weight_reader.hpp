@@ -3,11 +3,20 @@
 
 #include <array>
 #include <functional>
+#include <memory>
+#include <string>
+#include <utility>
 
 #include "casa/model/block_weights.hpp"
 #include "casa/model/weights.hpp"
 
 CASA_NAMESPACE_BEGIN
+
+/// The panels of one packed weight (PackedWeight::share).
+struct PackedBytes {
+  std::shared_ptr<const std::byte> data = {};  ///< 64-byte aligned
+  Index size = 0;                              ///< bytes
+};
 
 /// Where tensors come from, whoever holds them.
 struct WeightSource {
@@ -16,6 +25,11 @@ struct WeightSource {
   std::function<StoredView(const TensorSpec&)> get;
   /// Called once a tensor's values have been copied or packed, so that its memory can be freed.
   std::function<void(const TensorSpec&)> done = [](const TensorSpec&) {};
+  /// Unless empty: the panels, made before, of the weight whose first tensor has that name. Of its
+  /// tensors only the sizes are read then. Throws where there are none.
+  std::function<PackedBytes(const std::string& name)> packed = {};
+  /// Unless empty: called with the panels of each weight once they are made.
+  std::function<void(const std::string& name, PackedBytes)> keep = {};
 };
 
 /// Builds the parts of a model from their specs. Projections are packed as `type`, side by side in
@@ -45,20 +59,28 @@ class WeightReader {
   }
   /// One projection with its bias.
   Linear<T> linear(const LinearSpec& spec) {
+    lend({&spec});
     Linear<T> l(piece(spec), type_, &arena_);
+    keep(spec, l);
     for_each_tensor(spec, source_.done);
     return l;
   }
   /// q, k and v as one product, and o.
   AttentionWeights<T> attention(const AttentionSpec& spec) {
+    lend({&spec.q, &spec.o});
     const std::array qkv = {piece(spec.q), piece(spec.k), piece(spec.v)};
     AttentionWeights<T> a{Linear<T>(qkv, type_, &arena_), Linear<T>(piece(spec.o), type_, &arena_)};
+    keep(spec.q, a.qkv);
+    keep(spec.o, a.o);
     for_each_tensor(spec, source_.done);
     return a;
   }
   /// gate, up and down.
   Mlp<T> mlp(const MlpSpec& spec) {
+    lend({&spec.gate, &spec.down});
     Mlp<T> m(piece(spec.gate), piece(spec.up), piece(spec.down), type_, &arena_);
+    keep(spec.gate, m.gate_up());
+    keep(spec.down, m.down());
     for_each_tensor(spec, source_.done);
     return m;
   }
@@ -77,6 +99,19 @@ class WeightReader {
   }
 
  private:
+  // The weights that are made next, in this order, by their first tensors.
+  void lend(std::initializer_list<const LinearSpec*> weights) {
+    if (!source_.packed) return;
+    for (const LinearSpec* first : weights) {
+      PackedBytes p = source_.packed(first->weight.name);
+      arena_.lend(std::move(p.data), p.size);
+    }
+  }
+  void keep(const LinearSpec& first, const Linear<T>& made) const {
+    if (source_.keep)
+      source_.keep(first.weight.name, {made.packed().share(), made.packed().bytes()});
+  }
+
   StoredView view(const TensorSpec& spec) const {
     const StoredView v = source_.get(spec);
     const Index rows = spec.cols == 0 ? 1 : spec.rows,
