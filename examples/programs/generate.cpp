@@ -339,9 +339,11 @@ int main(int argc, char** argv) {
   app.add_option("-c,--context,--ctx-size", a.context,
                  "most text tokens of the stream (0: no bound)")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--dtype", a.dtype, "how weights are held")
-      ->check(CLI::IsMember({"float", "bf16", "int8"}))
-      ->capture_default_str();
+  app.add_option("--dtype", a.dtype,
+                 "how weights are held (float; int8 where the files hold 8 bits)")
+      ->check(CLI::IsMember({"float", "bf16", "int8"}));
+  app.add_option("--packed", a.packed,
+                 "keep the weights as they are packed in this file, and map it the next time");
   app.add_option("--precision", a.precision,
                  "storage: the prompt is rounded to bf16 where it meets bf16 weights, if the "
                  "machine multiplies that faster; int8: everything is rounded to int8 where it "
@@ -380,10 +382,11 @@ int main(int argc, char** argv) {
     files.input("--prompts", a.prompts);
     for (const std::string& image : a.images) files.input("--image", image);
     files.output("--trace", a.trace);
+    files.output("--packed", a.packed);
     files.standard_output();
     files.require_distinct();
     if (!a.trace.empty()) program::require_replaceable("--trace", a.trace);
-    casa::require(a.precision != "int8" || a.dtype == "int8",
+    casa::require(a.precision != "int8" || a.dtype == "int8" || a.dtype.empty(),
                   "--precision int8 rounds what meets int8 weights: give --dtype int8, too");
     casa::ThreadPool pool(a.threads);
     const casa::Context context{.executor = pool, .precision = program::precision(a.precision)};

@@ -156,7 +156,36 @@ delivers() {  # delivers NAME COMMAND...
   holds "$name, no reader: status 141, got $rc" [ $rc -eq 141 ]
   holds "$name, no reader: quiet" sh -c "! grep -v '^casa [0-9]' '$work/err' | grep -q ."
 }
-for program in caption_stream compare_traces digit_frames generate inspect read_digits read_text; do
+if [ -x "$CASA_EXAMPLES/save_model" ]; then
+  asked=$((asked + 1))
+  expect 2 "save_model: no type" "$CASA_EXAMPLES/save_model" "$golden/hf_qwen2" "$work/eight"
+  expect 2 "save_model: a type that is none" "$CASA_EXAMPLES/save_model" "$golden/hf_qwen2" "$work/eight" --weights int4
+  expect 1 "save_model: no such folder" "$CASA_EXAMPLES/save_model" "$work/none" "$work/eight" --weights int8
+  holds "nothing was made of it" [ ! -e "$work/eight" ]
+  expect 0 "save_model" "$CASA_EXAMPLES/save_model" "$golden/hf_qwen2" "$work/eight" --weights int8
+  if [ -x "$CASA_EXAMPLES/inspect" ]; then
+    expect 0 "inspect in 8 bits" "$CASA_EXAMPLES/inspect" "$work/eight"
+    holds "the types are counted" grep -qE '[0-9]+ tensors I8; [0-9]+ scales, one for each 32 values' "$work/out"
+  fi
+  if [ -x "$CASA_EXAMPLES/generate" ]; then
+    expect 0 "generate int8" "$CASA_EXAMPLES/generate" -m "$golden/hf_qwen2" --dtype int8 --prompt-ids 5,9,17 -n 20 --ignore-eos --json -q
+    grep -o '"ids":[^]]*' "$work/out" > "$work/ids"
+    expect 0 "generate of 8 bits" "$CASA_EXAMPLES/generate" -m "$work/eight" --precision full --prompt-ids 5,9,17 -n 20 --ignore-eos --json -q
+    grep -o '"ids":[^]]*' "$work/out" > "$work/ids8"
+    holds "the ids are the same" cmp -s "$work/ids" "$work/ids8"
+    for time in first second; do
+      expect 0 "generate --packed, the $time time" "$CASA_EXAMPLES/generate" -m "$work/eight" --packed "$work/packed" --prompt-ids 5,9,17 -n 20 --ignore-eos --json -q
+      grep -o '"ids":[^]]*' "$work/out" > "$work/ids8"
+      holds "the ids are the same" cmp -s "$work/ids" "$work/ids8"
+      [ $time = first ] && cp "$work/packed" "$work/packed.first"
+    done
+    holds "the file is as it was made" cmp -s "$work/packed" "$work/packed.first"
+    expect 1 "generate --packed, a file of the model" "$CASA_EXAMPLES/generate" -m "$work/eight" --packed "$work/eight/model.safetensors" --prompt-ids 5 -q
+    holds "both are named" grep -q -- "--packed .* is the same file as -m" "$work/err"
+    expect 1 "generate int8 products of float" "$CASA_EXAMPLES/generate" -m "$golden/hf_qwen2" --precision int8 --prompt-ids 5 -q
+  fi
+fi
+for program in caption_stream compare_traces digit_frames generate inspect read_digits read_text save_model; do
   [ -x "$CASA_EXAMPLES/$program" ] && delivers "$program --help" "$CASA_EXAMPLES/$program" --help
 done
 [ -x "$CASA_EXAMPLES/inspect" ] && delivers "inspect" "$CASA_EXAMPLES/inspect" "$golden/hf_llama"

@@ -18,8 +18,7 @@
 using casa::Index;
 
 struct Arguments {
-  std::string model, prompt, prompt_file, prompts, system, trace, dtype = "float",
-                                                                  precision = "full";
+  std::string model, prompt, prompt_file, prompts, system, trace, dtype, precision = "full", packed;
   std::string chat_template, date;
   std::vector<int> prompt_ids;
   std::vector<std::string> images;
@@ -43,7 +42,7 @@ class Session {
       : context_(context),
         read_image_(a.read_image),
         folder_(a.model),
-        model_(casa::io::load_model<float>(a.model, options(a))),
+        model_(load(a)),
         generator_(model_.decoder, generate_options(a)) {
     if (casa::io::detail::file_exists(a.model + "/tokenizer.json")) {
       casa::io::TokenizerOptions tokenizer;
@@ -122,11 +121,22 @@ class Session {
   const casa::io::Model<float>& model() const { return model_; }
 
  private:
+  // Weights of 8 bits stay so unless another type is asked for.
+  static casa::io::Model<float> load(const Arguments& a) {
+    casa::io::ModelOptions o = options(a);
+    casa::io::ModelFolder folder(a.model, o);
+    if (a.dtype.empty() && folder.weight_type<float>({}) == casa::WeightType::int8)
+      o.weights = casa::WeightType::int8;
+    casa::require(a.precision != "int8" || o.weights == casa::WeightType::int8,
+                  "--precision int8 rounds what meets int8 weights: give --dtype int8, too");
+    return std::move(folder).load<float>(o);
+  }
   static casa::io::ModelOptions options(const Arguments& a) {
     casa::io::ModelOptions o;
     o.weights = program::weight_type(a.dtype);
     a.encoder.apply(o);
     o.allow_unexpected = a.allow_unexpected;
+    o.packed_file = a.packed;
     o.files.limits.unknown_rope_keys = a.unknown_rope_keys;
     o.files.limits.repeated_tensors = a.repeated_tensors;
     o.files.limits.stale_index = a.stale_index;

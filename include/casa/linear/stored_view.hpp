@@ -90,8 +90,8 @@ class StoredView {
         return copy_from<half>(r, begin, count, dst);
       case Type::int8:
         for (Index c = 0; c < count; ++c)
-          dst[c] =
-              static_cast<float>(steps(r)[begin + c]) * widen(scales(r)[(begin + c) / kQuantGroup]);
+          dst[c] = static_cast<T>(static_cast<float>(steps(r)[begin + c]) *
+                                  widen(scales(r)[(begin + c) / kQuantGroup]));
         return;
     }
   }
