@@ -51,6 +51,13 @@ struct Shown {
   bool same = false;  // as the last one that was encoded: this one is not
 };
 
+casa::io::ModelOptions model_options(const Arguments& a) {
+  casa::io::ModelOptions options = a.encoder.model_options();
+  options.files.map = !a.packed.empty();
+  options.packed_file = a.packed;
+  return options;
+}
+
 class Stream {
  public:
   Stream(const Arguments& a, casa::ThreadPool& pool)
@@ -58,11 +65,12 @@ class Stream {
         truth_(read_lines(a.truth)),
         context_{.executor = pool},
         rate_(casa::parse_frame_rate(a.fps)),
-        model_(casa::io::load_model<float>(a.model, a.encoder.model_options())),
+        model_(casa::io::load_model<float>(a.model, model_options(a))),
         words_(a.model, model_.decoder.config().vocab_size),
         config_(caption_config(a, words_)),
         encoder_(model_, a.model),
         captioner_(model_.decoder, context_, options()) {
+    encoder_.keep_pictures(a.keep_pictures << 20);
     std::optional<Resumed> resumed;
     if (!a.session.empty()) {
       fingerprint_ = casa::io::model_fingerprint(a.model);
@@ -82,7 +90,13 @@ class Stream {
     start_ = Clock::now();
     auto next = std::async(std::launch::async, [this] { return fetch(); });
     try {
-      while (std::optional<Shown> frame = next.get()) {
+      const auto wait = [&] {
+        const auto since = Clock::now();
+        auto frame = next.get();
+        spent_.idle += seconds_since(since);
+        return frame;
+      };
+      while (std::optional<Shown> frame = wait()) {
         if (!frame->same) last_ = frame->image;
         // The encoder works on the next frame while this one is talked about.
         next = std::async(std::launch::async, [this] { return fetch(); });
@@ -183,14 +197,17 @@ class Stream {
   }
 
   std::optional<Shown> fetch() {
+    const auto asked = Clock::now();
     auto image = frames_();
     if (!image) return std::nullopt;
     Shown s;
     s.seen = Clock::now();
+    spent_.reading += std::chrono::duration<double>(s.seen - asked).count();
     s.image = as_the_model_sees(std::move(*image));
     s.same = skips_ && last_ && !restarts(fetched_) &&
              largest_patch_difference(s.image, *last_, patch()) <= *skips_;
     ++fetched_;
+    spent_.scaling += seconds_since(s.seen);
     if (!s.same) s.encoded = encoder_.encode(s.image, encoder_context_);
     s.encoding = seconds_since(s.seen);
     return s;
@@ -260,6 +277,7 @@ class Stream {
     const auto deadline = shown + std::chrono::milliseconds(r.end_ms - r.begin_ms);
     captioner_.push_frame(frame.encoded.tokens, frame.encoded.grid);
     const double pushed = seconds_since(shown);
+    spent_.prefill += pushed;
     Words::Speaker speaker(words_);
     const auto say = [&](const std::string& piece) {
       r.subtitle += piece;
@@ -270,6 +288,7 @@ class Stream {
       if (a_.deadline && !captioner_.ids().empty() && Clock::now() >= deadline) break;
       const auto before = Clock::now();
       const int id = captioner_.step();
+      spent_.text += seconds_since(before);
       if (captioner_.ids().size() == 1)
         r.ttft = frame.encoding + seconds_since(shown);
       else
@@ -311,11 +330,38 @@ class Stream {
     if (same_ > 0)
       std::fprintf(stderr, "%lld of them showed the picture before them, and were not read\n",
                    static_cast<long long>(same_));
+    if (const auto& kept = encoder_.cache_counts(); kept.hits > 0)
+      std::fprintf(stderr,
+                   "%lld pictures came back and were not encoded again (%lld held, %.1f MiB)\n",
+                   static_cast<long long>(kept.hits), static_cast<long long>(kept.pictures),
+                   static_cast<double>(kept.bytes) / 1048576);
     encoding_.print("image encoder");
     pushing_.print("image and opening to logits");
     first_.print("time to first token");
     steps_.print("each further token");
     if (a_.realtime) lags_.print("a caption behind its frame");
+    report_parts(seconds);
+  }
+
+  // Where a frame's time went. The image side works on the next frame while text is written, so
+  // each side is compared with the whole time by itself.
+  void report_parts(double seconds) const {
+    const auto part = [&](const char* what, double spent) {
+      std::fprintf(stderr, "  %-36s %9.3f ms %5.1f %%\n", what,
+                   1e3 * spent / static_cast<double>(count_), 100 * spent / seconds);
+    };
+    const casa::io::ImageEncoderTimes& images = encoder_.times();
+    const double text = spent_.prefill + spent_.text + spent_.idle;
+    std::fprintf(stderr, "a frame's time and its share, on the side of images:\n");
+    part("waiting for a frame and decoding it", spent_.reading);
+    part("scaling, comparing with the last", spent_.scaling);
+    part("preprocessing", images.preprocessing);
+    part(model_.vision_tower ? "vision tower and projection" : "patch encoder", images.encoder);
+    std::fprintf(stderr, "beside that, on the side of text:\n");
+    part("waiting for the side of images", spent_.idle);
+    part("image and opening to logits", spent_.prefill);
+    part("text, token by token", spent_.text);
+    part("files, output and the rest", seconds - text);
   }
 
   const Arguments& a_;
@@ -339,6 +385,11 @@ class Stream {
   bool between_frames_ = true;  // the captioner has ended what it began
   std::size_t tokens_ = 0;
   Clock::time_point start_;
+  // Seconds of all frames. The image side writes the first two, and has ended when they are read.
+  struct {
+    double reading = 0, scaling = 0;
+    double idle = 0, prefill = 0, text = 0;
+  } spent_;
   Times encoding_, pushing_, first_, steps_, lags_;
 };
 

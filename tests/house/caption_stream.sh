@@ -166,6 +166,13 @@ check "the figures count them, and the truth holds for them" \
   'grep -q "^6 frames, " said.err && grep -q "^3 of them showed the picture before them" said.err && grep -q "^4 of 6 frames as the truth says" said.err'
 (frames 0 1; frames 0 1; frames 1 1) | read_frames --raw 32x32x1 --restart-at 0,1 > skip.txt
 check "a frame that begins a stream is read" '[ "$(wc -l < skip.txt)" -eq 3 ]'
+for n in 0 1 0 1 2 0; do frames $n 1; done > back.raw
+"$bin/caption_stream" -t 1 -m "$digits/casa" --raw 32x32x1 < back.raw > back.txt 2> said.err
+"$bin/caption_stream" -t 1 -m "$digits/casa" --raw 32x32x1 --keep-pictures 0 < back.raw > none.txt 2> none.err
+check "a picture that comes back keeps its embedding, and its captions are the same" \
+  'cmp -s back.txt none.txt && [ "$(wc -l < back.txt)" -eq 6 ] && grep -q "^3 pictures came back and were not encoded again (3 held" said.err && ! grep -q "came back" none.err'
+check "the figures say where the time of a frame went" \
+  '[ "$(grep -cE "^  (waiting for a frame and decoding it|scaling, comparing with the last|preprocessing|patch encoder|waiting for the side of images|image and opening to logits|text, token by token|files, output and the rest) +[0-9.]+ ms +[0-9.]+ %$" said.err)" -eq 8 ]'
 
 # captioner.json: the folder says how, and options go before it.
 plain() { "$bin/caption_stream" -q -t 1 -m "$@" --raw 32x32x1; }

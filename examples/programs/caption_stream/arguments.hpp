@@ -22,6 +22,7 @@
 
 struct Arguments {
   std::string model, raw, video, fps = "2", srt, jsonl, session, truth, ffmpeg = "ffmpeg";
+  std::string packed;
   std::string dash;  // says that --raw reads stdin
   std::vector<std::string> images;
   program::ImageReader read_image{"caption_stream"};
@@ -31,7 +32,7 @@ struct Arguments {
   std::vector<std::int64_t> restart_at;
   bool greedy = false, deadline = false, realtime = false, quiet = false, overwrite = false;
   std::string same_frame = casa::text(kSameFrame);
-  casa::Index threads = 0, timeout_ms = 10000;
+  casa::Index threads = 0, timeout_ms = 10000, keep_pictures = 64;
   std::uint64_t seed = 0;
 
   /// The largest difference of a frame that is the same as the one before it; none: all are read.
@@ -50,6 +51,7 @@ inline program::Files files(const Arguments& a) {
   f.input("--truth", a.truth);
   if (!a.raw.empty()) f.standard_input();
   f.output("--session", a.session);
+  f.output("--packed", a.packed);
   f.output("--srt", a.srt);
   f.output("--jsonl", a.jsonl);
   f.standard_output();
@@ -177,6 +179,13 @@ inline void add_options(CLI::App& app, Arguments& a) {
                    ? std::string()
                    : "expected a share from 0 to 1, or off, got " + value;
       });
+  app.add_option("--keep-pictures", a.keep_pictures,
+                 "MiB for pictures and their embeddings, of those that came last: a picture that "
+                 "comes back, pixel for pixel, is not encoded again; 0: none")
+      ->check(CLI::Range(casa::Index{0}, casa::Index{1} << 20))
+      ->capture_default_str();
+  app.add_option("--packed", a.packed,
+                 "keep the weights as they are packed in this file, and map it the next time");
   app.add_option("--timeout", a.timeout_ms, "milliseconds to wait for a frame")
       ->capture_default_str();
   app.add_option("--ffmpeg", a.ffmpeg, "the program that decodes videos")->capture_default_str();

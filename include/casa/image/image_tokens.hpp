@@ -2,9 +2,12 @@
 // patch encoder, projector.
 #pragma once
 
+#include <chrono>
 #include <string>
+#include <utility>
 
 #include "casa/checkpoint/load_model.hpp"
+#include "casa/image/embedding_cache.hpp"
 #include "casa/image/qwen2_vl_preprocess.hpp"
 #include "casa/image/qwen2_vl_preprocess_config.hpp"
 #include "casa/image/rgb.hpp"
@@ -12,11 +15,10 @@
 CASA_NAMESPACE_BEGIN
 namespace io {
 
-/// What a picture becomes: (tokens x hidden_size of the decoder), and how they lie in it.
-template <Scalar T>
-struct EncodedImage {
-  Matrix<T> tokens;  ///< (tokens x hidden_size of the decoder), row by row of the picture
-  ImageGrid grid;    ///< rows and columns of tokens; empty from the digit readers' encoder
+/// Where the time of encoding pictures went, in seconds.
+struct ImageEncoderTimes {
+  double preprocessing = 0;  ///< resizing and cutting into patches
+  double encoder = 0;        ///< the tower with its projection, or the patch encoder
 };
 
 /// The image side of a Model, for one caller at a time. `model` must outlive it.
@@ -37,19 +39,46 @@ class ImageEncoder {
     preprocess_.temporal_patch_size = tower.temporal_patch_size;
   }
 
+  /// Pictures that come back take their tokens from a cache of at most that many bytes (pixels and
+  /// tokens; 0, as at first: none). They are those of the same picture, bit for bit, encoded with
+  /// the Context of its first time. Throws casa::error for a negative number.
+  void keep_pictures(Index most_bytes) { cache_ = EmbeddingCache<T>(most_bytes); }
+  /// What that cache holds and has done.
+  const EmbeddingCacheCounts& cache_counts() const { return cache_.counts(); }
+  /// Of all pictures that were encoded.
+  const ImageEncoderTimes& times() const { return times_; }
+
   /// Bounds of the picture's size after resizing (towers only).
   void set_pixels(Index min_pixels, Index max_pixels) {
+    cache_.clear();
     preprocess_.min_pixels = min_pixels;
     preprocess_.max_pixels = max_pixels;
   }
 
   /// The tokens of a picture of any size. Throws casa::error as the preprocessing and the tower do.
   EncodedImage<T> encode(ImageView image, const Context& context) {
-    return model_->vision_tower ? by_tower(image, context) : by_patches(image, context);
+    if (const EncodedImage<T>* known = cache_.find(image)) return *known;
+    EncodedImage<T> encoded =
+        model_->vision_tower ? by_tower(image, context) : by_patches(image, context);
+    cache_.add(image, encoded);
+    return encoded;
   }
 
  private:
+  // Adds the seconds since it was made, or since the last call, to `sum`.
+  class Stopwatch {
+   public:
+    void add_to(double& sum) {
+      const auto now = std::chrono::steady_clock::now();
+      sum += std::chrono::duration<double>(now - std::exchange(since_, now)).count();
+    }
+
+   private:
+    std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+  };
+
   EncodedImage<T> by_tower(ImageView image, const Context& context) {
+    Stopwatch watch;
     const VisionTower<T>& tower = *model_->vision_tower;
     const PreprocessedImage p = qwen2_vl_preprocess(image, preprocess_, context.executor);
     const Index merge = tower.config().spatial_merge_size;
@@ -59,13 +88,16 @@ class ImageEncoder {
     const VisionGrid grid{p.grid.t, p.grid.h, p.grid.w};
     Matrix<T> pixels(p.pixel_values.rows(), p.pixel_values.cols());
     pixels.eigen() = p.pixel_values.eigen().template cast<T>();
+    watch.add_to(times_.preprocessing);
     tower.encode(MatrixView<const T>(pixels), std::span(&grid, 1), out.tokens, tower_scratch_,
                  context);
+    watch.add_to(times_.encoder);
     return out;
   }
 
   // The patch encoder takes grey pictures of one size.
   EncodedImage<T> by_patches(ImageView image, const Context& context) {
+    Stopwatch watch;
     const PatchEncoder<T>& encoder = *model_->patch_encoder;
     const Index side = encoder.config().image_size;
     Image resized;
@@ -78,7 +110,9 @@ class ImageEncoder {
       for (Index x = 0; x < side; ++x) grey(0, y * side + x) = luma(image.row(y) + 3 * x);
     EncodedImage<T> out{Matrix<T>(encoder.config().num_patches(), encoder.config().out_hidden_size),
                         {}};
+    watch.add_to(times_.preprocessing);
     encoder.encode(MatrixView<const std::uint8_t>(grey), out.tokens, patch_scratch_, context);
+    watch.add_to(times_.encoder);
     return out;
   }
 
@@ -86,6 +120,8 @@ class ImageEncoder {
   Qwen2VlPreprocessConfig preprocess_ = {};
   typename VisionTower<T>::Scratch tower_scratch_ = {};
   typename PatchEncoder<T>::Scratch patch_scratch_ = {};
+  EmbeddingCache<T> cache_;
+  ImageEncoderTimes times_;
 };
 
 }  // namespace io
