@@ -156,6 +156,22 @@ TEST_CASE("a file that does not fit is made anew: other values, another type, an
   CHECK(kept.bytes() != foreign);
 }
 
+TEST_CASE("a file of other weights of the image encoder does not fit") {
+  for (const char* name : {"casa_qwen2_5_vl", "digits/casa"}) {
+    CAPTURE(name);
+    const Kept kept(name);
+    kept.load(WeightType::bfloat16);
+    const std::string before = kept.bytes();
+    ModelOptions options = kept.options(WeightType::bfloat16);
+    options.encoder_weights = kInt8;
+    const auto model = load_model<float>(kept.scratch.path(), options);
+    CHECK(kept.bytes() != before);
+    options.packed_file.clear();
+    const auto expected = load_model<float>(kept.scratch.path(), options);
+    if (model.vision_tower) CHECK(same_bits(seen(model), seen(expected)));
+  }
+}
+
 TEST_CASE("a damaged file and one that is something else are refused and left alone") {
   const Kept kept;
   kept.load(kInt8);

@@ -107,6 +107,10 @@ inline void convert_model(const std::string& base_folder, const std::string& fol
                           const ModelOptions& options) {
   namespace fs = std::filesystem;
   require(options.weights.has_value(), "convert_model: ModelOptions::weights is not set");
+  require(
+      !options.encoder_weights,
+      "convert_model: ModelOptions::encoder_weights is set, but a folder is loaded with one type "
+      "for decoder and encoder");
   const ModelFolder base(base_folder, options);
   base.require_complete();
   std::error_code code;

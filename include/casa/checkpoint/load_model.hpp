@@ -113,7 +113,7 @@ class ModelFolder {
   }
 
   /// Calls f(spec, type) for every matrix that a model under these options holds packed, with the
-  /// type that it is held in.
+  /// type that it is held in. (Not for a patch encoder's.)
   template <Scalar T, class F>
   void for_each_packed(const ModelOptions& options, F&& f) const {
     const WeightType type = weight_type<T>(options);
@@ -122,8 +122,11 @@ class ModelFolder {
       if (spec.cols > 0) f(spec, lookup && type == WeightType::int8 ? WeightType::bfloat16 : type);
     };
     for_each_tensor(decoder_, each);
-    if (tower_) for_each_tensor(*tower_, each);
     if (projector_) for_each_tensor(*projector_, each);
+    if (tower_)
+      for_each_tensor(*tower_, [&](const TensorSpec& spec) {
+        if (spec.cols > 0) f(spec, options.encoder_weights.value_or(type));
+      });
   }
   /// The tensors of the model, for one reader.
   WeightSource weights() const { return weights_.weights(); }
@@ -229,6 +232,8 @@ class ModelFolder {
       key += "; " + file.identity();
     }
     detail::QuickHash matrices;
+    if (config_.patch_encoder)
+      matrices.add(text(static_cast<int>(options.encoder_weights.value_or(WeightType::native))));
     for_each_packed<T>(options, [&](const TensorSpec& spec, WeightType type) {
       matrices.add(text(spec.name, " ", spec.rows, " ", spec.cols, " ", static_cast<int>(type)));
     });
