@@ -141,6 +141,7 @@ struct NarrowQueries {
   const Q* q;
   Index units;
   Index near;  ///< keys are prefetched so many bytes ahead; 0 with a list of pointers: not at all
+  Index near_per_key = 0;  ///< and so many more with each key
 };
 
 /// The dot products of K keys, from key j on, and the first R rows of a narrow panel of W, each
@@ -229,22 +230,33 @@ CASA_INLINE void narrow_dots(Rows keys, Index j, NarrowQueries<Q> queries, V* do
   }
 }
 
+/// The same of Count keys, in calls of one or two.
+template <int Count, int R, int W, class Rows, class Q, class V>
+CASA_INLINE void narrow_parts(Rows keys, Index j, NarrowQueries<Q> queries, V* part) {
+  if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // so that each turn's addresses are the
+                                                         // last ones plus a stride
+    CASA_NO_UNROLL
+    for (int k = 0; k < Count; ++k) {
+      narrow_dots<1, R, W>(keys, j + k, queries, part + k * W);
+      queries.near += queries.near_per_key;
+    }
+  } else {
+    constexpr int together = waits_for_memory<Value<Rows>>(R) ? 1 : 2;
+    CASA_UNROLL
+    for (int k = 0; k < Count; k += together) {
+      narrow_dots<together, R, W>(keys, j + k, queries, part + k * W);
+      queries.near += together * queries.near_per_key;
+    }
+  }
+}
+
 /// The scores of keys [j, j + lanes / W) for a narrow panel of W rows: one vector, lane k * W + r.
 /// Only the first R rows are multiplied, the lanes of others hold 0.
 template <int R, int W, class Rows, class Q>
 CASA_INLINE auto narrow_scores(Rows keys, Index j, NarrowQueries<Q> queries) {
   constexpr int lanes = static_cast<int>(simd::kLanes<Q>);
   Row<simd::Vec<SumOf<Q>>, lanes> part;
-  if constexpr (std::is_same_v<Rows, StridedRows<Q>>) {  // so that each turn's addresses are the
-                                                         // last ones plus a stride
-    CASA_NO_UNROLL
-    for (int k = 0; k < lanes / W; ++k) narrow_dots<1, R, W>(keys, j + k, queries, part + k * W);
-  } else {
-    constexpr int together = waits_for_memory<Value<Rows>>(R) ? 1 : 2;
-    CASA_UNROLL
-    for (int k = 0; k < lanes / W; k += together)
-      narrow_dots<together, R, W>(keys, j + k, queries, part + k * W);
-  }
+  narrow_parts<lanes / W, R, W>(keys, j, queries, part);
   return simd::add_lanes(part);
 }
 

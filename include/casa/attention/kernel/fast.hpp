@@ -52,18 +52,22 @@ void attend_fast(const AttentionInput<T, S>& in, const Destination<T>& to, const
   const auto take = [&] {
     Index begin = next.load(), end;
     do {
-      const Index share = (jobs - begin) / (4 * workers);
+      const Index share = workers == 1 ? jobs : (jobs - begin) / (4 * workers);
       end = begin + std::clamp<Index>(share, 1, in.shape.num_kv_heads);
     } while (!next.compare_exchange_weak(begin, end));
     return Interval{begin, (std::min)(jobs, end)};
   };
   context.executor.run(workers, [&](Index worker) {
     for (Interval mine = take(); mine.size() > 0;) {
-      const Job& job = plan.jobs[static_cast<std::size_t>(mine.begin++)];
+      const auto begin = static_cast<std::size_t>(mine.begin);
+      const Index heads = plan.jobs[begin].together;  // that are read together, of those taken
+      const auto count = std::clamp<Index>(heads, 1, mine.size());
+      const auto run = plan.jobs.subspan(begin, static_cast<std::size_t>(count));
+      mine.begin += count;
       // The next jobs are taken before the last one is run, so that it can prefetch for them; not
       // when too few are left, as another worker may be idle.
       if (mine.size() == 0 && jobs - next.load() >= workers) mine = take();
-      runners[worker].run(job, mine.size() > 0 ? plan.jobs.data() + mine.begin : nullptr);
+      runners[worker].run(run, mine.size() > 0 ? plan.jobs.data() + mine.begin : nullptr);
       if (mine.size() == 0) mine = take();
     }
     if (problem.streams) simd::stream_fence();

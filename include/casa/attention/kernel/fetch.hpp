@@ -57,8 +57,8 @@ FetchCursor score_cursor(Prefetcher& prefetcher, const Q* key, Index near, const
 }
 
 /// What a tile of sums of M rows prefetches in each turn of two keys, or two pairs of them; it
-/// reads `Columns` values of each key from `column` on. Near: shape.near bytes ahead; where keys
-/// are contiguous, the tiles of all columns together prefetch the next part in memory's order, each
+/// reads `Columns` values of each key from `column` on. Near: shape.near bytes ahead; where that
+/// is contiguous, the tiles of all columns together prefetch the next part in memory's order, each
 /// its share, instead of each its own columns.
 template <int M, Index Columns, class Rows, class Shape>
 FetchCursor sum_cursor(Prefetcher& prefetcher, const Rows& rows, const Shape& shape, Index column) {
@@ -67,7 +67,8 @@ FetchCursor sum_cursor(Prefetcher& prefetcher, const Rows& rows, const Shape& sh
   constexpr Index size = static_cast<Index>(sizeof(E)), vectors = Columns / Rows::kLanes;
   if (shape.near == 0 || rows.count <= 1)
     return prefetcher.take(rows.count / 2, 2 * M * vectors / kUnit<W>, kSumLines<M>, rows.weights);
-  const bool in_order = side_by_side(rows.values, rows.count, shape.padded_dim);
+  const bool in_order =
+      shape.near_per_key != 0 || side_by_side(rows.values, rows.count, shape.padded_dim);
   const Index key = in_order ? Columns * size : bytes_between(rows.values[0], rows.values[1]);
   const char* at = static_cast<const char*>(static_cast<const void*>(rows.values[0])) + shape.near +
                    column * size * (in_order ? rows.count : 1);

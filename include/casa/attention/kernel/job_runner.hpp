@@ -9,7 +9,9 @@
 #include <utility>
 
 #include "casa/attention/kernel/fetch.hpp"
+#include "casa/attention/kernel/head_scores.hpp"
 #include "casa/attention/kernel/key_rows.hpp"
+#include "casa/attention/kernel/not_finite.hpp"
 #include "casa/attention/kernel/panel_sums.hpp"
 #include "casa/attention/kernel/panels.hpp"
 #include "casa/attention/kernel/plan.hpp"
@@ -47,11 +49,13 @@ class JobRunner {
         limits_(problem.plan, group_, workspace),
         key_rows_(in_, problem.piece_begin, problem.plan, kScored, workspace),
         fetch_(in_, key_rows_, problem.plan.order.tokens),
-        sums_(key_rows_, limits_, lane_rows(problem.plan), workspace) {
-    const Index rows = lane_rows(p_.plan);
+        sums_(key_rows_, limits_, all_lane_rows(problem.plan), workspace) {
+    const Index rows = all_lane_rows(p_.plan);
     const Index keys = (std::min)(kBlockKeys, p_.plan.max_job_keys) + kMaxTileKeys;
     q_ = workspace.take<T>(rows * key_rows_.padded_key_dim());  // (pairs take half of it)
-    scores_ = workspace.take<T>(keys * kMaxVectors * lanes);
+    const Index heads = p_.plan.max_together;
+    scores_stride_ = keys * lanes;
+    scores_ = workspace.take<T>((std::max<Index>)(kMaxVectors, heads) * scores_stride_);
     lane_values_ = workspace.take<T>(rows * 3);
     q_rows_ = workspace.take<const T*>(rows);
     not_finite_ = workspace.take<Index>(keys);
@@ -59,15 +63,19 @@ class JobRunner {
     if (kScored) places_ = workspace.take<Lane<T>>(rows * 2);
   }
 
-  /// Computes a job. `next` is the job that this worker computes afterwards, or null; its queries
-  /// and first keys are prefetched meanwhile.
-  void run(const Job& job, const Job* next) {
-    job_ = &job;
-    rows_ = job.rows(group_);
-    if (job.key_begin == job.key_end) return write_empty(0, rows_);
-    limits_.set(job);
-    sums_.set_streams(p_.streams && job.part < 0);
-    switch (job.tiles.operands) {
+  /// Computes a job, or several of the same rows and keys in other heads. `next` is the job that
+  /// this worker computes afterwards, or null; its queries and first keys are prefetched meanwhile.
+  void run(std::span<const Job> jobs, const Job* next) {
+    jobs_ = jobs;
+    job_ = jobs.data();
+    rows_ = job_->rows(group_);
+    if (job_->key_begin == job_->key_end) {
+      for (const Job& job : jobs) job_ = &job, write_empty(0, rows_);
+      return;
+    }
+    limits_.set(*job_);
+    sums_.set_streams(p_.streams && job_->part < 0);
+    switch (job_->tiles.operands) {
       case Operands::pairs:
         if constexpr (simd::kMultipliesPairs<S>)
           run_as<simd::bfloat16_pair, simd::bfloat16_pair, S>(next);
@@ -86,33 +94,70 @@ class JobRunner {
   static Index lane_rows(const Plan& plan) {
     return (std::max)((plan.max_job_rows + lanes - 1) / lanes * lanes, plan.max_job_lanes) + lanes;
   }
+  /// The same of the jobs that are computed together.
+  static Index all_lane_rows(const Plan& plan) {
+    const Index rows = (plan.max_together_rows + lanes - 1) / lanes * lanes + lanes;
+    return (std::max)(lane_rows(plan), plan.max_together * rows);
+  }
 
   /// Computes the job with queries and weights multiplied as Q, keys read as K and values as V.
   template <class Q, class K, class V>
   void run_as(const Job* next) {
-    make_panels<Q, K>();
+    num_panels_ = lane_ = 0;
+    for (const Job& job : jobs_) make_panels<Q, K>(job);
+    job_ = jobs_.data();
     const Interval all{job_->key_begin, job_->key_end};
     if (!job_->tiles.strided) {
       for_each_block(all, [&](Interval block, Interval after) {
-        key_rows_.template gather<K, V>(*job_, block);
-        run_block<Q>(block, following(after, next), key_rows_.template keys<K>(),
-                     key_rows_.template values<V>());
+        if (alternates(block)) {
+          for (Index h = 0; h < num_panels_; ++h)
+            key_rows_.template gather<K, V>(jobs_[static_cast<std::size_t>(h)], block, h);
+          return run_heads<Q>(
+              block, [&](Index h) { return key_rows_.template keys<K>(h); },
+              [&](Index h) { return key_rows_.template values<V>(h); });
+        }
+        for_each_job([&] {
+          key_rows_.template gather<K, V>(*job_, block);
+          run_block<Q>(block, following(after, next), key_rows_.template keys<K>(),
+                       key_rows_.template values<V>());
+        });
       });
     } else if constexpr (std::is_same_v<K, V>) {
       key_rows_.for_each_piece(
           *job_, all, [&](const auto& piece, Index begin, Index end, Index place) {
             for_each_block({place, place + end - begin}, [&](Interval block, Interval) {
               const Index from = begin + block.begin - place, to = from + block.size();
-              const auto [k, v] =
-                  key_rows_.template segments<K, V>(piece, from, to, 0, job_->kv_head);
               key_rows_.set_places(piece, from, to, 0);
-              run_block<Q>(block, {}, k, v);
+              const auto segments = [&](Index head) {
+                return key_rows_.template segments<K, V>(piece, from, to, 0, head);
+              };
+              if (alternates(block))
+                return run_heads<Q>(
+                    block, [&](Index h) { return segments(job_->kv_head + h).first; },
+                    [&](Index h) { return segments(job_->kv_head + h).second; });
+              for_each_job([&] {
+                const auto [k, v] = segments(job_->kv_head);
+                run_block<Q>(block, {}, k, v);
+              });
             });
           });
     }
-    for (Index p = 0; p < num_panels_; ++p)
-      if (panels_[p].seen.size() == 0)
-        write_empty(panels_[p].first, panels_[p].first + panels_[p].rows);
+    for_each_job([&] {
+      for (const QueryPanel<T>& p : job_panels_)
+        if (p.seen.size() == 0) write_empty(p.first, p.first + p.rows);
+    });
+  }
+
+  /// Calls f() with each of the jobs as the one that is computed.
+  template <class F>
+  void for_each_job(F f) {
+    const std::size_t panels = static_cast<std::size_t>(num_panels_) / jobs_.size();
+    for (std::size_t j = 0; j < jobs_.size(); ++j) {
+      job_ = &jobs_[j];
+      job_panels_ = {panels_ + j * panels, panels};
+      f();
+    }
+    job_ = jobs_.data();
   }
 
   /// Calls f(block, the block after it or an empty interval) for blocks of nearly equal sizes.
@@ -136,27 +181,75 @@ class JobRunner {
     }
   }
 
-  /// Cuts the job's rows into panels, unless the plan did, and packs their queries as Q, for keys
+  /// Whether the jobs' heads alternate in a block, which all their rows see: where each is one
+  /// narrow panel that reads the caller's memory.
+  bool alternates(Interval block) const {
+    const Index jobs = static_cast<Index>(jobs_.size());
+    const bool copies =
+        key_rows_.pads_values() || (!std::is_same_v<S, T> && !key_rows_.widens_in_place());
+    return jobs > 1 && !kScored && !copies && num_panels_ == jobs && panels_[0].narrow > 0 &&
+           job_->tiles.few_rows && meet(limits_.every(0, rows_), block).size() == block.size();
+  }
+
+  /// run_block() of the jobs together.
+  template <class Q, class KeysOf, class ValuesOf>
+  void run_heads(Interval block, KeysOf keys_of, ValuesOf values_of) {
+    using Values = decltype(values_of(Index{}));
+    const std::span<const QueryPanel<T>> panels{panels_, jobs_.size()};
+    PanelKeys<T> seen = limits_.visible(panels[0], block);
+    seen.first = block.begin == panels[0].seen.begin;
+    seen.last = block.end == panels[0].seen.end;
+    fetch_.clear();
+    const auto ahead = [&](auto rows, Index size) {
+      using E = Value<decltype(rows)>;
+      const Index row = size * static_cast<Index>(sizeof(E)),
+                  token = near_distance(rows, seen.count, 1);
+      return HeadsAhead{row, token, token == static_cast<Index>(jobs_.size()) * row};
+    };
+    const auto keys = keys_of(0);
+    const auto values = values_of(0);
+    const Index group = keys_of_group(near_distance(keys, seen.count, 1));
+    const HeadsAhead keys_ahead = ahead(keys, in_.shape.head_dim / kUnit<Q>);
+    const HeadsAhead values_ahead = ahead(values, in_.shape.output_dim());
+    const void* const after =
+        static_cast<const char*>(static_cast<const void*>(keys[0])) + seen.count * keys_ahead.token;
+    if constexpr (!kScored)
+      softmax_heads<Q>(HeadPanels<T, KeysOf>{panels, keys_of, seen, keys_ahead, values[0], group},
+                       fetch_.prefetcher());
+    if (seen.last) for_each_job([&] { prepare_result(job_panels_[0]); });
+    for (Index begin = 0; begin < seen.count; begin += group) {
+      const Index end = (std::min)(begin + group, seen.count);
+      const void* const next = end < seen.count ? values[end] : after;
+      for (Index h = 0; h < num_panels_; ++h) {
+        const PanelBlock<T, Values> panel_block{values_of(h), seen, block};
+        sums_.template add_some<Q>(panels_[h], panel_block, {begin, end}, job_->tiles,
+                                   values_ahead.of(h, group, panel_block.values[begin], next),
+                                   fetch_.prefetcher());
+      }
+    }
+  }
+
+  /// Cuts a job's rows into panels, unless the plan did, and packs their queries as Q, for keys
   /// read as K.
   template <class Q, class K>
-  void make_panels() {
+  void make_panels(const Job& job) {
+    job_ = &job;
     const Index d = in_.shape.head_dim, padded = key_rows_.padded_key_dim();
-    num_panels_ = 0;
-    Index lane = 0;
+    const Index sums = (&job - jobs_.data()) * rows_;
     for_each_row(0, rows_, [&](Index row, Index token, Index head) {
       q_rows_[row] = in_.q.row(token) + head * d;
     });
     const auto add_panel = [&](Index first, Index rows, int vectors, int narrow) {
       QueryPanel<T>& p = panels_[num_panels_++];
-      p = {vectors, narrow, first, rows, limits_.some(first, first + rows), d};
-      p.q = q_ + lane * padded;
+      p = {vectors, narrow, first, rows, sums + first, limits_.some(first, first + rows), d};
+      p.q = q_ + lane_ * padded;
       const Index width = vectors * lanes;
-      p.max = lane_values_ + lane * 3;
+      p.max = lane_values_ + lane_ * 3;
       p.sum = p.max + width;
       p.rescale = p.sum + width;
-      p.scores = scores_;
-      if constexpr (kScored) set_lane_places(p, places_ + lane * 2, width);
-      lane += width;
+      p.scores = scores_ + (vectors == 1 ? &job - jobs_.data() : 0) * scores_stride_;
+      if constexpr (kScored) set_lane_places(p, places_ + lane_ * 2, width);
+      lane_ += width;
       pack<Q, K>(p, q_rows_ + first, d, scaling_);
     };
     for (const PanelRows& p : job_->panels) add_panel(p.first, p.rows, p.vectors, p.narrow);
@@ -187,12 +280,12 @@ class JobRunner {
     bool begun = false;
     std::span<const Index> not_finite;
     fetch_.clear();
-    for (Index p = 0; p < num_panels_; ++p) {
-      const QueryPanel<T>& panel = panels_[p];
+    for (const QueryPanel<T>& panel : job_panels_) {
       const auto [panel_keys, part] = see(panel, block, keys, values);
       if (part.keys.count == 0) continue;
       if (!begun)
-        fetch_.plan({job_, block}, {panels_ + p, panels_ + num_panels_}, kUnit<Q>, copied, after);
+        fetch_.plan({job_, block}, {&panel, job_panels_.data() + job_panels_.size()}, kUnit<Q>,
+                    copied, after);
       softmax_block<Q>(panel, panel_keys, part.keys, p_.score, fetch_.prefetcher());
       if (!begun) {
         fetch_.plan_after_first_scores();
@@ -234,36 +327,9 @@ class JobRunner {
   /// job see and others do not. Valid until the next call.
   template <class Values>
   std::span<const Index> not_finite_where_rows_differ(Interval block, Values values) const {
-    constexpr int together = 4;  // sums that do not wait for each other
-    const Interval all = meet(block, limits_.every(0, rows_));
-    // 0 times the values of keys [begin, end), added.
-    const auto zero = [&](Index begin, Index end) {
-      Row<simd::Vec<T>, together> sum = {};
-      for (Index j = begin; j < end; j += together) {
-        Row<const Value<Values>*, together> value;
-        for (int k = 0; k < together; ++k) value[k] = values[(std::min)(j + k, end - 1)];
-        for (Index i = 0; i < key_rows_.padded_value_dim(); i += lanes) {
-          CASA_UNROLL
-          for (int k = 0; k < together; ++k)
-            sum[k] = simd::fma(simd::load(value[k] + i), simd::Vec<T>{}, sum[k]);
-        }
-      }
-      return simd::reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
-    };
-    std::size_t count = 0;
-    const auto add = [&](Index begin, Index end) {
-      if (zero(begin - block.begin, end - block.begin) == T(0)) return;
-      for (Index place = begin; place < end; ++place)
-        if (zero(place - block.begin, place + 1 - block.begin) != T(0))
-          not_finite_[count++] = place;
-    };
-    if (all.size() == 0) {
-      add(block.begin, block.end);
-    } else {
-      add(block.begin, all.begin);
-      add(all.end, block.end);
-    }
-    return {not_finite_, count};
+    NotFinite<T, Values> found{values, block.begin, key_rows_.padded_value_dim(), not_finite_};
+    found.add_all_but(meet(block, limits_.every(0, rows_)), block);
+    return found.places();
   }
 
   /// Whether rows of a panel that see different keys of `places` may share a tile: all of them see
@@ -297,7 +363,7 @@ class JobRunner {
     for_each_row(panel.first, panel.first + panel.rows, [&](Index row, Index token, Index head) {
       const Index lane = row - panel.first;
       const auto result = end_row(row, token, head, {panel.max[lane], panel.sum[lane]});
-      sums_.set_result(row, result.out, result.factor);
+      sums_.set_result(panel.sums + lane, result.out, result.factor);
     });
   }
   /// The results of rows [begin, end) of the job, which see no key.
@@ -315,8 +381,11 @@ class JobRunner {
   KeyRows<T, S> key_rows_;
   Fetch<T, S> fetch_;
   PanelSums<T, S> sums_;
-  const Job* job_ = nullptr;
-  Index rows_ = 0, num_panels_ = 0;
+  std::span<const Job> jobs_;  ///< computed together
+  const Job* job_ = nullptr;   ///< one of them
+  std::span<const QueryPanel<T>> job_panels_;
+  Index rows_ = 0, num_panels_ = 0, lane_ = 0;
+  Index scores_stride_;  ///< from the scores of a panel of one vector to another's
   T *q_, *scores_, *lane_values_;
   const T** q_rows_;
   Index* not_finite_;

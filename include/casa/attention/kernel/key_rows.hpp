@@ -36,14 +36,16 @@ class KeyRows {
     const Index d = in.shape.head_dim, dv = in.shape.output_dim();
     padded_key_dim_ = (d + lanes - 1) / lanes * lanes;
     padded_value_dim_ = (dv + lanes - 1) / lanes * lanes;
-    const Index keys = (std::min)(kBlockKeys, plan.max_job_keys), all = keys + kMaxTileKeys;
+    const Index keys = (std::min)(kBlockKeys, plan.max_job_keys);
+    const Index all = list_size_ = keys + kMaxTileKeys;
+    const Index slots = (std::max<Index>)(1, plan.max_together);
     const bool lists = !plan.mask().offsets.empty();
-    copies_.take(all, lists, workspace);
+    copies_.take(slots * all, lists, workspace);
     if constexpr (!std::is_same_v<S, T>) {
-      stored_.take(all, lists, workspace);
+      stored_.take(slots * all, lists, workspace);
       k_copy_ = workspace.take<T>(keys * d);
     }
-    if constexpr (simd::kMultipliesPairs<S>) pairs_.take(all, lists, workspace);
+    if constexpr (simd::kMultipliesPairs<S>) pairs_.take(slots * all, lists, workspace);
     if (simd::kMultipliesPairs<S> || lists) {
       row_values_ = workspace.take<const void*>(all);
       zeros_ = workspace.take<T>(padded_value_dim_);
@@ -89,20 +91,21 @@ class KeyRows {
   /// The pointers that gather<K, V>() stored, one a key of the block, and the keys' places among
   /// all keys.
   template <class K>
-  const K* const* keys() const {
-    return pointers<K>().keys;
+  const K* const* keys(Index slot = 0) const {
+    return pointers<K>().keys + slot * list_size_;
   }
   template <class V>
-  const V* const* values() const {
-    return pointers<V>().values;
+  const V* const* values(Index slot = 0) const {
+    return pointers<V>().values + slot * list_size_;
   }
   const Lane<T>* places() const { return places_; }
 
-  /// Stores a pointer to each key and value of a block, which may lie in several pieces.
+  /// Stores a pointer to each key and value of a block, which may lie in several pieces. A list for
+  /// each slot: one of the jobs that are computed together.
   template <class K, class V>
-  void gather(const Job& job, Interval block) {
-    const K** keys = pointers<K>().keys;
-    const V** values = pointers<V>().values;
+  void gather(const Job& job, Interval block, Index slot = 0) {
+    const K** keys = pointers<K>().keys + slot * list_size_;
+    const V** values = pointers<V>().values + slot * list_size_;
     for_each_piece(job, block, [&](const KeyPiece<S>& piece, Index begin, Index end, Index place) {
       const Index at = place - block.begin;
       const auto [k, v] = segments<K, V>(piece, begin, end, at, job.kv_head);
@@ -254,6 +257,7 @@ class KeyRows {
   const AttentionInput<T, S>& in_;
   const Index* piece_begin_;
   Index padded_key_dim_, padded_value_dim_;
+  Index list_size_;
   Pointers<T> copies_;
   Pointers<S> stored_;
   Pointers<simd::bfloat16_pair> pairs_;

@@ -34,8 +34,8 @@ class PanelSums {
         factor_(workspace.take<T>(rows)),
         result_(workspace.take<T*>(rows)) {}
 
-  /// Where the sums of a row of the job go, and what they are multiplied by. Set before the last
-  /// block that the row's panel sees.
+  /// Where the sums that are carried in a row go, and what they are multiplied by. Set before the
+  /// last block that the row's panel sees.
   void set_result(Index row, T* to, T factor) {
     result_[row] = to;
     factor_[row] = factor;
@@ -52,18 +52,12 @@ class PanelSums {
     SumShape shape{panel.width(), key_rows_.value_dim(), key_rows_.padded_value_dim()};
     shape.streams = streams_;
     const Index count = block.keys.count;
-    Index most = mix ? tiles.most_rows : 1, part = count;
+    const Index most = rows_of_tile<W, Values>(panel, tiles, mix, shape);
+    Index part = count;
     if constexpr (kIsStrided<Values>) {
       if (panel.rows > most) part = tiles.near_keys;
       shape.near = segment_distance(block.values, count, shape.value_dim);
     } else if (tiles.few_rows) {
-      // Where one tile takes whole values, the rows are split over two tiles: the second reads from
-      // the first-level cache, and a line that is prefetched twice measured faster than one that is
-      // prefetched once. Not for 16-bit values, which both tiles would widen: 4 rows of bfloat16
-      // read 34 GB/s in one tile, 32 in two.
-      constexpr bool widens = kUnit<W> == 1 && !std::is_same_v<Value<Values>, T>;
-      const Index half = (panel.rows + 1) / 2;
-      if (!widens && sum_vectors(half) * lanes >= shape.padded_dim) most = (std::min)(most, half);
       part = tiles.near_keys;
       shape.near = near_distance(block.values, count, part);
     }
@@ -74,7 +68,36 @@ class PanelSums {
     }
   }
 
+  /// The same of some keys of a block that all rows see, among those of other heads: in calls for
+  /// one range after the other.
+  template <class W, class Values>
+  void add_some(const QueryPanel<T>& panel, const PanelBlock<T, Values>& block, Interval keys,
+                const TilePolicy& tiles, Ahead ahead, Prefetcher& prefetcher) {
+    const SumShape shape{panel.width(), key_rows_.value_dim(), key_rows_.padded_value_dim(),
+                         ahead.first, ahead.per_row};
+    const Index most = rows_of_tile<W, Values>(panel, tiles, true, shape);
+    add_part<W>(panel, block, {keys, most}, shape, prefetcher);
+    if (keys.end < block.keys.count) std::fill_n(panel.rescale, panel.width(), T(1));
+  }
+
  private:
+  /// The most rows of a tile.
+  template <class W, class Values>
+  static Index rows_of_tile(const QueryPanel<T>& panel, const TilePolicy& tiles, bool mix,
+                            const SumShape& shape) {
+    Index most = mix ? tiles.most_rows : 1;
+    if (!kIsStrided<Values> && tiles.few_rows) {
+      // Where one tile takes whole values, the rows are split over two tiles: the second reads from
+      // the first-level cache, and a line that is prefetched twice measured faster than one that is
+      // prefetched once. Not for 16-bit values, which both tiles would widen: 4 rows of bfloat16
+      // read 34 GB/s in one tile, 32 in two.
+      constexpr bool widens = kUnit<W> == 1 && !std::is_same_v<Value<Values>, T>;
+      const Index half = (panel.rows + 1) / 2;
+      if (!widens && sum_vectors(half) * lanes >= shape.padded_dim) most = (std::min)(most, half);
+    }
+    return most;
+  }
+
   /// Some keys of a block, and how many rows a tile has.
   struct Part {
     Interval keys;
@@ -91,7 +114,7 @@ class PanelSums {
     const bool first = block.keys.first && part.keys.begin == 0;
     const bool last = block.keys.last && part.keys.end == block.keys.count;
     const auto tile_of = [&](Index r, Index end) {
-      const Index row = panel.first + r;
+      const Index row = panel.sums + r;
       Interval keys = limits_.trimmed(panel, r, end, block.places, part.keys);
       if (keys.size() <= 0) keys = {};
       const Index skipped = keys.begin / unit * unit;

@@ -92,8 +92,10 @@ struct Job {
   Index kv_head = 0;
   Index key_begin = 0;
   Index key_end = 0;
-  Index part = -1;  ///< index of the part's state among all; -1: the job is not split
-  Index parts = 1;  ///< in the job of a first part: the number of parts, else 0; 1: not split
+  Index part = -1;     ///< index of the part's state among all; -1: the job is not split
+  Index parts = 1;     ///< in the job of a first part: the number of parts, else 0; 1: not split
+  Index together = 0;  ///< this and the next jobs, so many, are the same rows and keys in the heads
+                       ///< from kv_head on, whose keys lie side by side; 0: they do not
   std::span<const KeySpan> spans = {};  ///< ascending; none: a job's places are those of all keys
   std::span<const PanelRows> panels = {};  ///< if several windows share the job; else none
   TilePolicy tiles = {};
@@ -130,6 +132,8 @@ struct Plan {
   Index max_job_intervals = 0;  ///< of all rows of a job
   Index max_job_panels = 0;     ///< of the jobs that have them
   Index max_job_lanes = 0;      ///< of all panels of such a job
+  Index max_together = 0;       ///< of all jobs
+  Index max_together_rows = 0;  ///< (row, head) pairs of the largest of these
 
   const MaskView& mask() const { return order.mask; }
 };
@@ -154,7 +158,7 @@ inline Index count_parts(Index rows, Index keys, Index jobs) {
 /// Makes the jobs of a plan from rows that are cut. All heads of a window precede the next window,
 /// so that its memory is shared.
 inline void add_jobs(Plan& plan, std::span<const JobRows> cut, const AttentionShape& shape,
-                     Workspace& workspace) {
+                     bool side_by_side, Workspace& workspace) {
   const Index group = shape.group(), heads = shape.num_kv_heads;
   const Index whole = static_cast<Index>(cut.size()) * heads;
   const auto parts_of = [&](const JobRows& job) {
@@ -169,24 +173,42 @@ inline void add_jobs(Plan& plan, std::span<const JobRows> cut, const AttentionSh
   for (std::size_t begin = 0, end = 0; begin < cut.size(); begin = end) {
     while (!cut[end++].ends_window) {
     }
-    for (Index head = 0; head < heads; ++head)
-      for (const JobRows& rows : cut.subspan(begin, end - begin)) {
-        const Index parts = parts_of(rows), keys = rows.keys.size();
-        const Index pairs = rows.rows.size() * group;
-        plan.max_job_rows = (std::max)(plan.max_job_rows, pairs);
-        if (parts > 1) plan.max_part_rows = (std::max)(plan.max_part_rows, pairs);
-        plan.max_job_panels =
-            (std::max)(plan.max_job_panels, static_cast<Index>(rows.panels.size()));
-        for (Index part = 0; part < parts; ++part) {
-          *job = {rows.rows.begin, rows.rows.end, head, rows.keys.begin + keys * part / parts,
-                  rows.keys.begin + keys * (part + 1) / parts};
-          job->spans = rows.spans;
-          job->panels = rows.panels;
-          job->part = parts > 1 ? plan.num_parts++ : -1;
-          job->parts = part == 0 ? parts : 0;
-          plan.max_job_keys = (std::max)(plan.max_job_keys, job->key_end - job->key_begin);
-          ++job;
+    const auto window = cut.subspan(begin, end - begin);
+    const auto add = [&](const JobRows& rows, Index head, Index part, Index parts) {
+      const Index keys = rows.keys.size();
+      *job = {rows.rows.begin, rows.rows.end, head, rows.keys.begin + keys * part / parts,
+              rows.keys.begin + keys * (part + 1) / parts};
+      job->spans = rows.spans;
+      job->panels = rows.panels;
+      job->parts = part == 0 ? parts : 0;
+      plan.max_job_keys = (std::max)(plan.max_job_keys, job->key_end - job->key_begin);
+      return job++;
+    };
+    for (const JobRows& rows : window) {
+      const Index pairs = rows.rows.size() * group;
+      plan.max_job_rows = (std::max)(plan.max_job_rows, pairs);
+      if (parts_of(rows) > 1) plan.max_part_rows = (std::max)(plan.max_part_rows, pairs);
+      plan.max_job_panels = (std::max)(plan.max_job_panels, static_cast<Index>(rows.panels.size()));
+    }
+    if (side_by_side && heads > 1 && window.size() == 1 && window[0].panels.empty() &&
+        window[0].rows.size() * group <= kSplitRows) {
+      const Index parts = parts_of(window[0]);
+      for (Index part = 0; part < parts; ++part)
+        for (Index head = 0; head < heads; ++head) {
+          Job& added = *add(window[0], head, part, parts);
+          added.together = heads - head;
+          added.part = parts > 1 ? plan.num_parts + head * parts + part : -1;
         }
+      if (parts > 1) plan.num_parts += heads * parts;
+      plan.max_together = heads;
+      plan.max_together_rows = (std::max)(plan.max_together_rows, window[0].rows.size() * group);
+      continue;
+    }
+    for (Index head = 0; head < heads; ++head)
+      for (const JobRows& rows : window) {
+        const Index parts = parts_of(rows);
+        for (Index part = 0; part < parts; ++part)
+          add(rows, head, part, parts)->part = parts > 1 ? plan.num_parts++ : -1;
       }
   }
   const Index first = plan.order.mask.num_rows(), rows = first + plan.order.num_empty;

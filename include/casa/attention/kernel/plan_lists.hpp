@@ -63,7 +63,8 @@ inline MaskView compacted(const MaskView& mask, Workspace& workspace) {
 /// The plan for a mask, in memory of the workspace. T: what is computed in, as panels are vectors
 /// of it.
 template <class T>
-Plan make_plan(const MaskView& mask, const AttentionShape& shape, Workspace& workspace) {
+Plan make_plan(const MaskView& mask, const AttentionShape& shape, Workspace& workspace,
+               bool side_by_side = false) {
   const Index group = shape.group();
   Plan plan;
   plan.order = OrderSearch(mask.offsets.empty() ? mask : compacted(mask, workspace),
@@ -74,7 +75,7 @@ Plan make_plan(const MaskView& mask, const AttentionShape& shape, Workspace& wor
   const auto cut = lists ? cut_lists(ordered, group, workspace)
                          : cut_intervals(ordered.intervals, group, workspace);
   add_panels<T>(plan, cut, group, workspace);
-  add_jobs(plan, cut, shape, workspace);
+  add_jobs(plan, cut, shape, side_by_side, workspace);
   if (!lists) return plan;
   const auto offset = [&](Index r) { return ordered.offsets[static_cast<std::size_t>(r)]; };
   for (const JobRows& job : cut)

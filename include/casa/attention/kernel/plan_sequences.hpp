@@ -96,8 +96,26 @@ inline Plan join_plans(std::span<const Plan> plans, std::span<const Index> row_b
     all.max_job_panels = (std::max)(all.max_job_panels, plans[s].max_job_panels);
     all.max_job_lanes = (std::max)(all.max_job_lanes, plans[s].max_job_lanes);
     all.max_job_intervals = (std::max)(all.max_job_intervals, plans[s].max_job_intervals);
+    all.max_together = (std::max)(all.max_together, plans[s].max_together);
+    all.max_together_rows = (std::max)(all.max_together_rows, plans[s].max_together_rows);
   }
   return all;
+}
+
+/// Whether the heads of a token lie side by side in memory, keys and values, in every piece.
+template <class T, class S>
+bool heads_side_by_side(const AttentionInput<T, S>& in) {
+  return std::all_of(in.keys.begin(), in.keys.end(), [&](const KeyPiece<S>& piece) {
+    const Index heads = in.shape.num_kv_heads;
+    const auto beside = [&](Index head, Index token, Index size) {
+      return head > 0 && head <= 2 * size && token >= heads * head;
+    };
+    return piece.count == 0 ||
+           (beside(piece.head_stride, piece.token_stride, in.shape.head_dim) &&
+            beside(piece.value_head_stride == 0 ? piece.head_stride : piece.value_head_stride,
+                   piece.value_token_stride == 0 ? piece.token_stride : piece.value_token_stride,
+                   in.shape.output_dim()));
+  });
 }
 
 /// All jobs of a problem, in memory of the workspace, without their tiles.
@@ -105,13 +123,14 @@ template <class T, class S>
 Plan make_jobs(const AttentionInput<T, S>& in, Workspace& workspace) {
   const MaskView mask = in.mask();
   const std::span<const Index> begin = in.sequence_offsets;
-  if (begin.size() <= 2) return make_plan<T>(mask, in.shape, workspace);
+  const bool side_by_side = heads_side_by_side(in);
+  if (begin.size() <= 2) return make_plan<T>(mask, in.shape, workspace, side_by_side);
   const std::size_t count = begin.size() - 1;
   Plan* plans = workspace.take<Plan>(static_cast<Index>(count));
   for (std::size_t s = 0; s < count; ++s)
     std::construct_at(
-        plans + s,
-        make_plan<T>(mask_of_rows(mask, {begin[s], begin[s + 1]}, workspace), in.shape, workspace));
+        plans + s, make_plan<T>(mask_of_rows(mask, {begin[s], begin[s + 1]}, workspace), in.shape,
+                                workspace, side_by_side));
   return join_plans({plans, count}, begin, mask, in.num_keys(), workspace);
 }
 

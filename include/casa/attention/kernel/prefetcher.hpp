@@ -155,6 +155,31 @@ Index segment_distance(Rows rows, Index count, Index size) {
   return near_distance(rows, count, (std::max<Index>)(1, simd::kReadAhead / bytes));
 }
 
+/// Where few rows prefetch while they read rows of memory: so many bytes after each.
+struct Ahead {
+  Index first = 0;    ///< after row 0
+  Index per_row = 0;  ///< more after each further row
+};
+
+/// Keys or values whose heads lie side by side, of which all heads of a few rows are read before
+/// the next rows. While those of one head are read, its share of the memory that is read next is
+/// prefetched, in the order of that memory: a head's own next rows are whole tokens apart, and a
+/// Zen 5 reads memory at 24 GB/s in that order, at 34 in this one, and at 37 where each head's keys
+/// are contiguous.
+struct HeadsAhead {
+  Index row;    ///< bytes of a row of one head
+  Index token;  ///< bytes to its next row
+  bool all;     ///< all heads of a token are read, and nothing lies between tokens
+
+  /// For `rows` rows of a head from `from` on, of all heads' memory from `next` on.
+  Ahead of(Index head, Index rows, const void* from, const void* next) const {
+    if (!all) return {rows * token, 0};
+    return {bytes_between(static_cast<const char*>(from), static_cast<const char*>(next)) +
+                head * rows * row,
+            row - token};
+  }
+};
+
 /// Prefetches the lines of Count values at p + `distance` bytes.
 template <int Count, class E>
 CASA_INLINE void fetch_near(const E* p, Index distance) {

@@ -43,6 +43,7 @@ struct QueryPanel {
   int narrow = 0;   ///< rows of a narrow panel, a power of two; 0: a wide one
   Index first = 0;  ///< its first row among the job's rows
   Index rows = 0;   ///< rows that exist; further lanes repeat the last one
+  Index sums = 0;   ///< where the sums of its first row are carried (PanelSums)
   Interval seen;    ///< the hull of the keys that its rows see
   Index head_dim = 0;
   /// values or pairs of them: (units, vectors * lanes), or (units / lanes, narrow, lanes)
@@ -78,8 +79,9 @@ struct ScoreBlock {
   const PanelKeys<T>& seen;
   const Score& score;
   Prefetcher& prefetcher;
-  Index units;     ///< of a query
-  Index near = 0;  ///< tiles prefetch keys so many bytes ahead; 0: they follow the schedule
+  Index units;             ///< of a query
+  Index near = 0;          ///< tiles prefetch keys so many bytes ahead; 0: they follow the schedule
+  Index near_per_key = 0;  ///< and so many more with each key of a tile
 
   CASA_INLINE Places places(Index key, int n) const {
     return {panel.lane_rows + n * lanes, panel.lane_heads + n * lanes, seen.places + key};
@@ -119,7 +121,7 @@ CASA_INLINE void score_tile(
   const Index units = block.units, near = block.near;
   Tile<V, groups, N> row;
   if constexpr (R > 0) {
-    const NarrowQueries<Q> queries{q, units, near};
+    const NarrowQueries<Q> queries{q, units, near, block.near_per_key};
     constexpr int most = R >= 4 ? R * 3 / 4 : R;  // three of four rows, or six of eight
     if (block.panel.rows <= most)
       row[0][0] = narrow_scores<most, R>(block.keys, key, queries);

@@ -77,9 +77,10 @@ struct SumRows {
 struct SumShape {
   Index width = 0;  ///< of the panel
   Index value_dim = 0;
-  Index padded_dim = 0;  ///< value_dim, rounded up to whole vectors
-  Index near = 0;        ///< tiles prefetch so many bytes ahead; 0: they follow the schedule
-  bool streams = false;  ///< results are streamed past the caches; they are whole vectors
+  Index padded_dim = 0;    ///< value_dim, rounded up to whole vectors
+  Index near = 0;          ///< tiles prefetch so many bytes ahead; 0: they follow the schedule
+  Index near_per_key = 0;  ///< and so many more with each key
+  bool streams = false;    ///< results are streamed past the caches; they are whole vectors
 };
 
 /// acc[m][n] += sum over keys of weights[key * width + m] * values[key][column + n vectors].
@@ -119,7 +120,8 @@ template <int M, int N, class T, class E, class V>
 CASA_INLINE void near_tile(const SumRows<T, T, StridedRows<E>>& rows, const SumShape& shape,
                            Index column, Tile<V, M, N>& acc) {
   const T* weights = rows.weights;
-  const Index count = rows.count, near = shape.near;
+  const Index count = rows.count;
+  Index near = shape.near;
   const E* v = rows.values.first + column;
   keep_sums<M, N, V>(acc);
   CASA_NO_UNROLL
@@ -128,6 +130,7 @@ CASA_INLINE void near_tile(const SumRows<T, T, StridedRows<E>>& rows, const SumS
     add_weighted<M, N>(weights, v, v, acc);
     weights += shape.width;
     v += rows.values.stride;
+    near += shape.near_per_key;
   }
 }
 
