@@ -46,8 +46,8 @@ struct Steps {
     for (const Step& step : steps) {
       s = one(step, s, at);
       if (const auto* scale = std::get_if<HeadScale<float>>(&step))
-        before *=
-            std::abs(static_cast<double>(scale->factors[static_cast<std::size_t>(at.head().value)]));
+        before *= std::abs(
+            static_cast<double>(scale->factors[static_cast<std::size_t>(at.head().value)]));
       if (std::isfinite(s)) before += (std::holds_alternative<SoftCap>(step) ? 4 : 1) * std::abs(s);
     }
     return before;
