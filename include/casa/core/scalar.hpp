@@ -18,7 +18,7 @@ struct bfloat16 {
   constexpr bfloat16(std::uint16_t b) : bits(b) {}  ///< these bits
   /// Not a value: narrow<bfloat16>(x) rounds.
   template <class X>
-  requires(std::is_arithmetic_v<X> && !std::same_as<X, std::uint16_t>) bfloat16(X)
+  requires std::is_floating_point_v<X> bfloat16(X)
   = delete;
   friend bool operator==(bfloat16, bfloat16) = default;
 };
@@ -31,7 +31,7 @@ struct half {
   constexpr half(std::uint16_t b) : bits(b) {}  ///< these bits
   /// Not a value: narrow<half>(x) rounds.
   template <class X>
-  requires(std::is_arithmetic_v<X> && !std::same_as<X, std::uint16_t>) half(X)
+  requires std::is_floating_point_v<X> half(X)
   = delete;
   friend bool operator==(half, half) = default;
 };
