@@ -12,9 +12,9 @@ CASA_NAMESPACE_BEGIN
 /// A copy of the decoder with fusion as `fusion` says, in place of any it had. Weights that fusion
 /// does not share begin as copies of the block's self-attention and norm. Gates begin at 0: with
 /// Gate::tanh the update is 0 then and logits are those of the decoder without images; with
-/// Gate::token fusion and self-attention weigh one half each. Shared parameters add no weights.
-/// Throws casa::error for a fusion that does not fit the decoder, and where a block has no
-/// self-attention to copy or to keep (an earlier fusion has replaced it).
+/// Gate::token fusion and self-attention weigh one half each where a token sees a key. Shared
+/// parameters add no weights. Throws casa::error for a fusion that does not fit the decoder, and
+/// where a block has no self-attention to copy or to keep (an earlier fusion has replaced it).
 template <Scalar T>
 Decoder<T> add_fusion(const Decoder<T>& decoder, const FusionConfig& fusion) {
   DecoderConfig config = decoder.config();

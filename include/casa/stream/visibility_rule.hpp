@@ -58,7 +58,8 @@ class VisibilityRule {
 
   /// Whether rows of window `newest` or later may see `window`, an earlier one: its keys are kept
   /// whole, however little of it rows see. What is once not kept is gone: for a greater `newest`
-  /// the answer must be false, too.
+  /// the answer must be false, too. A stream's memory is bounded only if all windows are gone at
+  /// some time, which nobody checks.
   virtual bool keeps(Index window, Index newest) const = 0;
 };
 
