@@ -229,9 +229,10 @@ const bool registered = [] {
 namespace bench {
 
 void print_tower(Index threads) {
-  for (const auto& [name, type] : {std::pair{"casa float", kFloat},
-                                   {"casa bf16", kBfloat16Rounded},
-                                   {"casa int8", kInt8Rounded}}) {
+  for (const auto& named : {std::pair{"casa float", kFloat},
+                            {"casa bf16", kBfloat16Rounded},
+                            {"casa int8", kInt8Rounded}}) {
+    const Type& type = named.second;
     const VisionTower<float>& tower = small_tower(type);
     Encoding encoding(tower, 448, threads);
     time_parts(encoding, wall_seconds);
@@ -245,7 +246,7 @@ void print_tower(Index threads) {
                            const std::vector<Interval>& seen) {
       const double work =
           block_flops(tower.config(), static_cast<double>(seen.size()), sum_of_sizes(seen));
-      print_csv_line("tower", what, name, threads, times, 1e-9 * work, "GFLOP");
+      print_csv_line("tower", what, named.first, threads, times, 1e-9 * work, "GFLOP");
     };
     print("full", full, encoding.order().frame);
     print("window", windowed, encoding.order().window);

@@ -214,8 +214,8 @@ class Definition {
     Bounded out{Doubles::Zero(rows, width), Doubles::Zero(rows, width)};
     for (Index head = 0; head < c_.num_heads; ++head)
       for (Index r = 0; r < rows; ++r) {
-        const auto [begin, end] = seen[static_cast<std::size_t>(r)];
-        const Index n = end - begin, at = head * d;
+        const Index begin = seen[static_cast<std::size_t>(r)].begin;
+        const Index n = seen[static_cast<std::size_t>(r)].size(), at = head * d;
         const auto part = [&](const Doubles& m, Index which) -> Doubles {
           return m.block(begin, which * width + at, n, d);
         };

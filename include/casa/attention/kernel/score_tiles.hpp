@@ -169,7 +169,7 @@ CASA_INLINE void score_block(ScoreBlock<N, R, Q, Rows, T, Score>& block,
                              Row<simd::Vec<T>, N>& max) {
   using Block = ScoreBlock<N, R, Q, Rows, T, Score>;
   constexpr Index lanes = simd::kLanes<T>;
-  constexpr int M = R > 0 ? static_cast<int>(lanes) / R : kTileKeys<N>;
+  constexpr int M = R > 0 ? static_cast<int>(lanes) / (std::max)(R, 1) : kTileKeys<N>;
   const Index count = block.seen.count;
   Row<typename Block::OfRows, N> of_rows;
   CASA_UNROLL
