@@ -308,9 +308,13 @@ class BackwardRunner {
     const auto sees = [&](Index key, Index lane) { return (bits_[key] >> lane & 1) != 0; };
     const auto add = [&](const T* factors, Index steps, auto at, auto skip, const T* b, Index size,
                          T* to) {
-      for (Index i = 0; i < size; ++i)
+      for (Index i = 0; i < size; i += lanes) {
+        V sum = simd::load(to + i);
         for (Index k = 0; k < steps; ++k)
-          if (!skip(k)) to[i] = std::fma(factors[at(k)], b[k * size + i], to[i]);
+          if (!skip(k))
+            sum = simd::fma(simd::broadcast(factors[at(k)]), simd::load(b + k * size + i), sum);
+        simd::store(to + i, sum);
+      }
     };
     for (Index key = 0; key < count; ++key) {
       const auto at = [&](Index lane) { return key * width + lane; };
