@@ -170,7 +170,8 @@ void backward_scores(const BackwardLanes<T>& lanes, const T* keys, Index key_wid
           s = changed.value * log2e;
           simd::store(lanes.slopes + (key + m) * width + n * size, changed.slope);
         }
-        simd::store(weights + m * width + n * size, shown(m, n, simd::exp2_nonpositive(s - lse)));
+        // (A hidden key may have any score, also one above the log-sum-exp.)
+        simd::store(weights + m * width + n * size, shown(m, n, simd::exp2(s - lse)));
       }
     }
     clear();
