@@ -117,14 +117,19 @@ struct Problem {
         v(random_values<S, T>(c.keys * c.num_kv_heads * c.head_dim, 3)),
         piece{k.data(), v.data(), c.keys, c.head_dim, c.keys * c.head_dim} {}
 
-  void run(const casa::Context& context) {
-    const Index cols = c.num_heads * c.head_dim;
-    const casa::AttentionInput<T, S> in{{c.num_heads, c.num_kv_heads, c.head_dim},
-                                        casa::default_scale(c.head_dim),
-                                        {q.data(), c.rows, cols},
-                                        {&piece, 1},
-                                        c.intervals};
-    casa::attend(in, casa::MatrixView<T>(out.data(), c.rows, cols), nullptr, context);
+  /// A row for each query, heads side by side: a view of q, out, or of memory of their size.
+  casa::MatrixView<T> rows(casa::Buffer<T>& values) const {
+    return {values.data(), c.rows, c.num_heads * c.head_dim};
+  }
+  casa::AttentionInput<T, S> input() {
+    return {{c.num_heads, c.num_kv_heads, c.head_dim},
+            casa::default_scale(c.head_dim),
+            rows(q),
+            {&piece, 1},
+            c.intervals};
+  }
+  void run(const casa::Context& context, T* lse = nullptr) {
+    casa::attend(input(), rows(out), lse, context);
   }
 };
 

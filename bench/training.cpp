@@ -30,55 +30,37 @@ std::vector<Case> cases() {
 template <class T>
 class Step {
  public:
-  Step(const Case& c, Context& context)
-      : c_(c),
-        context_(context),
-        q_(bench::random_values<T, T>(c.rows * columns(), 1)),
-        k_(bench::random_values<T, T>(c.keys * c.num_kv_heads * c.head_dim, 2)),
-        v_(bench::random_values<T, T>(c.keys * c.num_kv_heads * c.head_dim, 3)),
-        d_out_(bench::random_values<T, T>(c.rows * columns(), 4)),
-        out_(c.rows * columns()),
+  explicit Step(const Case& c)
+      : p_(c),
+        d_out_(bench::random_values<T, T>(p_.out.size(), 4)),
         lse_(c.rows * c.num_heads),
-        d_q_(q_.size()),
-        d_k_(k_.size()),
-        d_v_(v_.size()) {}
+        d_q_(p_.q.size()),
+        d_k_(p_.k.size()),
+        d_v_(p_.v.size()) {}
 
-  void forward() { attend(input(), MatrixView<T>(rows(out_)), lse_.data(), context_); }
-  void backward() {
-    const KeyGradients<T> keys{d_k_.data(), d_v_.data(), c_.keys, c_.head_dim,
-                               c_.keys * c_.head_dim};
-    attend_backward(input(), {rows(out_), lse_.data(), rows(d_out_)},
-                    {.q = rows(d_q_), .keys = {&keys, 1}}, context_);
+  void forward(const Context& context) { p_.run(context, lse_.data()); }
+  void backward(const Context& context) {
+    const KeyGradients<T> keys{d_k_.data(), d_v_.data(), p_.piece.count, p_.piece.token_stride,
+                               p_.piece.head_stride};
+    attend_backward(p_.input(), {p_.rows(p_.out), lse_.data(), p_.rows(d_out_)},
+                    {.q = p_.rows(d_q_), .keys = {&keys, 1}}, context);
   }
 
  private:
-  Index columns() const { return c_.num_heads * c_.head_dim; }
-  MatrixView<T> rows(Buffer<T>& values) const { return {values.data(), c_.rows, columns()}; }
-  AttentionInput<T> input() {
-    piece_ = {k_.data(), v_.data(), c_.keys, c_.head_dim, c_.keys * c_.head_dim};
-    return {.shape = {c_.num_heads, c_.num_kv_heads, c_.head_dim},
-            .scale = default_scale(c_.head_dim),
-            .q = rows(q_),
-            .keys = {&piece_, 1},
-            .intervals = c_.intervals};
-  }
-
-  const Case c_;
-  Context& context_;
-  Buffer<T> q_, k_, v_, d_out_, out_, lse_, d_q_, d_k_, d_v_;
-  KeyPiece<T> piece_;
+  bench::Problem<T> p_;
+  Buffer<T> d_out_, lse_, d_q_, d_k_, d_v_;
 };
 
 template <class T>
 void run(benchmark::State& state, const Case& c) {
   Context context;
-  Step<T> step(c, context);
-  step.forward();
-  step.backward();
+  Step<T> step(c);
+  step.forward(context);
+  step.backward(context);
   double forward = 1e30, backward = 1e30;
   for (auto _ : state) {
-    forward = std::min(forward, bench::best_thread_seconds(1, [&] { step.forward(); }));
-    const double now = bench::best_thread_seconds(1, [&] { step.backward(); });
+    forward = std::min(forward, bench::best_thread_seconds(1, [&] { step.forward(context); }));
+    const double now = bench::best_thread_seconds(1, [&] { step.backward(context); });
     backward = std::min(backward, now);
     state.SetIterationTime(now);
   }
@@ -113,12 +95,12 @@ void print_training(Index threads) {
   if (threads > 1) context.executor = pool;
   for (const Case& c : cases()) {
     if (c.head_dim != 128) continue;
-    Step<float> step(c, context);
+    Step<float> step(c);
     print_csv(
         "training", c.name, "casa", threads, 3.5e-9 * c.flop(), "GFLOP",
         [&] {
-          step.forward();
-          step.backward();
+          step.forward(context);
+          step.backward(context);
         },
         1.0);
   }
