@@ -1,6 +1,7 @@
 // The context of a forward pass: workers, scratch memory, precision.
 #pragma once
 
+#include <optional>
 #include <utility>
 
 #include "casa/core/executor.hpp"
@@ -42,16 +43,24 @@ struct Context {
 namespace detail {
 
 /// A context like another one but for its precision. It has that one's workspace while it lives.
-struct WithPrecision {
-  WithPrecision(const Context& other, Precision precision)
+struct ContextOfPrecision {
+  ContextOfPrecision(const Context& other, Precision precision)
       : from(other), context{other.executor, other.path, precision, std::move(other.workspace)} {}
-  WithPrecision(const WithPrecision&) = delete;
-  WithPrecision& operator=(const WithPrecision&) = delete;
-  ~WithPrecision() { from.workspace = std::move(context.workspace); }
+  ContextOfPrecision(const ContextOfPrecision&) = delete;
+  ContextOfPrecision& operator=(const ContextOfPrecision&) = delete;
+  ~ContextOfPrecision() { from.workspace = std::move(context.workspace); }
 
   const Context& from;
   const Context context;
 };
+
+/// Calls f(context), or f of a context like it with that precision, if there is one.
+template <class F>
+void with_precision(const Context& context, std::optional<Precision> precision, F f) {
+  if (!precision || *precision == context.precision) return f(context);
+  const ContextOfPrecision own(context, *precision);
+  f(own.context);
+}
 
 }  // namespace detail
 

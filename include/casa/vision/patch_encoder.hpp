@@ -141,10 +141,8 @@ class PatchEncoder {
                   config_.image_size * config_.image_size);
     require_equal("encode: rows of tokens", tokens.rows(), rows);
     require_equal("encode: columns of tokens", tokens.cols(), config_.out_hidden_size);
-    if (!precision_ || *precision_ == context.precision)
-      return run(images, tokens, scratch, context);
-    const detail::WithPrecision own(context, *precision_);
-    run(images, tokens, scratch, own.context);
+    detail::with_precision(context, precision_,
+                           [&](const Context& c) { run(images, tokens, scratch, c); });
   }
 
  private:

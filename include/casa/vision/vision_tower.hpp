@@ -115,10 +115,9 @@ class VisionTower {
     require_memory("vision tower: patches", patches);
     require_memory("vision tower: tokens", tokens);
     require_memory("vision tower: last_hidden", last_hidden);
-    if (!precision_ || *precision_ == context.precision)
-      return run(patches, grids, tokens, scratch, context, last_hidden, trace);
-    const detail::WithPrecision own(context, *precision_);
-    run(patches, grids, tokens, scratch, own.context, last_hidden, trace);
+    detail::with_precision(context, precision_, [&](const Context& c) {
+      run(patches, grids, tokens, scratch, c, last_hidden, trace);
+    });
   }
 
  private:
