@@ -386,8 +386,6 @@ int main(int argc, char** argv) {
     files.standard_output();
     files.require_distinct();
     if (!a.trace.empty()) program::require_replaceable("--trace", a.trace);
-    casa::require(a.precision != "int8" || a.dtype == "int8" || a.dtype.empty(),
-                  "--precision int8 rounds what meets int8 weights: give --dtype int8, too");
     casa::ThreadPool pool(a.threads);
     const casa::Context context{.executor = pool, .precision = program::precision(a.precision)};
     Progress progress(a.quiet);

@@ -7,9 +7,9 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <map>
 
 #include "casa/checkpoint/convert_model.hpp"
+#include "support/encoder_options.hpp"
 #include "support/program.hpp"
 
 int main(int argc, char** argv) {
@@ -19,10 +19,6 @@ int main(int argc, char** argv) {
   options.files.map = true;
   app.add_option("DIR", from, "folder with config.json and model.safetensors")->required();
   app.add_option("OUT", to, "folder to write; made if it is not there")->required();
-  const std::map<std::string, casa::WeightType> types{{"float", casa::WeightType::native},
-                                                      {"bf16", casa::WeightType::bfloat16},
-                                                      {"half", casa::WeightType::half},
-                                                      {"int8", casa::WeightType::int8}};
   std::string type;
   app.add_option("--weights", type, "float, bf16, half or int8 (groups of 32 share a scale)")
       ->check(CLI::IsMember({"float", "bf16", "half", "int8"}))
@@ -32,7 +28,7 @@ int main(int argc, char** argv) {
   app.add_flag("--allow-unexpected", options.allow_unexpected,
                "copy tensors that the model has no place for instead of refusing them");
   return program::run("save_model", app, argc, argv, [&] {
-    options.weights = types.at(type);
+    options.weights = program::weight_type(type);
     casa::io::convert_model(from, to, options);
     const casa::io::ModelFolder before(from, options), after(to, {.files = {.map = true}});
     after.require_complete();

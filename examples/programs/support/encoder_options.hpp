@@ -9,9 +9,10 @@
 
 namespace program {
 
-/// "float", "bf16" or "int8".
+/// "float", "bf16", "half" or "int8".
 inline casa::WeightType weight_type(const std::string& name) {
   return name == "bf16"   ? casa::WeightType::bfloat16
+         : name == "half" ? casa::WeightType::half
          : name == "int8" ? casa::WeightType::int8
                           : casa::WeightType::native;
 }
