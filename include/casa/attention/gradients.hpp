@@ -1,7 +1,6 @@
 // What the backward pass of attention reads and writes, as views of somebody's memory.
 #pragma once
 
-#include <cmath>
 #include <span>
 
 #include "casa/attention/input.hpp"
@@ -16,25 +15,10 @@ struct AttentionResult {
   MatrixView<const T> d_out;  ///< (rows, num_heads * value_dim): d loss / d out
 };
 
-/// Where the gradients of the keys and values of one KeyPiece go; laid out as KeyPiece says.
-template <Scalar T>
-struct KeyGradients {
-  T* k = nullptr;                ///< d loss / d k of head 0 of the first key; null: not wanted
-  T* v = nullptr;                ///< the same of the values; null: not wanted
-  Index count = 0;               ///< tokens: as many as the piece has
-  Index token_stride = 0;        ///< values from a token to the next of the same head
-  Index head_stride = 0;         ///< values from a head to the next of the same token
-  Index value_token_stride = 0;  ///< the same for v where it differs from that of k; 0: as k
-  Index value_head_stride = 0;   ///< the same for v where it differs from that of k; 0: as k
-
-  /// Where the gradient of key t of head h goes. Not checked.
-  T* key(Index h, Index t) const { return k + h * head_stride + t * token_stride; }
-  /// Where that of its value goes. Not checked.
-  T* value(Index h, Index t) const {
-    return v + h * (value_head_stride == 0 ? head_stride : value_head_stride) +
-           t * (value_token_stride == 0 ? token_stride : value_token_stride);
-  }
-};
+/// Where the gradients of the keys and values of one KeyPiece go, of as many tokens: where k or v
+/// is null, they are not wanted.
+template <class T>
+using KeyGradients = KeyMemory<T>;
 
 /// Where the gradients of attention go. They are written, not added to what is there; queries that
 /// see no key, and keys that no query sees, get zeros.
@@ -57,7 +41,7 @@ void check_gradients(const AttentionInput<T, S>& in, const AttentionResult<T>& r
     if (m.rows() != rows || (rows > 0 && m.cols() != cols))
       fail("attend_backward: ", what, ": expected (", rows, ", ", cols, "), got (", m.rows(), ", ",
            m.cols(), ")");
-    require_memory(what, m);
+    require_memory(text("attend_backward: ", what), m);
   };
   check_matrix("out", result.out, columns);
   check_matrix("d_out", result.d_out, columns);

@@ -36,11 +36,12 @@ CASA_NAMESPACE_BEGIN
 
 /// `count` keys and their values as they lie in somebody's memory: value i of token t of head h is
 /// k[h * head_stride + t * token_stride + i]. Head-major memory (token_stride = head_dim) is
-/// fastest.
-template <Storage S>
-struct KeyPiece {
-  const S* k = nullptr;          ///< value 0 of head 0 of the first key
-  const S* v = nullptr;          ///< the same of the values
+/// fastest. E: const S (KeyPiece), or T where gradients of them go (KeyGradients).
+template <class E>
+requires Storage<std::remove_const_t<E>>
+struct KeyMemory {
+  E* k = nullptr;                ///< value 0 of head 0 of the first key
+  E* v = nullptr;                ///< the same of the values
   Index count = 0;               ///< tokens; with 0 the pointers may be null
   Index token_stride = 0;        ///< values from a token to the next of the same head
   Index head_stride = 0;         ///< values from a head to the next of the same token
@@ -48,13 +49,17 @@ struct KeyPiece {
   Index value_head_stride = 0;   ///< the same for v where it differs from that of k; 0: as k
 
   /// Where key t of head h lies. Not checked.
-  const S* key(Index h, Index t) const { return k + h * head_stride + t * token_stride; }
+  E* key(Index h, Index t) const { return k + h * head_stride + t * token_stride; }
   /// Where its value lies. Not checked.
-  const S* value(Index h, Index t) const {
+  E* value(Index h, Index t) const {
     return v + h * (value_head_stride == 0 ? head_stride : value_head_stride) +
            t * (value_token_stride == 0 ? token_stride : value_token_stride);
   }
 };
+
+/// Keys and values that attention reads, stored as S.
+template <class S>
+using KeyPiece = KeyMemory<const S>;
 
 /// out[r, h] = sum_j softmax_j(scale q[r, h] . k[j]) v[j] over the keys j that row r sees. With a
 /// sink the denominator of the softmax of head h has one more term, exp(sinks[h]), which has no
