@@ -5,37 +5,55 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <new>
+#include <span>
 
 #include "casa/attention/kernel/backward_runner.hpp"
+#include "casa/attention/state.hpp"
 #include "casa/core/context.hpp"
 
 CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// d_out . out of each row and head, (rows, num_heads): the mean of the gradients of its weights.
+template <class T, class S>
+const T* output_means(const AttentionInput<T, S>& in, const AttentionResult<T>& result,
+                      const Context& context) {
+  const Index heads = in.shape.num_heads, dim = in.shape.output_dim();
+  T* const means = context.workspace.take<T>(in.num_rows() * heads);
+  const auto mean = [&](Index i, Index) {
+    constexpr Index lanes = simd::kLanes<T>;
+    const T* const out = result.out.row(i / heads) + i % heads * dim;
+    const T* const d_out = result.d_out.row(i / heads) + i % heads * dim;
+    simd::Vec<T> sum{};
+    Index at = 0;
+    for (; at + lanes <= dim; at += lanes)
+      sum = simd::fma(simd::load(d_out + at), simd::load(out + at), sum);
+    if (at < dim)
+      sum = simd::fma(simd::load_partial(d_out + at, dim - at),
+                      simd::load_partial(out + at, dim - at), sum);
+    means[i] = simd::reduce_add(sum);
+  };
+  context.executor.for_each(in.num_rows() * heads, mean, kStateValues / (dim + 1) + 1);
+  return means;
+}
+
 /// Gradients of sinks: -sum over rows of exp(sink - lse) d_out . out, in double.
 template <class T, class S>
 void sink_gradients(const AttentionInput<T, S>& in, const AttentionResult<T>& result,
-                    const AttentionGradients<T>& gradients, const Context& context) {
-  if (gradients.sinks.empty()) return;
-  const Index heads = in.shape.num_heads, dim = in.shape.output_dim();
-  context.executor.for_each(heads, [&](Index h, Index) {
-    const auto at = static_cast<std::size_t>(h);
-    const auto sink = static_cast<double>(in.sinks[at]);
+                    const T* means, std::span<T> gradients) {
+  const Index heads = in.shape.num_heads;
+  for (std::size_t h = 0; h < gradients.size(); ++h) {
     double sum = 0;
-    for (Index r = 0; r < in.num_rows(); ++r) {
-      const auto lse = static_cast<double>(result.lse[r * heads + h]);
-      if (lse == -std::numeric_limits<double>::infinity()) continue;
-      const T* const out = result.out.row(r) + h * dim;
-      const T* const d_out = result.d_out.row(r) + h * dim;
-      double product = 0;
-      for (Index i = 0; i < dim; ++i)
-        product += static_cast<double>(out[i]) * static_cast<double>(d_out[i]);
-      sum -= std::exp(sink - lse) * product;
+    for (Index i = static_cast<Index>(h); i < in.num_rows() * heads; i += heads) {
+      const auto lse = static_cast<double>(result.lse[i]);
+      if (lse != -std::numeric_limits<double>::infinity())
+        sum -= std::exp(static_cast<double>(in.sinks[h]) - lse) * static_cast<double>(means[i]);
     }
-    gradients.sinks[at] = static_cast<T>(sum);
-  });
+    gradients[h] = static_cast<T>(sum);
+  }
 }
 
 /// Zeros where no job writes: rows that see no key, keys that no row may see.
@@ -71,7 +89,8 @@ void attend_backward_fast(const AttentionInput<T, S>& in, const AttentionResult<
   const BackwardPlan plan =
       make_backward_plan(in.mask(), in.shape.group(), kBackwardPairs<T>, workspace);
   clear_unseen(in, gradients, plan);
-  sink_gradients(in, result, gradients, context);
+  const T* const means = output_means(in, result, context);
+  sink_gradients(in, result, means, gradients.sinks);
   const Index ranges = static_cast<Index>(plan.ranges.size());
   double* sums = nullptr;
   Index num_sums = 0;
@@ -94,8 +113,8 @@ void attend_backward_fast(const AttentionInput<T, S>& in, const AttentionResult<
   const Index workers = (std::min)(context.executor.num_workers(), jobs);
   using Runner = BackwardRunner<T, S, Score, Parameters>;
   Runner* const runners = workspace.take<Runner>(workers);
-  const BackwardProblem<T, S, Score, Parameters> problem{in,         result, gradients, score,
-                                                         parameters, sums,   plan,      turns};
+  const BackwardProblem<T, S, Score, Parameters> problem{
+      in, result, gradients, means, score, parameters, sums, plan, turns};
   for (Index w = 0; w < workers; ++w) new (runners + w) Runner(problem, workspace);
   // Jobs are taken in order, so that one never waits for a job that nobody has taken.
   std::atomic<Index> next{0};

@@ -26,6 +26,7 @@ struct BackwardProblem {
   const AttentionInput<T, S>& in;
   const AttentionResult<T>& result;
   const AttentionGradients<T>& gradients;
+  const T* means;  ///< output_means()
   const Score& score;
   const Parameters& parameters;  ///< gradients of the score function's
   double* sums;                  ///< (ranges, parameters.num_sums()), 0
@@ -220,9 +221,8 @@ class BackwardRunner {
       rows_[l] = in_.q.row(row) + head * head_dim_;
       rows_[kBackwardPairs<T> + l] = p_.result.d_out.row(row) + head * value_dim_;
       bad += copy_row(rows_[l], head_dim_, q_ + l * key_width_);
-      T* const d_out = d_out_ + l * value_width_;
-      bad += copy_row(rows_[kBackwardPairs<T> + l], value_dim_, d_out);
-      packed_.mean[l] = mean(d_out, p_.result.out.row(row) + head * value_dim_);
+      bad += copy_row(rows_[kBackwardPairs<T> + l], value_dim_, d_out_ + l * value_width_);
+      packed_.mean[l] = p_.means[row * heads + head];
       const double lse = static_cast<double>(p_.result.lse[row * heads + head]);
       // A row whose keys all have scores of -inf has seen none. (+inf stands for NaN weights.)
       packed_.lse[l] = lse == -std::numeric_limits<double>::infinity() ? infinity
@@ -252,17 +252,6 @@ class BackwardRunner {
     pack_wide<T>(panel, rows_ + kBackwardPairs<T>, value_dim_, Scaling<T>(1.0, false));
     std::fill_n(d_q_, (packed_.width + kBackwardRows) * key_width_, T(0));
   }
-  /// d_out . out, of which d_out has whole vectors.
-  T mean(const T* d_out, const T* out) const {
-    V sum{};
-    Index i = 0;
-    for (; i + lanes <= value_dim_; i += lanes)
-      sum = simd::fma(simd::load(d_out + i), simd::load(out + i), sum);
-    if (i < value_dim_)
-      sum = simd::fma(simd::load(d_out + i), simd::load_partial(out + i, value_dim_ - i), sum);
-    return simd::reduce_add(sum);
-  }
-
   /// Weights and gradients of scores of a block, and what they add to the three gradients.
   void add_block(Interval block) {
     const Index first = block.begin - range_.begin, count = block.size();

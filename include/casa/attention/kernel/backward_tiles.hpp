@@ -121,7 +121,7 @@ struct BackwardLanes {
 /// Whether some lane does not see a key of the tile that begins at `key`.
 template <class T>
 CASA_INLINE bool is_masked(const BackwardLanes<T>& lanes, Index key) {
-  const LaneBits all = lanes.rows == 64 ? ~LaneBits{0} : (LaneBits{1} << lanes.rows) - 1;
+  const LaneBits all = (LaneBits{1} << lanes.rows) - 1;
   LaneBits seen = all;
   CASA_UNROLL
   for (int m = 0; m < kBackwardRows; ++m) seen &= lanes.bits[key + m];
