@@ -1,9 +1,8 @@
 // What the attention kernel prefetches: the one place that decides it (how, prefetcher.hpp says).
 //
 //   planned  jobs of many rows: the schedule of Fetch, a share of it in each tile
-//   run      one or two rows, and keys that lie side by side: the tile's own reads,
-//   simd::kReadAhead
-//            bytes on
+//   run      one or two rows, and keys that lie side by side: what the tile itself reads
+//            simd::kReadAhead bytes later
 //   near     few rows, whose values several tiles read in parts: the next part
 //   none     what the tile reads next is not known
 //

@@ -84,15 +84,7 @@ void softmax_heads(const HeadPanels<T, KeysOf>& heads, Prefetcher& prefetcher) {
       weigh_block<1, R, Q>(panel, count, heads.seen.first, max);
     }
   };
-  constexpr Index lanes = simd::kLanes<T>;
-  const int narrow = heads.panels[0].narrow;
-  if (narrow == 1) return run.template operator()<1>();
-  if constexpr (lanes >= 4)
-    if (narrow == 2) return run.template operator()<2>();
-  if constexpr (lanes >= 8 && !kIsStrided<Rows>)
-    if (narrow == 4) return run.template operator()<4>();
-  if constexpr (lanes >= 16 && !kIsStrided<Rows>)
-    if (narrow == 8) return run.template operator()<8>();
+  run_narrow<T, Rows>(heads.panels[0].narrow, run);
 }
 
 }  // namespace detail

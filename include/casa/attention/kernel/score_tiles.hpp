@@ -250,6 +250,21 @@ CASA_INLINE void weigh_block(const QueryPanel<T>& panel, Index count, bool first
   }
 }
 
+/// Calls run<R>() for a narrow panel of R rows, of as many as tiles of keys read as Rows have;
+/// false for a wide panel.
+template <class T, class Rows, class F>
+bool run_narrow(int rows, F run) {
+  constexpr Index lanes = simd::kLanes<T>;
+  if (rows == 1) return run.template operator()<1>(), true;
+  if constexpr (lanes >= 4)
+    if (rows == 2) return run.template operator()<2>(), true;
+  if constexpr (lanes >= 8 && !kIsStrided<Rows>)
+    if (rows == 4) return run.template operator()<4>(), true;
+  if constexpr (lanes >= 16 && !kIsStrided<Rows>)
+    if (rows == 8) return run.template operator()<8>(), true;
+  return false;
+}
+
 /// The scores of the keys that a panel sees, then their weights. Q: the type as which queries and
 /// weights are multiplied.
 template <class Q, class Rows, class T, class Score>
@@ -262,14 +277,7 @@ void softmax_block(const QueryPanel<T>& panel, Rows keys, const PanelKeys<T>& se
     score_block(block, max);
     weigh_block<N, R, Q>(panel, seen.count, seen.first, max);
   };
-  constexpr Index lanes = simd::kLanes<T>;
-  if (panel.narrow == 1) return run.template operator()<1, 1>();
-  if constexpr (lanes >= 4)
-    if (panel.narrow == 2) return run.template operator()<1, 2>();
-  if constexpr (lanes >= 8 && !kIsStrided<Rows>)
-    if (panel.narrow == 4) return run.template operator()<1, 4>();
-  if constexpr (lanes >= 16 && !kIsStrided<Rows>)
-    if (panel.narrow == 8) return run.template operator()<1, 8>();
+  if (run_narrow<T, Rows>(panel.narrow, [&]<int R>() { run.template operator()<1, R>(); })) return;
   if constexpr (std::is_same_v<Rows, const Q* const*>) {
     if (panel.vectors == 3) return run.template operator()<3, 0>();
     if (panel.vectors == 2) return run.template operator()<2, 0>();
