@@ -7,16 +7,17 @@
 
 #include "golden.hpp"
 #include "support/messages.hpp"
-#include "support/random_matrix.hpp"
+#include "support/model_outputs.hpp"
 #include "support/scratch.hpp"
 
 using namespace casa;
 using namespace casa::io;
+using casa_test::logits;
 using casa_test::same_bits;
+using casa_test::seen;
 
 namespace {
 
-const std::vector<int> ids = {5, 90, 17, 3, 41};
 constexpr WeightType kInt8 = WeightType::int8;
 
 std::string golden_folder(const char* name) { return (golden::repository_root() / name).string(); }
@@ -24,22 +25,6 @@ ModelOptions held_as(WeightType type) {
   ModelOptions o;
   o.weights = type;
   return o;
-}
-Matrix<float> logits(const Model<float>& m) { return m.decoder.logits(ids, {}, {}); }
-
-// What the tower makes of a picture of noise; nothing without a tower.
-Matrix<float> seen(const Model<float>& m) {
-  if (!m.vision_tower) return {};
-  const auto& c = m.vision_tower->config();
-  const VisionGrid grid{1, 2 * c.spatial_merge_size, 4 * c.spatial_merge_size};
-  std::mt19937_64 rng(3);
-  const Matrix<float> patches =
-      casa_test::random_matrix<float>(rng, grid.h * grid.w, c.patch_width());
-  Matrix<float> tokens(patches.rows() / c.merge_unit(), c.out_hidden_size);
-  VisionTower<float>::Scratch scratch;
-  Context context;
-  m.vision_tower->encode(patches, {&grid, 1}, tokens, scratch, context);
-  return tokens;
 }
 
 // A folder in 8 bits whose tensors can be changed before they are written.

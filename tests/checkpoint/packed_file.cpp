@@ -7,34 +7,16 @@
 #include "casa/checkpoint/convert_model.hpp"
 #include "golden.hpp"
 #include "support/messages.hpp"
-#include "support/random_matrix.hpp"
+#include "support/model_outputs.hpp"
 #include "support/scratch.hpp"
 
 using namespace casa;
 using namespace casa::io;
+using casa_test::logits;
 using casa_test::same_bits;
+using casa_test::seen;
 
 namespace {
-
-const std::vector<int> ids = {5, 90, 17, 3, 41};
-
-template <Scalar T>
-Matrix<T> logits(const Model<T>& m) {
-  return m.decoder.logits(ids, {}, {});
-}
-// What the tower makes of noise; nothing without a tower.
-Matrix<float> seen(const Model<float>& m) {
-  if (!m.vision_tower) return {};
-  const auto& c = m.vision_tower->config();
-  const VisionGrid grid{1, 2 * c.spatial_merge_size, 4 * c.spatial_merge_size};
-  std::mt19937_64 rng(3);
-  const auto patches = casa_test::random_matrix<float>(rng, grid.h * grid.w, c.patch_width());
-  Matrix<float> tokens(patches.rows() / c.merge_unit(), c.out_hidden_size);
-  VisionTower<float>::Scratch scratch;
-  Context context;
-  m.vision_tower->encode(patches, {&grid, 1}, tokens, scratch, context);
-  return tokens;
-}
 
 // A copy of a model folder and the file that its weights are kept in.
 struct Kept {
