@@ -46,6 +46,7 @@
 #include "casa/model/image_placeholders.hpp"
 #include "casa/model/kv_cache.hpp"
 #include "casa/model/state_archive.hpp"
+#include "casa/model/tensor_set.hpp"
 #include "casa/model/weights.hpp"
 
 #include "casa/vision/patch_encoder.hpp"
