@@ -31,6 +31,7 @@
 #include "casa/attention/stream_masks.hpp"
 
 #include "casa/linear/linear.hpp"
+#include "casa/linear/linear_backward.hpp"
 
 #include "casa/layers/rms_norm.hpp"
 #include "casa/layers/rope.hpp"

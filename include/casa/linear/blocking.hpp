@@ -17,6 +17,11 @@ struct TileSplit {
   explicit TileSplit(Index n) : rows(n), tiles(ceil_div(n, kTileRows)) {}
   Index begin(Index t) const { return t * (rows / tiles) + (std::min)(t, rows % tiles); }
   Index size(Index t) const { return begin(t + 1) - begin(t); }
+  /// The tile that holds a row of [0, rows).
+  Index tile_of(Index row) const {
+    const Index size = rows / tiles, larger = rows % tiles * (size + 1);
+    return row < larger ? row / (size + 1) : rows % tiles + (row - larger) / size;
+  }
 };
 
 // Each number below says what it trades against what. None of them was measured apart.
@@ -64,11 +69,11 @@ struct ProductBlocking {
   /// stays.
   bool panels_outer;
 
-  /// `row_bytes`: of one packed row.
+  /// `row_bytes`: of one packed row. most_tiles: that share a block of weights.
   ProductBlocking(Index num_rows, Index num_panels, Index weight_depth, Index row_bytes,
-                  Index workers)
+                  Index workers, Index most_tiles = kBlockTiles)
       : rows(num_rows), panels(num_panels), depth(weight_depth) {
-    row_blocks = ceil_div(rows.tiles, kBlockTiles);
+    row_blocks = ceil_div(rows.tiles, most_tiles);
     job_tiles = ceil_div(rows.tiles, row_blocks);
     const Index shares = workers == 1 ? 1 : ceil_div(workers * 4, row_blocks);
     job_panels = (std::min)(kJobPanels, even_share(panels, shares));

@@ -111,6 +111,18 @@ struct PanelFormat {
     }
   }
 
+  /// Row k, kWidth values, as products see them.
+  static void unpack_outputs(const std::byte* panel, Index k, T* to) {
+    if constexpr (kQuads) {
+      const S* from = stored(panel + row(k / kUnit * kUnit));
+      const Scale* scale = scales(panel + group(k));
+      for (Index i = 0; i < kWidth; i += simd::kLanes<T>)
+        simd::store(to + i, simd::load_one_of_four(from + i, k % kUnit) * simd::load(scale + i));
+    } else {
+      copy_row(stored(panel + row(k)), to);
+    }
+  }
+
   /// Converts rows [0, depth), the first of which begins a group, to the format Wide.
   static void widen_rows(const std::byte* panel, Index depth, std::byte* wide) {
     constexpr Index step = kScaled ? kQuantGroup : 1;

@@ -7,9 +7,7 @@
 // its tiles.
 #pragma once
 
-#include "casa/core/context.hpp"
-#include "casa/linear/blocking.hpp"
-#include "casa/linear/tile.hpp"
+#include "casa/linear/product_jobs.hpp"
 
 CASA_NAMESPACE_BEGIN
 
@@ -111,60 +109,33 @@ class Product {
     constexpr bool quantizes = std::same_as<A, QuantizedValues>;
     constexpr bool widens = kWidensBefore<T, S> && !quantizes;
     using TileWeights = std::conditional_t<widens, typename Format::WideStored, S>;
-    constexpr Index unit = simd::kUnit<A>;
     // Blocks of k are whole packed blocks.
-    static_assert(kRowGroup % (quantizes ? unit : unit * kPackedBlock) == 0);
+    static_assert(kRowGroup % (simd::kUnit<A> * (quantizes ? 1 : kPackedBlock)) == 0);
     const Workspace::Frame frame(context_.workspace);
     const Index packed_size = packed_depth<A>(weight_.depth());
-    const Index workers = context_.executor.num_workers();
     const ProductBlocking cut(x.rows(), panels_.count, weight_.depth(),
-                              packed_size * Index{sizeof(A)}, workers);
+                              packed_size * Index{sizeof(A)}, context_.executor.num_workers());
     const A* packed = pack_rows<A>(x, cut.rows, packed_size);
-    const Index calls_per_tile = Format::kVectors / tile_vectors<T, A>(cut.rows.size(0));
-    // Each worker has the sums of its open panels, and a widened block of weights.
-    const Index sum_size = cut.open_panels() * cut.job_rows() * kWidth;
     Index wide_size = 0;
     if constexpr (widens)
       wide_size = PanelFormat<T, TileWeights>::bytes(cut.block_depth) / Index{sizeof(T)};
-    T* scratch = context_.workspace.take<T>(workers * (sum_size + wide_size));
-
-    context_.executor.for_each(cut.num_jobs(), [&](Index j, Index worker) {
-      T* sums = scratch + worker * (sum_size + wide_size);
-      const auto job = cut.job(j);
-      const Index job_row = cut.rows.begin(job.first_tile), steps = cut.num_steps(job);
-      const auto weights_of = [&](const ProductBlocking::Step& step) {
-        return weight_.data(panels_(job.first_panel + step.panel)) + Format::group(step.k);
-      };
-      for (Index s = 0; s < steps; ++s) {
-        const auto step = cut.step(job, s);
-        const std::byte* w = weights_of(step);
-        const std::byte* next = weights_of(cut.step(job, (std::min)(s + 1, steps - 1)));
-        if constexpr (widens) {
-          auto* wide = static_cast<std::byte*>(static_cast<void*>(sums + sum_size));
-          Format::widen_rows(w, step.depth, wide);
-          w = wide;
-        }
-        // While a block is multiplied, the next is prefetched, equally much in each call of the
-        // micro-kernel.
-        const Index calls = job.tiles * calls_per_tile;
-        Prefetch ahead{next, Format::bytes(step.depth) / (step.depth * calls) + 1};
-        T* step_sums = sums + step.panel % cut.open_panels() * cut.job_rows() * kWidth;
-        for (Index t = 0; t < job.tiles; ++t) {
-          const Index row = cut.rows.begin(job.first_tile + t);
-          const Index rows = cut.rows.size(job.first_tile + t);
-          T* tile = step_sums + (row - job_row) * kWidth;
-          const A* a = packed + row * packed_size + step.k / unit * rows;
-          const auto multiply = tile_function<T, TileWeights, A>(rows);
-          const Index width = tile_vectors<T, A>(rows) * simd::kLanes<T>;
-          for (Index lane = 0; lane < kWidth; lane += width) {
-            multiply(a, w, lane, step.depth, tile, step.k > 0, ahead);
-            ahead.at += step.depth * ahead.step;
+    multiply_jobs<T, TileWeights>(
+        cut, packed, packed_size, wide_size, context_,
+        [&](const ProductBlocking::Step& step, const ProductBlocking::Step& next, T* scratch) {
+          const auto begin_of = [&](const ProductBlocking::Step& s) {
+            return weight_.data(panels_(s.panel)) + Format::group(s.k);
+          };
+          const std::byte* w = begin_of(step);
+          if constexpr (widens) {
+            auto* wide = static_cast<std::byte*>(static_cast<void*>(scratch));
+            Format::widen_rows(w, step.depth, wide);
+            w = wide;
           }
-          if (step.k + step.depth == cut.depth)
-            store(panels_(job.first_panel + step.panel), first_row + row, rows, tile, worker);
-        }
-      }
-    });
+          return WeightBlock{w, begin_of(next), Format::bytes(step.depth)};
+        },
+        [&](Index panel, Index row, Index rows, const T* tile, Index worker) {
+          store(panels_(panel), first_row + row, rows, tile, worker);
+        });
   }
 
   const PackedWeight<T>& weight_;
