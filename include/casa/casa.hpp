@@ -59,3 +59,11 @@
 #include "casa/generate/penalties.hpp"
 #include "casa/generate/random.hpp"
 #include "casa/generate/sampling.hpp"
+
+#include "casa/train/adamw.hpp"
+#include "casa/train/gradient_norm.hpp"
+#include "casa/train/packing.hpp"
+#include "casa/train/parameter_groups.hpp"
+#include "casa/train/sample_order.hpp"
+#include "casa/train/schedule.hpp"
+#include "casa/train/trainer.hpp"

@@ -10,9 +10,9 @@ complain() { printf 'FAILED: %s\n' "$*"; bad=1; }
 rank() {
   case "$1" in
     core) echo 0 ;; simd | stream) echo 1 ;; attention | linear) echo 2 ;; layers | c) echo 3 ;;
-    model) echo 4 ;; vision) echo 5 ;; generate | train) echo 6 ;;
-    files) echo 7 ;; json) echo 8 ;; checkpoint | text) echo 9 ;; image | session) echo 10 ;;
-    *) complain "casa/$1: an unknown folder" >&2; echo 9 ;;
+    model) echo 4 ;; vision) echo 5 ;; generate) echo 6 ;; train) echo 7 ;;
+    files) echo 8 ;; json) echo 9 ;; checkpoint | text) echo 10 ;; image | session) echo 11 ;;
+    *) complain "casa/$1: an unknown folder" >&2; echo 10 ;;
   esac
 }
 while IFS=: read -r file line; do

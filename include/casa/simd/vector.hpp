@@ -268,6 +268,36 @@ CASA_INLINE V(min)(V a, V b) {
   return a < b ? a : b;
 }
 
+/// The square root, lane by lane, correctly rounded.
+CASA_INLINE VecF sqrt(VecF v) {
+#if CASA_SIMD_AVX512
+  return _mm512_maskz_sqrt_ps(0xffff, v);
+#elif CASA_SIMD_AVX2
+  return _mm256_sqrt_ps(v);
+#elif defined(__SSE2__)
+  return _mm_sqrt_ps(v);
+#elif defined(__aarch64__)
+  return vsqrtq_f32(v);
+#else
+  for (Index i = 0; i < kLanes<float>; ++i) v[i] = std::sqrt(v[i]);
+  return v;
+#endif
+}
+CASA_INLINE VecD sqrt(VecD v) {
+#if CASA_SIMD_AVX512
+  return _mm512_maskz_sqrt_pd(0xff, v);
+#elif CASA_SIMD_AVX2
+  return _mm256_sqrt_pd(v);
+#elif defined(__SSE2__)
+  return _mm_sqrt_pd(v);
+#elif defined(__aarch64__)
+  return vsqrtq_f64(v);
+#else
+  for (Index i = 0; i < kLanes<double>; ++i) v[i] = std::sqrt(v[i]);
+  return v;
+#endif
+}
+
 /// Forces a vector into a register at this point. Without it g++ 12 repeats the load as a memory
 /// operand of every multiply-add of a tile (a tile of 4 x 4 vectors: 77 % of the peak, 98 % with
 /// it), or creates the vector only inside the loop that follows.
