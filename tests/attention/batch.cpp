@@ -19,7 +19,7 @@ using namespace attention_test;
 namespace {
 
 // How the rows of a sequence see its keys.
-enum class Sees { last, intervals, lists, nothing };
+enum class RowsSee { last, intervals, lists, nothing };
 
 // Sequences that own their memory, and their queries in one matrix.
 template <class T, class S = T>
@@ -47,21 +47,21 @@ struct Sequences {
 };
 
 template <class T, class S>
-void add(Sequences<T, S>& to, Index rows, std::vector<Index> counts, Sees sees,
+void add(Sequences<T, S>& to, Index rows, std::vector<Index> counts, RowsSee sees,
          std::mt19937& random) {
   Variant<T, S> p;
   p.shape = to.shape;
   p.counts = std::move(counts);
-  p.rows = sees == Sees::last ? std::min(rows, p.num_keys()) : rows;
+  p.rows = sees == RowsSee::last ? std::min(rows, p.num_keys()) : rows;
   const Index keys = p.num_keys();
-  if (sees == Sees::lists) {
+  if (sees == RowsSee::lists) {
     p.mask = random_mask(p.rows, keys, 3, random);
   } else {
     p.mask.offsets.clear();
     for (Index r = 0; r < p.rows; ++r) {
       Interval seen{0, keys - (p.rows - 1 - r)};
-      if (sees == Sees::nothing) seen = {};
-      if (sees == Sees::intervals) {
+      if (sees == RowsSee::nothing) seen = {};
+      if (sees == RowsSee::intervals) {
         const auto a = static_cast<Index>(random() % static_cast<unsigned>(keys + 1));
         const auto b = static_cast<Index>(random() % static_cast<unsigned>(keys + 1));
         seen = {std::min(a, b), std::max(a, b)};
@@ -72,7 +72,7 @@ void add(Sequences<T, S>& to, Index rows, std::vector<Index> counts, Sees sees,
   p.randomize(static_cast<unsigned>(random()));
   p.sinks = to.sinks;
   to.each.push_back(std::move(p));
-  to.given.push_back(sees != Sees::last);
+  to.given.push_back(sees != RowsSee::last);
 }
 
 template <class T, class S>
@@ -92,7 +92,7 @@ Sequences<T, S> random_sequences(unsigned seed) {
     std::vector<Index> counts;
     for (Index p = pick({0, 1, 1, 2, 3}); p > 0; --p)
       counts.push_back(pick({0, 1, 3, 17, 40, 300, 1700}));
-    add(all, pick({0, 1, 1, 1, 2, 9, 70}), counts, static_cast<Sees>(pick({0, 0, 1, 2, 3})),
+    add(all, pick({0, 1, 1, 1, 2, 9, 70}), counts, static_cast<RowsSee>(pick({0, 0, 1, 2, 3})),
         random);
   }
   return all;
@@ -153,9 +153,9 @@ TEST_CASE("a row that sees nothing does not join the sequence beside it") {
   std::mt19937 random(3);
   Sequences<float> all;
   all.shape = {6, 2, 64};
-  add(all, 1, {50}, Sees::nothing, random);
-  add(all, 1, {50}, Sees::last, random);
-  add(all, 1, {}, Sees::nothing, random);
+  add(all, 1, {50}, RowsSee::nothing, random);
+  add(all, 1, {50}, RowsSee::last, random);
+  add(all, 1, {}, RowsSee::nothing, random);
   const AttentionBatch<float> batch = all.batch();
   Workspace workspace;
   const Workspace::Frame frame(workspace);
@@ -200,7 +200,7 @@ TEST_CASE("score functions see places among the keys of all sequences") {
   std::mt19937 random(5);
   Sequences<float> all;
   all.shape = {2, 1, 8};
-  for (const Index keys : {5, 30, 11}) add(all, 2, {keys}, Sees::last, random);
+  for (const Index keys : {5, 30, 11}) add(all, 2, {keys}, RowsSee::last, random);
   const AttentionBatch<float> batch = all.batch();
   const std::vector<float> slopes{-0.5f, -0.25f};
   const std::vector<Index> stands{3, 4, 33, 34, 44, 45};  // row r stands there among all keys
@@ -218,8 +218,8 @@ TEST_CASE("a warm batch allocates nothing") {
   if (!casa_test::must_count()) return;
   Sequences<float> all = random_sequences<float, float>(12);
   std::mt19937 random(1);
-  add(all, 3, {40, 20}, Sees::lists, random);
-  add(all, 1, {3000}, Sees::last, random);
+  add(all, 3, {40, 20}, RowsSee::lists, random);
+  add(all, 1, {3000}, RowsSee::last, random);
   const AttentionBatch<float> batch = all.batch();
   Matrix<float> out(batch.q.rows(), all.shape.num_heads * all.shape.output_dim());
   const Context context;
@@ -233,7 +233,7 @@ TEST_CASE("what does not fit is refused, with the number of the sequence") {
   std::mt19937 random(7);
   Sequences<float> all;
   all.shape = {2, 1, 8};
-  for (int s = 0; s < 3; ++s) add(all, 2, {10}, Sees::intervals, random);
+  for (int s = 0; s < 3; ++s) add(all, 2, {10}, RowsSee::intervals, random);
   const AttentionBatch<float> batch = all.batch();
   Matrix<float> out(6, 16);
   const auto said = [&](auto change) {

@@ -22,7 +22,7 @@ struct Tokens {
 
 // One mode of one case: who asks, in which order the keys lie, what each row sees.
 template <class T>
-struct Problem {
+struct GoldenProblem {
   AttentionShape shape;
   double scale = 1;
   Matrix<T> q, k, v;
@@ -44,9 +44,9 @@ Matrix<T> stacked(const StreamLayout& layout, const Matrix<T>& text, const Matri
 }
 
 template <class T>
-Problem<T> problem(const golden::Case& c, const std::string& mode) {
+GoldenProblem<T> problem(const golden::Case& c, const std::string& mode) {
   const auto d = c.description();
-  Problem<T> p;
+  GoldenProblem<T> p;
   p.shape = {d.at("n_heads").as_int(), d.at("n_kv_heads").as_int(), d.at("head_dim").as_int()};
   p.scale = d.at("scale").as_number();
   std::vector<Insertion> insertions;
@@ -106,7 +106,7 @@ Problem<T> problem(const golden::Case& c, const std::string& mode) {
 // largest |v| and A the largest sum of |terms| of a score among the keys a row sees: what rounding
 // every term once costs, whatever cancels. Finiteness comes first.
 template <class T>
-void check(const Problem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
+void check(const GoldenProblem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
   const auto eps = static_cast<double>(std::numeric_limits<T>::epsilon());
   const Index heads = p.shape.num_heads, kv_heads = p.shape.num_kv_heads,
               head_dim = p.shape.head_dim;
@@ -150,7 +150,7 @@ void check(const Problem<T>& p, const Matrix<T>& out, const Matrix<T>& lse) {
 }
 
 template <class T>
-void check_backward(const Problem<T>& p, const Context& context) {
+void check_backward(const GoldenProblem<T>& p, const Context& context) {
   attention_test::Variant<T> v;
   v.shape = p.shape;
   v.scale = p.scale;
@@ -177,7 +177,7 @@ void check_case(const golden::Case& c, Path path) {
   for (const auto& entry : c.description().at("modes").elements()) {
     const std::string mode = entry.as_string();
     CAPTURE(mode);
-    const Problem<T> p = problem<T>(c, mode);
+    const GoldenProblem<T> p = problem<T>(c, mode);
     // The keys as the caches hold them, head by head.
     const Index heads = p.shape.num_heads, kv_heads = p.shape.num_kv_heads,
                 head_dim = p.shape.head_dim;

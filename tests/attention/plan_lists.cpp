@@ -15,12 +15,6 @@ using namespace attention_test;
 
 namespace {
 
-Index pairs_of(const Mask& mask) {
-  Index pairs = 0;
-  for (const Interval i : mask.intervals) pairs += i.size();
-  return pairs;
-}
-
 // Rows times keys of all jobs of a plan.
 Index planned_pairs(const detail::Plan& plan, Index group) {
   Index pairs = 0;
@@ -108,7 +102,7 @@ TEST_CASE("chosen blocks of keys for blocks of rows: jobs have no pair that is n
     Workspace workspace;
     const Workspace::Frame frame(workspace);
     const auto plan = detail::make_plan<float>(mask, {8 * group, 8, 128}, workspace);
-    const Index pairs = 8 * group * pairs_of(mask);
+    const Index pairs = 8 * group * detail::size_of(mask.intervals);
     CHECK(planned_pairs(plan, group) >= pairs);
     // (Neighbours that share more than half of their blocks may share a job.)
     CHECK(planned_pairs(plan, group) <= pairs + pairs / 10);
@@ -126,8 +120,8 @@ TEST_CASE("sinks and a window: jobs have no more pairs than of a window alone") 
   const Workspace::Frame frame(workspace);
   const auto plan = detail::make_plan<float>(mask, {16, 8, 128}, workspace);
   // A job of 144 rows sees 256 + 143 keys and the sinks, of which each row sees 260.
-  const double ratio =
-      static_cast<double>(planned_pairs(plan, 2)) / static_cast<double>(16 * pairs_of(mask));
+  const double ratio = static_cast<double>(planned_pairs(plan, 2)) /
+                       static_cast<double>(16 * detail::size_of(mask.intervals));
   CHECK(ratio >= 1);
   CHECK(ratio <= 403.0 / 260);
 }

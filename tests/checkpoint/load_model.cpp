@@ -61,25 +61,25 @@ double largest_logit(const Decoder<float>& d) {
   return static_cast<double>(d.logits(ids, {}, {}).eigen().cwiseAbs().maxCoeff());
 }
 
-constexpr const char* q_proj = "model.layers.1.self_attn.q_proj.weight";
+constexpr const char* kQueryWeight = "model.layers.1.self_attn.q_proj.weight";
 
 }  // namespace
 
 TEST_CASE("a tensor renamed, dropped or added is named by the error") {
   Folder f;
-  f.at(q_proj).name = "model.layers.1.self_attn.query.weight";
+  f.at(kQueryWeight).name = "model.layers.1.self_attn.query.weight";
   f.save();
-  CHECK(has(f.refusal(), text("missing \"", q_proj, "\" [64, 64]")));
+  CHECK(has(f.refusal(), text("missing \"", kQueryWeight, "\" [64, 64]")));
   CHECK(has(f.refusal(), "unexpected \"model.layers.1.self_attn.query.weight\""));
 
   Folder dropped;
-  std::erase_if(dropped.tensors, [](const NamedTensor& t) { return t.name == q_proj; });
+  std::erase_if(dropped.tensors, [](const NamedTensor& t) { return t.name == kQueryWeight; });
   dropped.save();
-  CHECK(has(dropped.refusal(), text("missing \"", q_proj, "\"")));
+  CHECK(has(dropped.refusal(), text("missing \"", kQueryWeight, "\"")));
   CHECK(!has(dropped.refusal(), "unexpected"));
 
   Folder added;
-  added.tensors.push_back(added.at(q_proj));
+  added.tensors.push_back(added.at(kQueryWeight));
   added.tensors.back().name = "model.layers.3.self_attn.q_proj.weight";
   added.save();
   CHECK(has(added.refusal(), "unexpected \"model.layers.3.self_attn.q_proj.weight\""));
@@ -87,10 +87,10 @@ TEST_CASE("a tensor renamed, dropped or added is named by the error") {
 
 TEST_CASE("a tensor of another shape or type is named with what was expected and found") {
   Folder f;
-  f.at(q_proj).shape = {32, 128};
+  f.at(kQueryWeight).shape = {32, 128};
   f.at("model.norm.weight").dtype = DType::I32;
   f.save();
-  CHECK(has(f.refusal(), text("\"", q_proj, "\": expected [64, 64], got [32, 128]")));
+  CHECK(has(f.refusal(), text("\"", kQueryWeight, "\": expected [64, 64], got [32, 128]")));
   CHECK(has(f.refusal(), "\"model.norm.weight\": expected F32, F64, F16 or BF16, got I32"));
 }
 
@@ -324,7 +324,7 @@ TEST_CASE("a head without an embedding is both where they are tied, a missing he
 
 TEST_CASE("what the files hold besides is refused by the option that passes over it") {
   Folder f;
-  f.tensors.push_back(f.at(q_proj));
+  f.tensors.push_back(f.at(kQueryWeight));
   f.tensors.back().name = "extra.weight";
   f.save();
   CHECK(has(f.refusal(), "unexpected \"extra.weight\""));
@@ -340,8 +340,8 @@ TEST_CASE("what the files hold besides is refused by the option that passes over
   std::filesystem::rename(f.scratch.file("model.safetensors"),
                           f.scratch.file("model-00001-of-00001.safetensors"));
   f.scratch.write("model.safetensors.index.json",
-                  casa::text(R"({"metadata": {"total_size": 1.5e99}, "weight_map": {")", q_proj,
-                             R"(": "model-00001-of-00001.safetensors"}})"));
+                  casa::text(R"({"metadata": {"total_size": 1.5e99}, "weight_map": {")",
+                             kQueryWeight, R"(": "model-00001-of-00001.safetensors"}})"));
   CHECK(same_logits(f.load().decoder, plain.decoder));
   CHECK(ModelFolder(f.scratch.path()).report().unused == std::vector<std::string>{"extra.weight"});
 }

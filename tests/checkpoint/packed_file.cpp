@@ -51,14 +51,12 @@ struct Kept {
   void write(const std::string& content) const { scratch.write("weights.packed", content); }
 };
 
-constexpr WeightType kInt8 = WeightType::int8;
-
 }  // namespace
 
 TEST_CASE("weights from the file that kept them are those that were packed, bit for bit") {
   for (const char* name : {"hf_qwen2", "hf_helium", "casa_qwen2_5_vl", "casa_helium_replace"})
     for (const WeightType type :
-         {WeightType::native, WeightType::bfloat16, WeightType::half, kInt8}) {
+         {WeightType::native, WeightType::bfloat16, WeightType::half, WeightType::int8}) {
       CAPTURE(name);
       CAPTURE(static_cast<int>(type));
       const Kept kept(name);
@@ -80,7 +78,7 @@ TEST_CASE("weights from the file that kept them are those that were packed, bit 
 
 TEST_CASE("the weights of such a file are used, and live as long as the model") {
   const Kept kept;
-  kept.load(kInt8);
+  kept.load(WeightType::int8);
   const SafeTensors file = read_safetensors(kept.file);
   // Another embedding under the same key, with a hash that fits.
   std::vector<std::byte> other(file.at("model.embed_tokens.weight").bytes.begin(),
@@ -93,9 +91,9 @@ TEST_CASE("the weights of such a file are used, and live as long as the model") 
     parts.emplace(t.name, PackedBytes{{std::shared_ptr<void>(), data}, t.count()});
   }
   write_packed_file(kept.file, file.metadata().find("casa.packed")->second, parts);
-  const Model<float> expected = kept.plain(kInt8);
+  const Model<float> expected = kept.plain(WeightType::int8);
   for (const bool map : {false, true}) {
-    const Model<float> model = kept.load(kInt8, map);
+    const Model<float> model = kept.load(WeightType::int8, map);
     std::filesystem::rename(kept.file, kept.scratch.file("moved"));
     CHECK_FALSE(same_bits(logits(model), logits(expected)));
     std::filesystem::rename(kept.scratch.file("moved"), kept.file);
@@ -104,13 +102,13 @@ TEST_CASE("the weights of such a file are used, and live as long as the model") 
 
 TEST_CASE("a file that does not fit is made anew: other values, another type, another processor") {
   const Kept kept;
-  kept.load(kInt8);
+  kept.load(WeightType::int8);
   const std::string of_int8 = kept.bytes();
   CHECK(same_bits(logits(kept.load(WeightType::native)), logits(kept.plain(WeightType::native))));
   CHECK(kept.bytes() != of_int8);
   CHECK(load_model<double>(kept.scratch.path(), kept.options(WeightType::native))
             .decoder.weight_bytes() > 0);
-  CHECK(same_bits(logits(kept.load(kInt8)), logits(kept.plain(kInt8))));
+  CHECK(same_bits(logits(kept.load(WeightType::int8)), logits(kept.plain(WeightType::int8))));
   CHECK(kept.bytes() == of_int8);
 
   // The model's file changes, in place and without a change of its size.
@@ -121,10 +119,10 @@ TEST_CASE("a file that does not fit is made anew: other values, another type, an
       reinterpret_cast<const char*>(source.tensors()[0].bytes.data()));
   const std::size_t data = model.size() - static_cast<std::size_t>(source.data_bytes());
   for (std::size_t i = 0; i < 400; ++i) model[data + at + 4 * i + 3] ^= '\x80';  // signs
-  const Matrix<float> before = logits(kept.plain(kInt8));
+  const Matrix<float> before = logits(kept.plain(WeightType::int8));
   kept.scratch.write("model.safetensors", model);
-  CHECK_FALSE(same_bits(logits(kept.plain(kInt8)), before));
-  CHECK(same_bits(logits(kept.load(kInt8)), logits(kept.plain(kInt8))));
+  CHECK_FALSE(same_bits(logits(kept.plain(WeightType::int8)), before));
+  CHECK(same_bits(logits(kept.load(WeightType::int8)), logits(kept.plain(WeightType::int8))));
   CHECK(kept.bytes() != of_int8);
 
   // Another layout, or version.
@@ -134,7 +132,7 @@ TEST_CASE("a file that does not fit is made anew: other values, another type, an
   char& digit = foreign[key + 20];
   digit = digit == '0' ? '1' : '0';
   kept.write(foreign);
-  CHECK(same_bits(logits(kept.load(kInt8)), logits(kept.plain(kInt8))));
+  CHECK(same_bits(logits(kept.load(WeightType::int8)), logits(kept.plain(WeightType::int8))));
   CHECK(kept.bytes() != foreign);
 }
 
@@ -145,7 +143,7 @@ TEST_CASE("a file of other weights of the image encoder does not fit") {
     kept.load(WeightType::bfloat16);
     const std::string before = kept.bytes();
     ModelOptions options = kept.options(WeightType::bfloat16);
-    options.encoder_weights = kInt8;
+    options.encoder_weights = WeightType::int8;
     const auto model = load_model<float>(kept.scratch.path(), options);
     CHECK(kept.bytes() != before);
     options.packed_file.clear();
@@ -156,29 +154,30 @@ TEST_CASE("a file of other weights of the image encoder does not fit") {
 
 TEST_CASE("a damaged file and one that is something else are refused and left alone") {
   const Kept kept;
-  kept.load(kInt8);
+  kept.load(WeightType::int8);
   const std::string good = kept.bytes();
   for (const std::size_t at : {std::size_t{1}, good.size() / 2}) {
     std::string bad = good;
     bad[bad.size() - at] ^= 4;
     kept.write(bad);
-    CHECK(has(kept.refusal(kInt8), "packed weights are damaged: their hash is "));
+    CHECK(has(kept.refusal(WeightType::int8), "packed weights are damaged: their hash is "));
     CHECK(kept.bytes() == bad);
   }
   kept.write(good.substr(0, good.size() - 1));
-  CHECK(has(kept.refusal(kInt8), kept.file));
+  CHECK(has(kept.refusal(WeightType::int8), kept.file));
   const std::string model = kept.scratch.read("model.safetensors");
   kept.write(model);
-  CHECK(has(kept.refusal(kInt8), "is no file of packed weights"));
+  CHECK(has(kept.refusal(WeightType::int8), "is no file of packed weights"));
   CHECK(kept.bytes() == model);
 
-  ModelOptions nowhere = kept.options(kInt8);
+  ModelOptions nowhere = kept.options(WeightType::int8);
   nowhere.packed_file = kept.scratch.file("none/weights.packed");
   CHECK(has(message_of([&] { load_model<float>(kept.scratch.path(), nowhere); }),
             "none/weights.packed: cannot create"));
   const Checkpoint memory(SafeTensors(Bytes(model), "memory"));
   CHECK(has(message_of([&] {
-              load_model<float>(kept.scratch.read("config.json"), memory, kept.options(kInt8));
+              load_model<float>(kept.scratch.read("config.json"), memory,
+                                kept.options(WeightType::int8));
             }),
             "cannot be kept of a model in memory"));
 }
@@ -187,7 +186,7 @@ TEST_CASE("steps and scales that nobody may have are found before they are packe
   const Kept kept;
   const Scratch eight;
   ModelOptions int8;
-  int8.weights = kInt8;
+  int8.weights = WeightType::int8;
   convert_model(kept.scratch.path(), eight.path(), int8);
   const SafeTensors file = read_safetensors(eight.file("model.safetensors"));
   std::vector<NamedTensor> tensors;

@@ -10,7 +10,7 @@ using namespace casa;
 
 namespace {
 
-struct Case {
+struct ReaderCase {
   const char* folder;
   const char* variant;
   int begin, end;
@@ -21,10 +21,10 @@ struct Case {
 }  // namespace
 
 TEST_CASE("a captioner reads digits and text as the reference does") {
-  for (const Case& c :
-       {Case{"digits", "casa", 12, 11, 20, 64}, Case{"reader", "casa", 96, 97, 73, 8},
-        Case{"reader", "cross_attention", 96, 97, 73, 8},
-        Case{"reader", "token_insertion", 96, 97, 73, 8}}) {
+  for (const ReaderCase& c :
+       {ReaderCase{"digits", "casa", 12, 11, 20, 64}, ReaderCase{"reader", "casa", 96, 97, 73, 8},
+        ReaderCase{"reader", "cross_attention", 96, 97, 73, 8},
+        ReaderCase{"reader", "token_insertion", 96, 97, 73, 8}}) {
     const auto root = golden::repository_root() / c.folder;
     CAPTURE(c.folder);
     CAPTURE(c.variant);

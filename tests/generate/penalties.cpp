@@ -18,7 +18,7 @@ using casa::Random;
 
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 Index random_id(Random& random, Index vocab) {
   return static_cast<Index>(random.uniform() * static_cast<double>(vocab));
@@ -138,7 +138,7 @@ TEST_CASE("a penalty of 1 is off") {
   EmaRepetitionPenalty penalty(3, {.penalty = 1});
   penalty.observe(1);
   CHECK(penalty.state().ids.empty());
-  const std::vector<float> logits{1, 2, -kInf};
+  const std::vector<float> logits{1, 2, -kInfinity};
   CHECK(applied(penalty, logits) == logits);
 }
 
@@ -147,7 +147,7 @@ TEST_CASE("a token that would complete an n-gram again is forbidden") {
   for (const Index id : {1, 2, 5, 1, 2}) block.observe(id);
   std::vector<float> logits(10, 1.f);
   CHECK(block.apply(std::span<float>(logits)) == 1);
-  for (std::size_t id = 0; id < 10; ++id) CHECK(logits[id] == (id == 5 ? -kInf : 1.f));
+  for (std::size_t id = 0; id < 10; ++id) CHECK(logits[id] == (id == 5 ? -kInfinity : 1.f));
   block.observe(7);  // 1 2 5 1 2 7
   block.observe(1);  // 2 5 1 2 7 1: the first 1 2 5 has left the window
   block.observe(2);
@@ -198,12 +198,12 @@ TEST_CASE("when nothing would be left nothing is forbidden") {
 
   NgramBlock two(3, {.size = 1, .window = 2});
   for (const Index id : {0, 1}) two.observe(id);
-  logits = {1, 2, -kInf};  // the only token left is impossible already
+  logits = {1, 2, -kInfinity};  // the only token left is impossible already
   CHECK(two.apply(std::span<float>(logits)) == 0);
-  CHECK(logits == std::vector<float>{1, 2, -kInf});
+  CHECK(logits == std::vector<float>{1, 2, -kInfinity});
   logits = {1, 2, -50};
   CHECK(two.apply(std::span<float>(logits)) == 2);
-  CHECK(logits == std::vector<float>{-kInf, -kInf, -50});
+  CHECK(logits == std::vector<float>{-kInfinity, -kInfinity, -50});
 }
 
 TEST_CASE("restored rules go on as ones never stopped") {

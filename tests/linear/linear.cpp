@@ -12,8 +12,8 @@ using namespace casa_test;
 
 namespace {
 
-constexpr WeightType kTypes[] = {WeightType::native, WeightType::bfloat16, WeightType::half,
-                                 WeightType::int8};
+constexpr WeightType kAllTypes[] = {WeightType::native, WeightType::bfloat16, WeightType::half,
+                                    WeightType::int8};
 
 // y = before + (x W^T + b) in double from the weights as they are computed with, and by how much a
 // sum in order of k in T may differ: each term is rounded at most depth + 2 times by eps / 2 (depth
@@ -43,7 +43,7 @@ void check_product(const Linear<T>& linear, MatrixView<const T> x, MatrixView<co
 }
 
 template <class T>
-void check_shapes(WeightType type) {
+void check_linear_shapes(WeightType type) {
   struct Shape {
     Index rows, in, out;
   };
@@ -75,11 +75,11 @@ void check_shapes(WeightType type) {
 }  // namespace
 
 TEST_CASE("a linear layer is x W^T + b, plus what was there where it accumulates") {
-  for (const WeightType type : kTypes) {
+  for (const WeightType type : kAllTypes) {
     CAPTURE(static_cast<int>(type));
-    check_shapes<float>(type);
+    check_linear_shapes<float>(type);
   }
-  check_shapes<double>(WeightType::native);
+  check_linear_shapes<double>(WeightType::native);
 }
 
 TEST_CASE_TEMPLATE("a row's bits do not depend on the rows beside it nor on threads", T, float,
@@ -87,7 +87,7 @@ TEST_CASE_TEMPLATE("a row's bits do not depend on the rows beside it nor on thre
   std::mt19937_64 rng(7);
   const Index rows = 45, in = 1100, out = 150;  // several tiles, blocks of k, a partial panel
   const Matrix<T> w = random_matrix<T>(rng, out, in), x = random_matrix<T>(rng, rows, in);
-  for (const WeightType type : kTypes) {
+  for (const WeightType type : kAllTypes) {
     if (type != WeightType::native && std::is_same_v<T, double>) continue;
     CAPTURE(static_cast<int>(type));
     const Linear<T> linear({w}, type);
@@ -221,7 +221,7 @@ TEST_CASE("alternating pieces give the bits of stacked ones") {
                       bias = random_matrix<float>(rng, 1, 75);
   const std::array<LinearPiece, 3> pieces = {LinearPiece{a}, {b, bias}, {c}};
   const Context context;
-  for (const WeightType type : kTypes) {
+  for (const WeightType type : kAllTypes) {
     Arena arena;
     const Linear<float> stacked(pieces, type);
     const Linear<float> alternating(pieces, type, &arena, PieceOrder::alternating);

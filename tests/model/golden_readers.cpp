@@ -15,7 +15,7 @@ struct Kind {
   int begin, end, most_tokens;
   Index streams_in_double;  // read greedily; each costs the tests a tenth of a second and more
 };
-constexpr Kind kDigits{"digits", 12, 11, 20, 64}, kText{"reader", 96, 97, 72, 4};
+constexpr Kind kDigitReader{"digits", 12, 11, 20, 64}, kTextReader{"reader", 96, 97, 72, 4};
 
 // A folder that holds outputs alone speaks of the repository's own models. Empty where that has no
 // such model either.
@@ -126,7 +126,7 @@ void check_variant(const Kind& kind, const std::string& folder,
 }  // namespace
 
 TEST_CASE_TEMPLATE("the trained readers read as the reference does", T, float, double) {
-  for (const Kind& kind : {kDigits, kText}) {
+  for (const Kind& kind : {kDigitReader, kTextReader}) {
     for (const auto& folder : golden::folders(kind.folder)) {
       const golden::Case streams(folder / "streams.safetensors");
       int variants = 0;

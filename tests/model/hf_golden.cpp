@@ -38,8 +38,8 @@ io::Model<T> load(const std::filesystem::path& folder, const std::string& config
 
 // The stream that a case's input_ids are: images in the places of image_token_id.
 template <class T>
-golden::Stream<T> stream(const io::Model<T>& model, const golden::Case& io,
-                         const Context& context) {
+golden::Stream<T> stream_of_ids(const io::Model<T>& model, const golden::Case& io,
+                                const Context& context) {
   golden::Stream<T> s;
   if (!model.vision_tower) {
     s.ids = golden::ids(io, "input_ids");
@@ -59,7 +59,7 @@ golden::Stream<T> stream(const io::Model<T>& model, const golden::Case& io,
 template <class T>
 golden::Run<T> run(const io::Model<T>& model, const golden::Case& io, Path path) {
   const Context context = golden::context_of(path);
-  return golden::run(model.decoder, stream(model, io, context), context);
+  return golden::run(model.decoder, stream_of_ids(model, io, context), context);
 }
 
 // `decided` counts the folders whose greedy ids T can tell.
@@ -94,7 +94,7 @@ void check_folder(const std::filesystem::path& folder, const std::string& config
   }
 
   const auto new_ids = golden::ids(io, "greedy.new_ids");
-  golden::Stream<T> prompt = stream(model, io, Context{});
+  golden::Stream<T> prompt = stream_of_ids(model, io, Context{});
   if (io.has("greedy.prompt_ids")) prompt.ids = golden::ids(io, "greedy.prompt_ids");
   const auto margins = io.values<double>("greedy.margins");
   if (std::is_same_v<T, double> || std::ranges::min(margins) > 1e-4) {
@@ -182,7 +182,7 @@ TEST_CASE("images as tokens of the stream stand where transformers puts them") {
     with_images.ran();
     const auto model = load<float>(folder, "config.json");
     REQUIRE(model.decoder.config().fusion.has_value());
-    const auto s = stream(model, io, Context{});
+    const auto s = stream_of_ids(model, io, Context{});
     const auto expected = io.ints("position_ids");  // [3, all]
 
     PositionCounter counter(model.decoder.config().fusion->image_rope);

@@ -79,7 +79,7 @@ Matrix<double> in_chunks(const Decoder<double>& model, DecoderState<double>& sta
   return logits;
 }
 
-double distance(const Matrix<double>& a, const Matrix<double>& b) {
+double largest_change(const Matrix<double>& a, const Matrix<double>& b) {
   return a.size() == 0 ? 0 : casa_test::largest_difference(a.eigen(), b.eigen());
 }
 double bound_of(const Matrix<double>& m) {
@@ -199,7 +199,7 @@ TEST_CASE("logits are those of the definition, and caches hold the windows that 
             const auto fused = static_cast<Index>(c.fusion->layers.size());
             CHECK(now.fusion_bytes() == held * fused * 2 * c.num_key_value_heads * c.head_dim * 8);
           });
-          CHECK(distance(logits, expected) <= bound_of(expected));
+          CHECK(largest_change(logits, expected) <= bound_of(expected));
           rows += logits.rows();
         }
       }
@@ -224,7 +224,7 @@ TEST_CASE("histories are told apart: those of another give other logits") {
     all.push_back(model.logits(s.ids, s.insertions, s.images));
     for (std::size_t other = 0; other + 1 < all.size(); ++other) {
       CAPTURE(other);
-      CHECK(distance(all.back(), all[other]) > 1e-3);
+      CHECK(largest_change(all.back(), all[other]) > 1e-3);
     }
   }
 }
@@ -258,8 +258,8 @@ TEST_CASE("a rule of one's own is followed as if the library knew it") {
             });
         auto state = model.new_state();
         const Matrix<double> logits = in_chunks(model, state, s, random, [](const auto&) {});
-        CHECK(distance(logits, expected) <= bound_of(expected));
-        CHECK(distance(model.logits(s.ids, s.insertions, s.images), expected) <=
+        CHECK(largest_change(logits, expected) <= bound_of(expected));
+        CHECK(largest_change(model.logits(s.ids, s.insertions, s.images), expected) <=
               bound_of(expected));
       }
 }
@@ -284,7 +284,7 @@ TEST_CASE("a history written as a rule is that history, for image rows too") {
       CHECK(by_rule.logits(s.ids, s.insertions, s.images).eigen() == whole.eigen());
       auto state = by_rule.new_state();
       const Matrix<double> pieces = in_chunks(by_rule, state, s, random, [](const auto&) {});
-      CHECK(distance(pieces, whole) <= bound_of(whole));
+      CHECK(largest_change(pieces, whole) <= bound_of(whole));
     }
 }
 
@@ -314,7 +314,7 @@ TEST_CASE("presets of published models are their definitions") {
       const Matrix<double> expected = twin_logits(Twin(c, weights), s, preset.sees);
       auto state = model.new_state();
       const Matrix<double> logits = in_chunks(model, state, s, random, [](const auto&) {});
-      CHECK(distance(logits, expected) <= bound_of(expected));
+      CHECK(largest_change(logits, expected) <= bound_of(expected));
     }
   for (const FusionConfig& f : {presets::flamingo({0}), presets::evlm({0})}) {
     CHECK(f.gate == Gate::tanh);

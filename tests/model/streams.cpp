@@ -59,13 +59,13 @@ DecoderConfig random_config(Choices& pick) {
 
 // What comes next in a stream: text, perhaps none, perhaps with images.
 template <class T>
-struct Chunk {
+struct RandomChunk {
   std::vector<int> ids;
   std::vector<Insertion> insertions;
   Matrix<T> images;
   LogitRows logits = LogitRows::last;
 
-  Chunk(const DecoderConfig& c, Index most, Choices& pick) {
+  RandomChunk(const DecoderConfig& c, Index most, Choices& pick) {
     ids = model_test::random_ids(pick.below(most + 1), c.vocab_size,
                                  static_cast<unsigned>(pick.random()));
     logits = pick.of({LogitRows::last, LogitRows::last, LogitRows::all, LogitRows::none});
@@ -132,7 +132,7 @@ void check_streams(unsigned seed, Index& compared) {
     }
     DecoderState<T> state = model.new_state(options);
     if (pick.below(4) > 0) {
-      const Chunk<T> past(config, 20, pick);
+      const RandomChunk<T> past(config, 20, pick);
       StreamInput<T> input = past.input(state);
       input.logits = LogitRows::none;
       model.forward(input, {}, context);
@@ -142,7 +142,7 @@ void check_streams(unsigned seed, Index& compared) {
   }
   for (int pass = 0; pass < 3; ++pass) {
     CAPTURE(pass);
-    std::vector<Chunk<T>> chunks;
+    std::vector<RandomChunk<T>> chunks;
     for (std::size_t s = 0; s < together.size(); ++s)
       chunks.emplace_back(config, pick.of<Index>({1, 1, 1, 4}), pick);
     std::vector<StreamInput<T>> inputs;
@@ -228,7 +228,7 @@ TEST_CASE("an error in one stream leaves all as they were") {
     const auto model = random_decoder<float>(config, seed);
     const Context context;
     std::vector<DecoderState<float>> states;
-    std::vector<Chunk<float>> chunks;
+    std::vector<RandomChunk<float>> chunks;
     for (std::size_t s = 0; s < 4; ++s) {
       states.push_back(model.new_state({.text_window = 0}));
       chunks.emplace_back(config, 6, pick);

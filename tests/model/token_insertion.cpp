@@ -11,13 +11,13 @@ namespace {
 
 using Dense = RowMatrix<double>;
 
-struct Fixture {
+struct InsertionTwins {
   DecoderConfig config;
   RandomWeights weights;
   std::vector<int> ids;
   Matrix<double> images;
 
-  Fixture(Index layers, unsigned seed, Index text = 14, Index image_tokens = 9)
+  InsertionTwins(Index layers, unsigned seed, Index text = 14, Index image_tokens = 9)
       : config(model_test::small_config(layers)),
         weights(seed),
         ids(model_test::random_ids(text, config.vocab_size, seed)),
@@ -48,14 +48,14 @@ struct Fixture {
 TEST_CASE("with D1..D5 switched on, CASA is token insertion") {
   for (unsigned seed = 1; seed <= 8; ++seed) {
     CAPTURE(seed);
-    Fixture f(3, seed);
+    InsertionTwins f(3, seed);
     const std::vector<Insertion> insertions{{2, 3}, {2, 1}, {7, 0}, {9, 3}, {14, 2}};
     f.check_equal(f.with(presets::token_insertion({0, 1, 2}), insertions), f.insertion(insertions));
   }
 }
 
 TEST_CASE("one image that stands first: the window is all of history") {
-  Fixture f(3, 3);
+  InsertionTwins f(3, 3);
   const std::vector<Insertion> first{{0, 9}};
   FusionConfig window = presets::token_insertion({0, 1, 2});
   window.history = History::window;
@@ -67,7 +67,7 @@ TEST_CASE("one image that stands first: the window is all of history") {
 }
 
 TEST_CASE("a stream without images is plain causal text, for every placement") {
-  Fixture f(2, 4, 14, 0);
+  InsertionTwins f(2, 4, 14, 0);
   const Dense causal = f.insertion({});
   f.check_equal(f.with(std::nullopt, {}), causal);
   f.check_equal(f.with(presets::token_insertion({0, 1}), {}), causal);
@@ -79,7 +79,7 @@ TEST_CASE("a stream without images is plain causal text, for every placement") {
 TEST_CASE("text rows of one CASA layer are insertion restricted to the window") {
   for (unsigned seed = 1; seed <= 8; ++seed) {
     CAPTURE(seed);
-    Fixture f(1, seed);
+    InsertionTwins f(1, seed);
     const std::vector<Insertion> insertions{{2, 3}, {2, 1}, {7, 0}, {9, 3}, {14, 2}};
     FusionConfig casa = presets::casa_replace({0});
     casa.parameters = Sharing::shared;

@@ -11,17 +11,6 @@ using namespace captioner_test;
 
 namespace {
 
-// What `f` says when it refuses.
-template <class F>
-std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "accepted";
-}
-
 template <class T>
 std::vector<T> row(const Captioner<T>& c) {
   return {c.logits().data(), c.logits().data() + c.logits().cols()};
@@ -147,8 +136,8 @@ TEST_CASE("notes come back with the session, and the checksum holds them") {
   REQUIRE(at != std::string::npos);
   changed[at] = 8;
   scratch.write("s", changed);
-  CHECK(
-      has(refusal([&] { io::load_session(scratch.file("s"), resumed, "m"); }), "checksum differs"));
+  CHECK(has(message_of([&] { io::load_session(scratch.file("s"), resumed, "m"); }),
+            "checksum differs"));
 }
 
 TEST_CASE("a wrong, changed or cut session is refused by name, and nothing changes") {
@@ -166,7 +155,7 @@ TEST_CASE("a wrong, changed or cut session is refused by name, and nothing chang
   captions(other, stage, 3, 5);
   const CaptionerState before = other.state();
   const auto refused = [&](const std::string& model = "model A") {
-    const std::string why = refusal([&] { io::load_session(path, other, model); });
+    const std::string why = message_of([&] { io::load_session(path, other, model); });
     CHECK(has(why, path));
     CHECK(other.state() == before);
     return why;
@@ -186,15 +175,15 @@ TEST_CASE("a wrong, changed or cut session is refused by name, and nothing chang
     refused();
   }
   scratch.write("session", good);
-  CHECK(refusal([&] { io::load_session(scratch.file("none"), other, "model A"); }) != "accepted");
+  CHECK(message_of([&] { io::load_session(scratch.file("none"), other, "model A"); }) != "");
 
   CaptionerOptions wide = small_options();
   wide.state.text_window = 25;
   Captioner<float> wider(stage.model, context, wide);
-  CHECK(has(refusal([&] { io::load_session(path, wider, "model A"); }), "state options"));
+  CHECK(has(message_of([&] { io::load_session(path, wider, "model A"); }), "state options"));
   Stage<double> in_double;
   Captioner<double> doubles(in_double.model, context, small_options());
-  CHECK(has(refusal([&] { io::load_session(path, doubles, "model A"); }), "F64"));
+  CHECK(has(message_of([&] { io::load_session(path, doubles, "model A"); }), "F64"));
 
   io::write_safetensors(path, {}, {});
   CHECK(has(refused(), "not a session"));
@@ -227,7 +216,7 @@ TEST_CASE("numbers that do not fit each other are refused, also with a right che
       const std::string bad = scratch.file("bad");
       io::write_safetensors(bad, tensors, metadata);
       Captioner<float> other(stage.model, context, small_options());
-      CHECK(has(refusal([&] { io::load_session(bad, other, "m"); }), bad));
+      CHECK(has(message_of([&] { io::load_session(bad, other, "m"); }), bad));
     }
   }
 }
