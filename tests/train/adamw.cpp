@@ -132,6 +132,9 @@ TEST_CASE_TEMPLATE("norms and updates have the same bits for any number of threa
   TensorSet<T> start(specs()), gradients(specs());
   randomize(start, random, 1);
   randomize(gradients, random, 1);
+  // Enough parts that another order of their sums would show.
+  TensorSet<T> many_parts({{"w", 700, 1000}});
+  randomize(many_parts, random, 1);
   Trainer<T> alone(start, {.clip_norm = 0.5});
   for (int i = 0; i < 3; ++i) {
     alone.gradients() = gradients;
@@ -142,6 +145,7 @@ TEST_CASE_TEMPLATE("norms and updates have the same bits for any number of threa
     ThreadPool pool(threads);
     const Context context{.executor = pool};
     CHECK(global_norm(gradients, context) == global_norm(gradients));
+    CHECK(global_norm(many_parts, context) == global_norm(many_parts));
     Trainer<T> many(start, {.clip_norm = 0.5});
     for (int i = 0; i < 3; ++i) {
       many.gradients() = gradients;

@@ -21,17 +21,6 @@ namespace detail {
 
 inline constexpr std::string_view kTrainingFormat = "casa-training-1";
 
-template <Scalar T>
-void add_tensors(const std::string& prefix, const TensorSet<T>& set, std::vector<NamedTensor>& to) {
-  for (Index i = 0; i < set.size(); ++i) {
-    const TensorSpec& spec = set.specs()[static_cast<std::size_t>(i)];
-    const Interval at = set.range(i);
-    to.push_back(named_tensor<T>(prefix + spec.name, spec.shape(),
-                                 set.values().subspan(static_cast<std::size_t>(at.begin),
-                                                      static_cast<std::size_t>(at.size()))));
-  }
-}
-
 // The tensors of a set of these specs, in the file's own type: a conversion would change bits.
 template <Scalar T>
 TensorSet<T> read_tensors(const SafeTensors& file, const std::string& prefix,
@@ -52,6 +41,21 @@ TensorSet<T> read_tensors(const SafeTensors& file, const std::string& prefix,
 
 }  // namespace detail
 
+/// All tensors of a set, to be written under their names after `prefix`. The values stay where they
+/// are.
+template <Scalar T>
+std::vector<NamedTensor> named_tensors(const TensorSet<T>& set, const std::string& prefix = "") {
+  std::vector<NamedTensor> tensors;
+  for (Index i = 0; i < set.size(); ++i) {
+    const TensorSpec& spec = set.specs()[static_cast<std::size_t>(i)];
+    const Interval at = set.range(i);
+    tensors.push_back(named_tensor<T>(prefix + spec.name, spec.shape(),
+                                      set.values().subspan(static_cast<std::size_t>(at.begin),
+                                                           static_cast<std::size_t>(at.size()))));
+  }
+  return tensors;
+}
+
 /// Writes a training run, between two steps, to `path`, as safetensors: "parameters.NAME",
 /// "adamw.first.NAME" and "adamw.second.NAME" for each tensor that learns, "counts" and "order".
 /// `config` says how the run was set up, in any text (JSON, say): a run can only go on under the
@@ -67,9 +71,10 @@ void save_training(const std::string& path, const Trainer<T>& trainer, const Sam
   require(std::all_of(gradients.begin(), gradients.end(), [](T g) { return g == T{0}; }), path,
           ": save_training: gradients have been added since the last step");
   std::vector<NamedTensor> tensors;
-  detail::add_tensors("parameters.", trainer.parameters(), tensors);
-  detail::add_tensors("adamw.first.", trainer.optimizer().first_moments(), tensors);
-  detail::add_tensors("adamw.second.", trainer.optimizer().second_moments(), tensors);
+  for (auto& [prefix, set] : {std::pair{"parameters.", &trainer.parameters()},
+                              std::pair{"adamw.first.", &trainer.optimizer().first_moments()},
+                              std::pair{"adamw.second.", &trainer.optimizer().second_moments()}})
+    for (NamedTensor& t : named_tensors(*set, prefix)) tensors.push_back(std::move(t));
   const std::vector<std::int64_t> counts{trainer.counts().steps, trainer.counts().skipped};
   const std::vector<std::int64_t> places{order.samples(), order.state().epoch, order.state().place};
   const std::vector<std::uint64_t> seed{order.seed()};
