@@ -8,30 +8,14 @@
 #include <string>
 
 #include "casa/core/build_info.hpp"
+#include "support/digits.hpp"
 #include "support/program.hpp"
-#include "support/reader.hpp"
 #include "support/reader_files.hpp"
 
 namespace {
 
 using program::Ids;
 using program::Index;
-
-// The vocabulary of the digit readers: 0..9, and
-constexpr int kRow = 10, kEnd = 11, kBegin = 12;
-constexpr program::Spelling kSpelling{kBegin, kEnd, 20};
-
-std::string spelled(const Ids& ids) {
-  static const char* const names[] = {"0", "1", "2",   "3", "4", "5", "6", "7",
-                                      "8", "9", " / ", "",  "",  "?", "?", "?"};
-  std::string s;
-  for (const int id : ids) {
-    casa::require(id >= 0 && id < 16, "caption: id ", id,
-                  " is none of the 16 of the digit readers");
-    s += names[static_cast<std::size_t>(id)];
-  }
-  return s;
-}
 
 // An image as lines of characters, two pixel rows a line.
 void show(const program::Streams& streams, Index i) {
@@ -47,43 +31,22 @@ void show(const program::Streams& streams, Index i) {
   }
 }
 
-struct Score {
-  double exact = 0, digits = 0;
-};
-
-Score score(const program::Reading& reading, const program::Streams& streams) {
-  Index exact = 0, right = 0, digits = 0;
-  for (std::size_t i = 0; i < streams.captions.size(); ++i) {
-    const Ids &truth = streams.captions[i], &said = reading.captions[i];
-    exact += truth == said;
-    for (std::size_t t = 0; t < truth.size(); ++t) {
-      if (truth[t] >= kRow) continue;
-      ++digits;
-      right += t < said.size() && said[t] == truth[t];
-    }
-  }
-  const auto share = [](Index part, Index all) {
-    return all ? static_cast<double>(part) / static_cast<double>(all) : 0.0;
-  };
-  return {share(exact, static_cast<Index>(streams.captions.size())), share(right, digits)};
-}
-
 void read_all(const std::string& data, const casa::Context& context) {
   const program::Streams streams = program::load_streams(data + "/streams.safetensors");
-  const program::Reading r =
-      program::read(program::load_reader(data + "/casa", kSpelling), streams, context);
+  const program::Reading r = program::read(
+      program::load_reader(data + "/casa", program::kDigitSpelling), streams, context);
   constexpr Index shown = 3;
   for (Index i = 0; i < std::min(shown, streams.images.rows()); ++i) {
     const auto u = static_cast<std::size_t>(i);
     program::print("image %td\n", i);
     show(streams, i);
     if (!streams.captions.empty())
-      program::print("  %-6s %s\n", "truth", spelled(streams.captions[u]).c_str());
-    program::print("  %-6s %s\n\n", "read", spelled(r.captions[u]).c_str());
+      program::print("  %-6s %s\n", "truth", program::spelled_digits(streams.captions[u]).c_str());
+    program::print("  %-6s %s\n\n", "read", program::spelled_digits(r.captions[u]).c_str());
   }
   program::print("%td images in %td streams, read by CASA\n\n", streams.images.rows(),
                  streams.count());
-  const auto [exact, digits] = score(r, streams);
+  const auto [exact, digits] = program::score_digits(r, streams);
   program::print("exact match %.2f %%, digits right %.2f %%, %.0f tokens/s\n", 100 * exact,
                  100 * digits, static_cast<double>(r.tokens()) / r.seconds);
   program::put("cache KiB after each image of a stream:");
@@ -115,9 +78,10 @@ int main(int argc, char** argv) {
     files.check();
     const program::Streams streams = program::load_streams(files.streams);
     const program::Reading reading =
-        program::read(program::load_reader(files.model, kSpelling), streams, context);
+        program::read(program::load_reader(files.model, program::kDigitSpelling), streams, context);
     if (!files.json.empty()) program::write_captions(files.json, reading);
-    for (const Ids& caption : reading.captions) program::put(spelled(caption) + "\n");
+    for (const Ids& caption : reading.captions)
+      program::put(program::spelled_digits(caption) + "\n");
     return 0;
   });
 }
