@@ -249,6 +249,19 @@ TEST_CASE("states of other sizes are not merged or finished, and stay as they we
   CHECK(has(message_of([&] { (void)empty_state<float>(1, {3, 2, 4}); }), "must divide num_heads"));
 }
 
+TEST_CASE("the definition is called as attention is, with or without a score function") {
+  const Matrix<float> q = random(3, 8, 8), k = random(5, 8, 9), v = random(5, 8, 10);
+  const KeyPiece<float> piece{k.data(), v.data(), 5, 8, 4};
+  const std::vector<Interval> seen{{0, 3}, {1, 5}, {2, 2}};
+  const AttentionInput<float> in{{2, 2, 4}, 0.5, q.view(), {&piece, 1}, seen};
+  Matrix<float> by_path(3, 8), exact(3, 8), scored(3, 8);
+  attend(in, by_path.view(), nullptr, Context{.path = Path::naive});
+  naive::attend(in, exact.view());
+  naive::attend(in, scored.view(), nullptr, {}, PlainScore{});
+  CHECK((by_path.view().eigen().array() == exact.view().eigen().array()).all());
+  CHECK((scored.view().eigen().array() == exact.view().eigen().array()).all());
+}
+
 TEST_CASE("attention with more workers than 64, whichever comes first") {
   const Index heads = 8, dim = 16, rows = 700;
   const Matrix<float> q = random(rows, heads * dim, 5), k = random(rows, heads * dim, 6),

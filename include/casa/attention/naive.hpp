@@ -106,7 +106,7 @@ void attend(const AttentionInput<T, S>& in, MatrixView<std::type_identity_t<T>> 
 template <Scalar T, class S>
 void attend(const AttentionInput<T, S>& in, MatrixView<std::type_identity_t<T>> out,
             std::type_identity_t<T>* lse = nullptr, const Context& context = {}) {
-  attend(in, out, lse, context, PlainScore{});
+  naive::attend(in, out, lse, context, PlainScore{});  // (else casa::attend is found as well)
 }
 
 /// The state over all keys that each row sees: the same arguments as casa::attend_state.
