@@ -92,8 +92,8 @@ struct AttendOptions {
   const Context* context = nullptr;  ///< threads and scratch memory; one thread unless given
   Index value_dim = 0;               ///< of a head of v and of the result; 0: head_dim
   std::span<const T> sinks = {};     ///< (num_heads): learned sink logits (AttentionInput); or none
-  /// k and v are head-major, which a few query rows read up to twice as fast: (num_kv_heads * keys,
-  /// head_dim) and (num_kv_heads * keys, value_dim), key t of kv head h in row h * keys + t.
+  /// k and v are head-major, which few query rows read 1.1 to 2 times as fast: (num_kv_heads *
+  /// keys, head_dim) and (num_kv_heads * keys, value_dim), key t of kv head h in row h * keys + t.
   bool head_major = false;
 };
 
