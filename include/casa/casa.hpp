@@ -33,11 +33,15 @@
 #include "casa/linear/linear.hpp"
 #include "casa/linear/linear_backward.hpp"
 
+#include "casa/layers/cross_entropy.hpp"
 #include "casa/layers/rms_norm.hpp"
+#include "casa/layers/rms_norm_backward.hpp"
 #include "casa/layers/rope.hpp"
+#include "casa/layers/rope_backward.hpp"
 #include "casa/layers/rope_scaling.hpp"
 #include "casa/layers/softmax.hpp"
 #include "casa/layers/swiglu.hpp"
+#include "casa/layers/swiglu_backward.hpp"
 
 #include "casa/model/add_fusion.hpp"
 #include "casa/model/attention_maps.hpp"

@@ -163,12 +163,19 @@ class RopeTable {
 
   /// Rotates one head in place: rotary_dim() values at x, by row `row` of the table. Not checked;
   /// apply_rope is.
-  void rotate(Index row, T* x) const {
+  void rotate(Index row, T* x) const { turn<false>(row, x); }
+  /// The transpose of rotate(): by the angles' negatives, and times Rope::magnitude too. Not
+  /// checked; apply_rope_backward is.
+  void rotate_backward(Index row, T* x) const { turn<true>(row, x); }
+
+ private:
+  template <bool Back>
+  void turn(Index row, T* x) const {
     const T *c = this->row(row), *s = c + width();
     if (style_ == RopeStyle::half) {
       detail::for_each_vector<T>(pairs_, [&](Index i, Index n) {
         const auto a = detail::load_n(x + i, n), b = detail::load_n(x + pairs_ + i, n);
-        const auto cosine = detail::load_n(c + i, n), sine = detail::load_n(s + i, n);
+        const auto cosine = detail::load_n(c + i, n), sine = signed_sine<Back>(s + i, n);
         detail::store_n(x + i, simd::fma(a, cosine, -(b * sine)), n);
         detail::store_n(x + pairs_ + i, simd::fma(b, cosine, a * sine), n);
       });
@@ -176,13 +183,16 @@ class RopeTable {
       detail::for_each_vector<T>(2 * pairs_, [&](Index i, Index n) {
         const auto v = detail::load_n(x + i, n);
         const auto swapped = simd::detail::swapped<1>(v, simd::detail::LaneSequence<T>{});
-        const auto cosine = detail::load_n(c + i, n), sine = detail::load_n(s + i, n);
+        const auto cosine = detail::load_n(c + i, n), sine = signed_sine<Back>(s + i, n);
         detail::store_n(x + i, simd::fma(v, cosine, swapped * sine), n);
       });
     }
   }
+  template <bool Back>
+  static simd::Vec<T> signed_sine(const T* s, Index n) {
+    return Back ? -detail::load_n(s, n) : detail::load_n(s, n);
+  }
 
- private:
   // A row holds cosines, then sines. With interleaved pairs each stands twice, the sines as -sin,
   // sin: then a vector v of pairs becomes v * cosines + (v with neighbours swapped) * sines.
   Index step() const { return style_ == RopeStyle::half ? 1 : 2; }
