@@ -142,6 +142,18 @@ TEST_CASE_TEMPLATE("gradients of stacked and of alternating pieces are those of 
     linear_backward_input<T>(linear, d_y, d_x, {});
     check_product<T>(d_y.eigen(), linear.unpacked().eigen(), d_x, nullptr);
 
+    for (Index first = 0; first <= linear.num_pieces(); ++first)
+      for (Index last = first; last <= linear.num_pieces(); ++last) {
+        CAPTURE(first);
+        CAPTURE(last);
+        const Index begin = linear.piece_begin(first), count = linear.piece_begin(last) - begin;
+        const Matrix<T> before = d_x;
+        linear_backward_input_pieces<T>(linear, d_y.middle_cols(begin, count), d_x, first, last, {},
+                                        Accumulate::yes);
+        check_product<T>(d_y.eigen().middleCols(begin, count),
+                         linear.unpacked().eigen().middleRows(begin, count), d_x, &before);
+      }
+
     const Matrix<T> x = random_matrix<T>(rng, rows, in + 3);
     const auto view = x.view().middle_cols(2, in);
     for (Index p = 0; p < linear.num_pieces(); ++p) {
@@ -252,6 +264,8 @@ TEST_CASE("wrong shapes of gradients are refused by name") {
   CHECK_THROWS_WITH(input(p.d_y, wrong),
                     "linear_backward_input: columns of d_x: expected 8, got 9");
   CHECK_THROWS_WITH(input(p.d_y, fewer), "linear_backward_input: rows of d_x: expected 4, got 3");
+  CHECK_THROWS_WITH(linear_backward_input_pieces<float>(linear, p.d_y, p.d_x, 1, 2, {}),
+                    "linear_backward_input: pieces [1, 2) of 1");
   const auto weight = [&](MatrixView<const float> x, MatrixView<float> d_w, std::span<float> d_b) {
     linear_backward_weight<float>(x, p.d_y, d_w, d_b, {});
   };
