@@ -39,16 +39,15 @@ void check_gradients(const AttentionInput<T, S>& in, const AttentionResult<T>& r
   const Index columns = checked_mul(in.shape.num_heads, in.shape.output_dim(), "attend_backward");
   const auto check_matrix = [&](const char* what, const auto& m, Index cols) {
     if (m.rows() != rows || (rows > 0 && m.cols() != cols))
-      fail("attend_backward: ", what, ": expected (", rows, ", ", cols, "), got (", m.rows(), ", ",
-           m.cols(), ")");
-    require_memory(text("attend_backward: ", what), m);
+      fail(what, ": expected (", rows, ", ", cols, "), got (", m.rows(), ", ", m.cols(), ")");
+    require_memory(what, m);
   };
-  check_matrix("out", result.out, columns);
-  check_matrix("d_out", result.d_out, columns);
+  check_matrix("attend_backward: out", result.out, columns);
+  check_matrix("attend_backward: d_out", result.d_out, columns);
   require(rows == 0 || result.lse != nullptr, "attend_backward: lse is null, expected ", rows,
           " rows of ", in.shape.num_heads);
   if (gradients.q.data() != nullptr)
-    check_matrix("gradient of q", gradients.q,
+    check_matrix("attend_backward: gradient of q", gradients.q,
                  checked_mul(in.shape.num_heads, in.shape.head_dim, "attend_backward"));
   if (!gradients.keys.empty()) {
     require_equal("attend_backward: gradients of keys (one for each piece)", gradients.keys.size(),
