@@ -47,6 +47,7 @@
 #include "casa/model/attention_maps.hpp"
 #include "casa/model/config.hpp"
 #include "casa/model/decoder.hpp"
+#include "casa/model/decoder_backward.hpp"
 #include "casa/model/fusion_layer.hpp"
 #include "casa/model/image_placeholders.hpp"
 #include "casa/model/kv_cache.hpp"

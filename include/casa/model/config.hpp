@@ -234,6 +234,7 @@ struct DecoderConfig {
       if (l == layer) return true;
     return false;
   }
+  friend bool operator==(const DecoderConfig&, const DecoderConfig&) = default;
 };
 
 /// Throws casa::error naming the field, its bounds and its value, for any that is out of range or

@@ -38,6 +38,44 @@ struct StreamInput {
   }
 };
 
+namespace detail {
+
+/// Throws casa::error unless a model of this config can read the text and images of `in` (a
+/// StreamInput, or another stream with members of these names).
+template <class Stream>
+void check_stream(const Stream& in, const DecoderConfig& config) {
+  for (const int id : in.ids)
+    require(id >= 0 && id < config.vocab_size, "forward: token id must be in [0, ",
+            config.vocab_size, "), got ", id);
+  require(in.insertions.empty() || config.fusion.has_value(),
+          "forward: images were given, but the model has no fusion");
+  require(in.grids.empty() || in.grids.size() == in.insertions.size(), "forward: ", in.grids.size(),
+          " grids for ", in.insertions.size(), " insertions");
+  Index images = 0, previous = 0;
+  for (std::size_t i = 0; i < in.insertions.size(); ++i) {
+    const auto [position, count] = in.insertions[i];
+    require(position >= previous && position <= static_cast<Index>(in.ids.size()),
+            "forward: insertion position ", position, " must be in [", previous, ", ",
+            in.ids.size(), "]");
+    require(count >= 0, "forward: num_tokens must not be negative, got ", count);
+    if (!in.grids.empty() && in.grids[i] != ImageGrid{})
+      require_equal("forward: rows * cols of a grid",
+                    checked_mul(in.grids[i].rows, in.grids[i].cols, "grid"), count);
+    previous = position;
+    images = checked_add(images, count, "forward: image tokens");
+  }
+  require(!in.grids.empty() || images == 0 || config.rope.mrope_sections.empty() ||
+              !reads_grids(config.fusion->image_rope),
+          "forward: the model's mrope_sections ask for the grids of images, none were given ({0, "
+          "0} says that an image is a plain sequence)");
+  require_equal("forward: rows of image_tokens", in.image_tokens.rows(), images);
+  require_memory("forward: image_tokens", in.image_tokens);
+  if (images > 0)
+    require_equal("forward: columns of image_tokens", in.image_tokens.cols(), config.hidden_size);
+}
+
+}  // namespace detail
+
 /// Throws casa::error, naming what does not fit, unless a model of this config can take the inputs
 /// and write their logits.
 template <Scalar T>
@@ -64,34 +102,7 @@ void check(std::span<const StreamInput<T>> inputs, const DecoderConfig& config,
                 in.state->self_tokens() + static_cast<Index>(in.ids.size()) <= options.horizon,
             "forward: a chunk of ", in.ids.size(), " tokens after the ", in.state->self_tokens(),
             " kept does not fit below the horizon of ", options.horizon);
-    for (const int id : in.ids)
-      require(id >= 0 && id < config.vocab_size, "forward: token id must be in [0, ",
-              config.vocab_size, "), got ", id);
-    require(in.insertions.empty() || config.fusion.has_value(),
-            "forward: images were given, but the model has no fusion");
-    require(in.grids.empty() || in.grids.size() == in.insertions.size(),
-            "forward: ", in.grids.size(), " grids for ", in.insertions.size(), " insertions");
-    Index images = 0, previous = 0;
-    for (std::size_t i = 0; i < in.insertions.size(); ++i) {
-      const auto [position, count] = in.insertions[i];
-      require(position >= previous && position <= static_cast<Index>(in.ids.size()),
-              "forward: insertion position ", position, " must be in [", previous, ", ",
-              in.ids.size(), "]");
-      require(count >= 0, "forward: num_tokens must not be negative, got ", count);
-      if (!in.grids.empty() && in.grids[i] != ImageGrid{})
-        require_equal("forward: rows * cols of a grid",
-                      checked_mul(in.grids[i].rows, in.grids[i].cols, "grid"), count);
-      previous = position;
-      images = checked_add(images, count, "forward: image tokens");
-    }
-    require(!in.grids.empty() || images == 0 || config.rope.mrope_sections.empty() ||
-                !reads_grids(config.fusion->image_rope),
-            "forward: the model's mrope_sections ask for the grids of images, none were given ({0, "
-            "0} says that an image is a plain sequence)");
-    require_equal("forward: rows of image_tokens", in.image_tokens.rows(), images);
-    require_memory("forward: image_tokens", in.image_tokens);
-    if (images > 0)
-      require_equal("forward: columns of image_tokens", in.image_tokens.cols(), config.hidden_size);
+    detail::check_stream(in, config);
     if (in.maps) {
       detail::check_maps(*in.maps, config, static_cast<Index>(in.ids.size()), in.logit_rows());
       for (std::size_t other = 0; other < s; ++other)
