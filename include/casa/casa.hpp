@@ -49,6 +49,7 @@
 #include "casa/model/decoder.hpp"
 #include "casa/model/decoder_backward.hpp"
 #include "casa/model/fusion_layer.hpp"
+#include "casa/model/fusion_layer_backward.hpp"
 #include "casa/model/image_placeholders.hpp"
 #include "casa/model/kv_cache.hpp"
 #include "casa/model/state_archive.hpp"

@@ -5,7 +5,7 @@
 #include <array>
 #include <cstring>
 
-#include "golden_model.hpp"
+#include "golden_layer.hpp"
 #include "random_model.hpp"
 #include "stream/random_stream.hpp"
 #include "support/allocations.hpp"
@@ -14,31 +14,6 @@
 using namespace casa;
 
 namespace {
-
-template <class T>
-FusionLayer<T> layer(const golden::Case& c) {
-  const auto d = c.description();
-  FusionLayerConfig config;
-  config.hidden_size = d.at("hidden_size").as_int();
-  config.shape = {d.at("n_heads").as_int(), d.at("n_kv_heads").as_int(), d.at("head_dim").as_int()};
-  config.rms_norm_eps = d.at("rms_norm_eps").as_number();
-  config.rope.theta = d.at("rope_theta").as_number();
-  config.rope.style = io::detail::from_name(d.at("rope_style"), io::detail::rope_style_names);
-  config.fusion.image_rope =
-      io::detail::from_name(d.at("image_rope"), io::detail::image_rope_names);
-  config.fusion.keys = d.at("layer").as_string() == "ca" ? Keys::image : Keys::image_text;
-  config.fusion.gate = d.at("gate").as_bool() ? Gate::tanh : Gate::none;
-
-  io::CheckpointWeights source(c.file);
-  const WeightSource weights = source.weights();
-  WeightReader<T> read(weights, WeightType::native);
-  FusionLayerWeights<T> w;
-  w.norm = read.vector({"weight.norm.weight", config.hidden_size, 0});
-  w.attention = read.attention(attention_spec("weight.attn", config.hidden_size, config.shape,
-                                              d.at("bias").as_bool(), d.at("out_bias").as_bool()));
-  if (config.fusion.gate == Gate::tanh) w.gate = read.vector({"weight.attn.gate", 1, 0})[0];
-  return {config, std::move(w)};
-}
 
 /// A layer of random weights of sizes that `random` picks.
 template <class T>
@@ -104,7 +79,7 @@ TEST_CASE_TEMPLATE("fusion layers give the reference's updates", T, float, doubl
   for (const golden::Case& c : golden::cases("layer")) {
     CAPTURE(c.name);
     tally.ran();
-    const FusionLayer<T> fusion = layer<T>(c);
+    const FusionLayer<T> fusion = golden::fusion_layer<T>(c);
     const auto x = c.matrix<T>("x"), y = c.matrix<T>("y");
     const auto insertions = golden::insertions(c.description().at("insertions"));
     const StreamLayout layout(x.rows(), insertions);
@@ -124,7 +99,7 @@ TEST_CASE("windows do not know of each other: in another order they give the sam
     const auto d = c.description();
     if (d.at("image_rope").as_string() != "off") continue;  // else positions follow the order
     CAPTURE(c.name);
-    const FusionLayer<double> fusion = layer<double>(c);
+    const FusionLayer<double> fusion = golden::fusion_layer<double>(c);
     const auto x = c.matrix<double>("x"), y = c.matrix<double>("y");
     const auto insertions = golden::insertions(d.at("insertions"));
     const StreamLayout layout(x.rows(), insertions);
@@ -160,7 +135,7 @@ TEST_CASE("windows do not know of each other: in another order they give the sam
 
 TEST_CASE("a fusion layer says which shape does not fit") {
   const golden::Case first(golden::repository_root() / "layer" / "casa_bias.safetensors");
-  const auto fusion = layer<double>(first);
+  const auto fusion = golden::fusion_layer<double>(first);
   const Index hidden = fusion.config().hidden_size;
   Matrix<double> x(3, hidden), y(2, hidden), out(3, hidden), wide(3, hidden + 1);
   x.fill(0);
@@ -324,7 +299,7 @@ TEST_CASE("in pieces fusion layers give the reference's updates") {
   for (const golden::Case& c : golden::cases("layer")) {
     CAPTURE(c.name);
     tally.ran();
-    const FusionLayer<double> fusion = layer<double>(c);
+    const FusionLayer<double> fusion = golden::fusion_layer<double>(c);
     const auto x = c.matrix<double>("x"), y = c.matrix<double>("y");
     const auto expected = c.matrix<double>("out");
     auto state = fusion.new_state();

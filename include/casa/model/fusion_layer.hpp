@@ -151,9 +151,7 @@ class FusionLayer {
   void forward(const StreamLayout& layout, MatrixView<const T> x, MatrixView<const T> y,
                MatrixView<T> out, const Context& context = {},
                std::span<const ImageGrid> grids = {}) const {
-    require_equal("FusionLayer: rows of x", x.rows(), layout.text_len());
-    require_equal("FusionLayer: rows of y", y.rows(), layout.image_len());
-    check_grids(layout.image_len(), !grids.empty());
+    check_stream(layout, x, y, !grids.empty());
     std::vector<Insertion> insertions;
     std::vector<ImageGrid> insertion_grids;
     list_images(layout, grids, insertions, insertion_grids);
@@ -216,6 +214,22 @@ class FusionLayer {
   }
 
  private:
+  template <Scalar U>
+  friend class FusionLayerGradient;  // model/fusion_layer_backward.hpp
+
+  void check_stream(const StreamLayout& layout, MatrixView<const T> x, MatrixView<const T> y,
+                    bool has_grids) const {
+    require_equal("FusionLayer: rows of x", x.rows(), layout.text_len());
+    require_equal("FusionLayer: rows of y", y.rows(), layout.image_len());
+    check_grids(layout.image_len(), has_grids);
+    check_rows(x, y);
+  }
+  void check_rows(MatrixView<const T> x, MatrixView<const T> y) const {
+    if (x.rows() > 0) require_equal("FusionLayer: columns of x", x.cols(), config_.hidden_size);
+    if (y.rows() > 0) require_equal("FusionLayer: columns of y", y.cols(), config_.hidden_size);
+    require_memory("FusionLayer: x", x);
+    require_memory("FusionLayer: y", y);
+  }
   void check_grids(Index image_tokens, bool given) const {
     require(given || image_tokens == 0 || config_.rope.mrope_sections.empty() ||
                 !reads_grids(config_.fusion.image_rope),
@@ -257,11 +271,8 @@ class FusionLayer {
               MatrixView<const T> x, MatrixView<const T> y, MatrixView<T> out,
               const Context& context) const {
     require_equal("FusionLayer: rows of out", out.rows(), x.rows());
-    if (x.rows() > 0) require_equal("FusionLayer: columns of x", x.cols(), config_.hidden_size);
-    if (y.rows() > 0) require_equal("FusionLayer: columns of y", y.cols(), config_.hidden_size);
+    check_rows(x, y);
     if (x.rows() > 0) require_equal("FusionLayer: columns of out", out.cols(), config_.hidden_size);
-    require_memory("FusionLayer: x", x);
-    require_memory("FusionLayer: y", y);
     require_memory("FusionLayer: out", out);
     for (const FusionLayerState<T>* state : states) {
       const bool ours = std::visit(
