@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <random>
 
@@ -13,7 +14,8 @@
 
 using namespace casa;
 
-// Faults: the last columns of a tile are not written; rows that see nothing are not.
+// Faults: the last columns of a tile are not written; rows that see nothing are not; rows that lie
+// an odd distance apart are streamed.
 TEST_CASE_TEMPLATE("streamed results have the bits of stored ones", T, float, double) {
   for (const Index d : {Index{128}, Index{80}}) {
     CAPTURE(d);
@@ -44,5 +46,25 @@ TEST_CASE_TEMPLATE("streamed results have the bits of stored ones", T, float, do
     attend(in, unaligned);
     std::copy(memory.data() + 1, memory.data() + 1 + rows * columns, stored.data());
     CHECK(casa_test::same_bits(streamed, stored));
+
+    // In a wider matrix rows may begin within a line, too; what stands between them stays.
+    for (const Index gap : {1, 64}) {
+      CAPTURE(gap);
+      Matrix<T> wide(rows, columns + gap), inner(rows, columns);
+      wide.fill(nan);
+      const auto view = wide.view().middle_cols(0, columns);
+      CHECK(detail::streams_results(view, d) == (gap == 64));
+      attend(in, view, nullptr, context);
+      Index written = 0;
+      for (Index r = 0; r < rows; ++r) {
+        std::copy_n(wide.row(r), columns, inner.row(r));
+        for (Index i = columns; i < columns + gap; ++i) written += std::isnan(wide(r, i)) ? 0 : 1;
+      }
+      CHECK(written == 0);
+      CHECK(casa_test::same_bits(inner, stored));
+    }
+    // Heads that end within a line are not streamed, and neither are results that stay in cache.
+    CHECK_FALSE(detail::streams_results(streamed.view(), 20));
+    CHECK_FALSE(detail::streams_results(streamed.view().middle_rows(0, rows / 4), d));
   }
 }
