@@ -19,8 +19,8 @@
 //     in memory's order       8 rows of float 1.10
 //   run, of wide panels       16 rows of pairs of bfloat16 1.35
 //
-// Prefetching the rows that sums are carried in and written to gained nothing anywhere, and is
-// gone; large results are streamed past the caches (results.hpp).
+// The rows that sums are carried in and written to are not prefetched: that gained nothing
+// anywhere, and large results are streamed past the caches (results.hpp).
 #pragma once
 
 #include <span>

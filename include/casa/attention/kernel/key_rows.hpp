@@ -34,8 +34,9 @@ class KeyRows {
           Workspace& workspace)
       : in_(in), piece_begin_(piece_begin) {
     const Index d = in.shape.head_dim, dv = in.shape.output_dim();
-    padded_key_dim_ = (d + lanes - 1) / lanes * lanes;
-    padded_value_dim_ = (dv + lanes - 1) / lanes * lanes;
+    const PaddedDims<T> padded(in.shape);
+    padded_key_dim_ = padded.key;
+    padded_value_dim_ = padded.value;
     const Index keys = (std::min)(kBlockKeys, plan.max_job_keys);
     const Index all = list_size_ = keys + kMaxTileKeys;
     const Index slots = (std::max<Index>)(1, plan.max_together);
