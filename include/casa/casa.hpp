@@ -58,6 +58,7 @@
 
 #include "casa/vision/patch_encoder.hpp"
 #include "casa/vision/vision_config.hpp"
+#include "casa/vision/vision_frames.hpp"
 #include "casa/vision/vision_tower.hpp"
 
 #include "casa/generate/captioner.hpp"

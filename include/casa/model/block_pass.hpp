@@ -50,10 +50,13 @@ struct SeenKeys {
 
 /// One stream's part of a pass; the same in all blocks.
 struct StreamPass {
-  Interval text = {};                         // its rows of x
-  Interval image = {};                        // its rows of y
-  SeenKeys seen = {};                         // in blocks that see the whole stream
-  SeenKeys sliding = {};                      // in blocks whose attention slides
+  Interval text = {};     // its rows of x
+  Interval image = {};    // its rows of y
+  SeenKeys seen = {};     // in blocks that see the whole stream
+  SeenKeys sliding = {};  // in blocks whose attention slides
+  // Of self-attention: AttentionInput::sequence_offsets, from the first row of `text`. A pass of
+  // one stream has them, whose rows all ask (QueryRows::all).
+  std::span<const Index> sequences = {};
   std::span<const KeySegment> segments = {};  // its rows in the order in which fusion caches them
   Index logit_rows = 0;                       // the last `logit_rows` text rows give logits
   const Rope* rope = nullptr;                 // its frequencies

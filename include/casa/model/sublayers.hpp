@@ -118,10 +118,11 @@ class AttentionSteps {
   }
   /// What one stream asks of a cache in one attention.
   struct StreamQueries {
-    Index rows = 0;                        // of q, after those of the streams before it
-    MaskView seen = {};                    // what they see, as places in the cache
-    const AnyKvCache<T>* cache = nullptr;  // its keys and values
-    RecordedMaps<T> recorded = {};         // its maps of this attention
+    Index rows = 0;                         // of q, after those of the streams before it
+    MaskView seen = {};                     // what they see, as places in the cache
+    const AnyKvCache<T>* cache = nullptr;   // its keys and values
+    RecordedMaps<T> recorded = {};          // its maps of this attention
+    std::span<const Index> sequences = {};  // StreamPass::sequences
   };
   /// Room for what each stream asks.
   std::span<StreamQueries> stream_queries() const {
@@ -172,14 +173,15 @@ class AttentionSteps {
     Workspace& workspace = context_.workspace;
     const Workspace::Frame frame(workspace);
     if (streams.size() == 1) {  // as a batch it would cost 1.1 % more instructions of a small step
-      const auto& [rows, mask, cache, recorded] = streams[0];
+      const auto& [rows, mask, cache, recorded, sequences] = streams[0];
       const Pieces pieces = std::get<KvCache<S>>(*cache).pieces();
       const AttentionInput<T, S> input{.shape = pass_.shape,
                                        .scale = pass_.scale,
                                        .q = q,
                                        .keys = pieces,
                                        .intervals = mask.intervals,
-                                       .interval_offsets = mask.offsets};
+                                       .interval_offsets = mask.offsets,
+                                       .sequence_offsets = sequences};
       T* lse = nullptr;
       if (recorded.maps) lse = workspace.template take<T>(rows * pass_.shape.num_heads);
       casa::attend(input, out, lse, context_);
@@ -238,7 +240,7 @@ class SelfAttention {
       const Interval rows = steps_.query_rows(stream, which);
       steps_.append(caches_[s]->self, text, stream.text);
       queries[s] = {rows.size(), steps_.mask_of(steps_.seen(stream).self, stream.text, rows),
-                    &caches_[s]->self, steps_.recorded(s, BlockAttention::self)};
+                    &caches_[s]->self, steps_.recorded(s, BlockAttention::self), stream.sequences};
     }
     steps_.attend(steps_.asking(text.q, which), queries, out);
     if (fusion_weights.rows() == 0)

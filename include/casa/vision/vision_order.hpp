@@ -52,6 +52,8 @@ struct VisionOrder {
   std::vector<Position> position;  ///< row and column of the patch in its image
   std::vector<Interval> window;    ///< what row r sees in a block of window attention
   std::vector<Interval> frame;     ///< ... of full attention: its frame
+  /// The first row of each window, and the end of the last: AttentionInput::sequence_offsets.
+  std::vector<Index> windows;
 
   /// Rows: as many as patches.
   Index num_rows() const { return static_cast<Index>(patch.size()); }
@@ -64,7 +66,8 @@ struct VisionOrder {
     num_patches(c, grids);
     require(c.patch_size > 0 && c.window_tokens() > 0,
             "vision_config: window_size must hold a token, got ", c.window_size);
-    for (auto* v : {&patch, &token}) v->clear();
+    for (auto* v : {&patch, &token, &windows}) v->clear();
+    windows.push_back(0);
     for (auto* v : {&window, &frame}) v->clear();
     position.clear();
     for (const auto& [t, h, w] : grids)
@@ -83,6 +86,7 @@ struct VisionOrder {
             append_token(c, first_token + i * cols + j, i, j);
         const Interval seen{begun.begin, num_rows()};
         window.insert(window.end(), static_cast<std::size_t>(seen.size()), seen);
+        windows.push_back(seen.end);
       }
     }
     frame.insert(frame.end(), static_cast<std::size_t>(whole.size()), whole);

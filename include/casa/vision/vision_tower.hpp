@@ -28,12 +28,33 @@ void gelu(MatrixView<T> x, const Context& context) {
   });
 }
 
+/// Rows that go through the blocks of a tower together, all patches of some windows: what they see,
+/// and their angles.
+template <Scalar T>
+struct TowerRows {
+  std::span<const Index> patch;      ///< which patch of the input each row is
+  std::span<const Index> token;      ///< which token each merge_unit rows become
+  std::span<const Interval> window;  ///< the rows that each sees in blocks of window attention
+  std::span<const Index> windows;    ///< AttentionInput::sequence_offsets of `window`
+  std::span<const Interval> frame;   ///< what each sees in blocks of full attention
+  const RopeTable<T>* rope = nullptr;
+
+  Index count() const { return static_cast<Index>(patch.size()); }
+};
+
 }  // namespace detail
+
+template <Scalar T>
+class VisionFrames;
 
 /// Patch embedding, blocks (RMSNorm, attention with 2-D rotary embedding in windows or over the
 /// frame, SwiGLU), and a merger of spatial_merge_size^2 patches to one token (arXiv 2502.13923,
 /// section 2.1). Immutable once made: any number of threads share one, each with a Scratch and a
-/// Context of its own.
+/// Context of its own. VisionFrames takes the frames of a video through a tower, and computes what
+/// changed.
+///
+/// In a block of window attention the rows of a window have the bits that they would have if the
+/// image had no other window.
 ///
 /// With Precision::storage and Precision::int8 a tower of floats keeps the keys and values of a
 /// block as bfloat16, so that attention, too, is computed in what the machine multiplies faster.
@@ -99,6 +120,18 @@ class VisionTower {
   void encode(MatrixView<const T> patches, std::span<const VisionGrid> grids, MatrixView<T> tokens,
               Scratch& scratch, const Context& context, MatrixView<T> last_hidden = {},
               const Trace<T>* trace = nullptr) const {
+    check_sizes(patches, grids, tokens, last_hidden);
+    detail::with_precision(context, precision_, [&](const Context& c) {
+      run(patches, grids, tokens, scratch, c, last_hidden, trace);
+    });
+  }
+
+ private:
+  friend class VisionFrames<T>;
+  using Rows = detail::TowerRows<T>;
+
+  void check_sizes(MatrixView<const T> patches, std::span<const VisionGrid> grids,
+                   MatrixView<T> tokens, MatrixView<T> last_hidden) const {
     require(!blocks_.empty(), "vision tower: it was made without weights");
     const Index rows = num_patches(config_, grids);
     require_equal("vision tower: rows of patches", patches.rows(), rows);
@@ -115,23 +148,25 @@ class VisionTower {
     require_memory("vision tower: patches", patches);
     require_memory("vision tower: tokens", tokens);
     require_memory("vision tower: last_hidden", last_hidden);
-    detail::with_precision(context, precision_, [&](const Context& c) {
-      run(patches, grids, tokens, scratch, c, last_hidden, trace);
-    });
   }
 
- private:
   void run(MatrixView<const T> patches, std::span<const VisionGrid> grids, MatrixView<T> tokens,
            Scratch& scratch, const Context& context, MatrixView<T> last_hidden,
            const Trace<T>* trace) const {
     arrange(scratch, grids, context);
+    const Rows all = rows_of(scratch);
     const Workspace::Frame frame(context.workspace);
-    const MatrixView<T> x = context.workspace.matrix<T>(patches.rows(), config_.hidden_size);
-    embed(patches, scratch.order, x, context);
+    const MatrixView<T> x = context.workspace.matrix<T>(all.count(), config_.hidden_size);
+    embed(patches, all, x, context);
     if (trace) (*trace)(-1, "embed", x);
-    run_blocks(x, scratch, context, trace);
+    for (Index b = 0; b < config_.depth; ++b) run_block(b, x, all, scratch.cache, context, trace);
     if (last_hidden.data()) last_hidden.eigen() = x.eigen();
-    merge(x, scratch.order, tokens, context);
+    merge(x, all, tokens, context);
+  }
+
+  static Rows rows_of(const Scratch& scratch) {
+    const VisionOrder& order = scratch.order;
+    return {order.patch, order.token, order.window, order.windows, order.frame, &scratch.rope};
   }
 
   // The order of the patches and their angles, unless those of the last call serve.
@@ -148,7 +183,7 @@ class VisionTower {
   }
 
   // Patches into the order of the windows; a patch of one frame is repeated for the others.
-  void embed(MatrixView<const T> patches, const VisionOrder& order, MatrixView<T> x,
+  void embed(MatrixView<const T> patches, const Rows& rows, MatrixView<T> x,
              const Context& context) const {
     const Workspace::Frame frame(context.workspace);
     const Index channel = config_.patch_size * config_.patch_size;
@@ -158,7 +193,7 @@ class VisionTower {
     context.executor.for_each(
         x.rows(),
         [&](Index r, Index) {
-          const T* from = patches.row(order.patch[static_cast<std::size_t>(r)]);
+          const T* from = patches.row(rows.patch[static_cast<std::size_t>(r)]);
           T* to = sorted.row(r);
           if (!still) {
             std::copy_n(from, patches.cols(), to);
@@ -172,30 +207,36 @@ class VisionTower {
     patch_embed_.forward(sorted, x, context);
   }
 
-  void run_blocks(MatrixView<T> x, Scratch& scratch, const Context& context,
-                  const Trace<T>* trace) const {
-    const VisionOrder& order = scratch.order;
-    const Interval rows{0, x.rows()};
-    const detail::StreamPass windows{.text = rows, .seen = {.self = {order.window, {}}}};
-    const detail::StreamPass frames{.text = rows, .seen = {.self = {order.frame, {}}}};
-    detail::BlockPass<T> pass{.shape = config_.attention_shape(),
-                              .scale = default_scale(config_.head_dim()),
-                              .rms_norm_eps = config_.rms_norm_eps,
-                              .self_rope = &scratch.rope,
-                              .trace = trace};
-    BlockCache<T>* cache = &scratch.cache;
-    for (Index b = 0; b < config_.depth; ++b) {
-      detail::prepare_cache(scratch.cache, config_.num_heads, config_.head_dim(), x.rows(),
-                            context);
-      pass.streams = {config_.is_full_attention(b) ? &frames : &windows, 1};
-      detail::block_forward<T>(blocks_[static_cast<std::size_t>(b)], false, b, pass, {&cache, 1}, x,
-                               {}, context);
+  detail::BlockPass<T> pass_of(const Rows& rows) const {
+    return {.shape = config_.attention_shape(),
+            .scale = default_scale(config_.head_dim()),
+            .rms_norm_eps = config_.rms_norm_eps,
+            .self_rope = rows.rope};
+  }
+
+  // Block b over the rows x, which see each other and no others.
+  void run_block(Index b, MatrixView<T> x, const Rows& rows, BlockCache<T>& cache,
+                 const Context& context, const Trace<T>* trace) const {
+    detail::StreamPass stream{.text = {0, x.rows()}};
+    if (config_.is_full_attention(b)) {
+      stream.seen.self = {rows.frame, {}};
+    } else {
+      stream.seen.self = {rows.window, {}};
+      stream.sequences = rows.windows;
     }
+    detail::BlockPass<T> pass = pass_of(rows);
+    pass.streams = {&stream, 1};
+    pass.trace = trace;
+    detail::prepare_cache(cache, config_.num_heads, config_.head_dim(), x.rows(), context);
+    BlockCache<T>* const caches = &cache;
+    detail::block_forward<T>(blocks_[static_cast<std::size_t>(b)], false, b, pass, {&caches, 1}, x,
+                             {}, context);
   }
 
   // merge_unit consecutive rows are read as one row merge_unit times as wide.
-  void merge(MatrixView<T> x, const VisionOrder& order, MatrixView<T> tokens,
+  void merge(MatrixView<T> x, const Rows& rows, MatrixView<T> tokens,
              const Context& context) const {
+    const Workspace::Frame frame(context.workspace);
     const Index unit = config_.merge_unit(), count = x.rows() / unit, width = unit * x.cols();
     const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
     rms_norm<T>(x, merger_norm_.span(), config_.rms_norm_eps, normed, context);
@@ -206,7 +247,7 @@ class VisionTower {
     merger_out_.forward(inner, sorted, context);
     for (Index u = 0; u < count; ++u)
       std::copy_n(sorted.row(u), tokens.cols(),
-                  tokens.row(order.token[static_cast<std::size_t>(u)]));
+                  tokens.row(rows.token[static_cast<std::size_t>(u)]));
   }
 
   VisionTowerConfig config_;
