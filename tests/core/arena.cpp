@@ -51,3 +51,44 @@ TEST_CASE("an arena's parts lie side by side, in blocks that double") {
   CHECK(fifth.get() - fourth.get() == 64);
   CHECK_THROWS_AS(at(std::numeric_limits<Index>::max() - 8), error);
 }
+
+TEST_CASE("an arena that keeps its blocks hands them out again, and only once they are free") {
+  Arena arena = Arena::keeping();
+  std::mt19937_64 rng(2);
+  std::vector<Index> sizes;
+  for (int i = 0; i < 60; ++i) sizes.push_back(1 + static_cast<Index>(rng() % 100'000));
+  sizes.push_back((Index{1} << 26) + 64);  // blocks of their own
+  sizes.push_back((Index{1} << 26) + 128);
+  const auto take_all = [&] {
+    std::vector<std::shared_ptr<std::byte>> parts;
+    for (const Index size : sizes) parts.push_back(arena.take(size));
+    return parts;
+  };
+  const auto places = [&](const std::vector<std::shared_ptr<std::byte>>& parts) {
+    std::vector<std::byte*> at;
+    for (const auto& p : parts) at.push_back(p.get());
+    return at;
+  };
+  auto parts = take_all();
+  for (int round = 0; round < 3; ++round) {  // the first rounds may still add a block
+    parts.clear();
+    parts = take_all();
+  }
+  const auto before = places(parts);
+  parts.clear();
+  parts = take_all();
+  CHECK(places(parts) == before);
+
+  // While a part lives no other has its memory.
+  auto more = take_all();
+  struct Range {
+    std::byte *begin, *end;
+  };
+  std::vector<Range> ranges;
+  for (const auto* set : {&parts, &more})
+    for (std::size_t i = 0; i < sizes.size(); ++i)
+      ranges.push_back({(*set)[i].get(), (*set)[i].get() + sizes[i]});
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  for (std::size_t i = 1; i < ranges.size(); ++i) CHECK(ranges[i - 1].end <= ranges[i].begin);
+}

@@ -28,18 +28,20 @@ class Decoder {
   Decoder(const DecoderConfig& config, const WeightSource& source,
           WeightType type = WeightType::native)
       : Decoder(config, decoder_spec(config), source, type) {}
-  /// The same with tensors of other names: those of `spec`.
+  /// The same with tensors of other names: those of `spec`. Where `memory` is given, weights are
+  /// packed into it: a model that is made anew after each step of a training, once the one before
+  /// is gone, has that one's memory if all are given one Arena::keeping().
   Decoder(const DecoderConfig& config, const DecoderSpec& spec, const WeightSource& source,
-          WeightType type = WeightType::native)
+          WeightType type = WeightType::native, Arena* memory = nullptr)
       : config_(config) {
     check(config_);
     rope_ = make_rope<T>(config_.rope, config_.head_dim);
     // An embedding that is not also the head is only read a row per token, which int8 does not make
     // faster: it keeps 16 bits.
     const bool lookup_only = spec.lm_head.has_value();
-    WeightReader<T> lookup{source,
-                           lookup_only && type == WeightType::int8 ? WeightType::bfloat16 : type};
-    WeightReader<T> read{source, type};
+    WeightReader<T> lookup{
+        source, lookup_only && type == WeightType::int8 ? WeightType::bfloat16 : type, memory};
+    WeightReader<T> read{source, type, memory};
     weights_.embed = lookup.linear({spec.embed_tokens, {}});
     for (const BlockSpec& b : spec.blocks) weights_.blocks.push_back(read.block(b));
     weights_.norm = read.vector(spec.norm);

@@ -39,8 +39,9 @@ struct WeightSource {
 template <Scalar T>
 class WeightReader {
  public:
-  /// Reads from `source`; projections are held as `type`.
-  WeightReader(const WeightSource& source, WeightType type) : source_(source), type_(type) {}
+  /// Reads from `source`; projections are held as `type`, in `memory` where it is given.
+  WeightReader(const WeightSource& source, WeightType type, Arena* memory = nullptr)
+      : source_(source), type_(type), memory_(memory) {}
 
   /// A vector of spec.rows values.
   Buffer<T> vector(const TensorSpec& spec) const {
@@ -60,7 +61,7 @@ class WeightReader {
   /// One projection with its bias.
   Linear<T> linear(const LinearSpec& spec) {
     lend({&spec});
-    Linear<T> l(piece(spec), type_, &arena_);
+    Linear<T> l(piece(spec), type_, &arena());
     keep(spec, l);
     for_each_tensor(spec, source_.done);
     return l;
@@ -69,7 +70,8 @@ class WeightReader {
   AttentionWeights<T> attention(const AttentionSpec& spec) {
     lend({&spec.q, &spec.o});
     const std::array qkv = {piece(spec.q), piece(spec.k), piece(spec.v)};
-    AttentionWeights<T> a{Linear<T>(qkv, type_, &arena_), Linear<T>(piece(spec.o), type_, &arena_)};
+    AttentionWeights<T> a{Linear<T>(qkv, type_, &arena()),
+                          Linear<T>(piece(spec.o), type_, &arena())};
     keep(spec.q, a.qkv);
     keep(spec.o, a.o);
     for_each_tensor(spec, source_.done);
@@ -78,7 +80,7 @@ class WeightReader {
   /// gate, up and down.
   Mlp<T> mlp(const MlpSpec& spec) {
     lend({&spec.gate, &spec.down});
-    Mlp<T> m(piece(spec.gate), piece(spec.up), piece(spec.down), type_, &arena_);
+    Mlp<T> m(piece(spec.gate), piece(spec.up), piece(spec.down), type_, &arena());
     keep(spec.gate, m.gate_up());
     keep(spec.down, m.down());
     for_each_tensor(spec, source_.done);
@@ -99,12 +101,15 @@ class WeightReader {
   }
 
  private:
+  // (Panels that the source lends lie in memory of its own.)
+  Arena& arena() { return memory_ && !source_.packed ? *memory_ : own_; }
+
   // The weights that are made next, in this order, by their first tensors.
   void lend(std::initializer_list<const LinearSpec*> weights) {
     if (!source_.packed) return;
     for (const LinearSpec* first : weights) {
       PackedBytes p = source_.packed(first->weight.name);
-      arena_.lend(std::move(p.data), p.size);
+      arena().lend(std::move(p.data), p.size);
     }
   }
   void keep(const LinearSpec& first, const Linear<T>& made) const {
@@ -127,7 +132,8 @@ class WeightReader {
 
   const WeightSource& source_;
   WeightType type_;
-  Arena arena_;
+  Arena own_;
+  Arena* memory_;
 };
 
 CASA_NAMESPACE_END
