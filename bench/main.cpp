@@ -60,7 +60,9 @@ void print_usage() {
       "int8.\n"
       "  --threads N     worker threads (1)\n"
       "\n"
-      "With --training --csv, such lines of attention forward and backward.\n"
+      "With --training --csv, such lines of attention forward and backward, and of training steps "
+      "of\n"
+      "two whole decoders.\n"
       "  --threads N     worker threads (1)\n"
       "\n");
   std::printf("All of Google Benchmark's flags:\n");

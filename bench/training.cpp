@@ -104,6 +104,7 @@ void print_training(Index threads) {
         },
         1.0);
   }
+  print_training_steps(threads);
 }
 
 }  // namespace bench

@@ -10,4 +10,9 @@ namespace bench {
 /// of 128 over 8 key/value heads. Work is 3.5 times that of the forward pass.
 void print_training(Index threads);
 
+/// Such lines of whole training steps, in thousands of text tokens: the text reader's decoder on 8
+/// streams (reader_B8) and SmolLM2-135M on 512 tokens (smollm2_T512), with activations computed
+/// twice (casa) and kept (casa keep). On stderr, where the time goes and the process's peak memory.
+void print_training_steps(Index threads);
+
 }  // namespace bench
