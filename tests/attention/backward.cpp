@@ -11,6 +11,7 @@
 #include "attention/gradients.hpp"
 #include "casa/attention/masks.hpp"
 #include "casa/core/executor.hpp"
+#include "support/allocations.hpp"
 #include "support/messages.hpp"
 #include "support/random_matrix.hpp"
 
@@ -355,4 +356,25 @@ TEST_CASE("gradients that are not wanted are not written, and wrong sizes are re
         "attend_backward: gradients.keys[0].count: expected 3, got 2");
   CHECK(said(result, {.sinks = sinks}) ==
         "attend_backward: gradients of sinks, but the input has no sinks");
+}
+
+TEST_CASE("a warm backward pass allocates nothing") {
+  if (!casa_test::counts_allocations()) return;
+  const AttentionShape shape{2, 1, 4};
+  const auto p = random_problem<float, float>(shape, masks::causal(40), {40}, 1);
+  const auto forward = run(p, PlainScore{});
+  const auto d_out = random_like_out<float>(shape, 40, 2);
+  Matrix<float> d_q(40, 8), d_k(40, 4), d_v(40, 4);
+  const KeyGradients<float> keys[] = {
+      {.k = d_k.data(), .v = d_v.data(), .count = 40, .token_stride = 4}};
+  const auto input = p.input();
+  const Context context;
+  const auto pass = [&] {
+    attend_backward(input, {forward.out, forward.lse.data(), d_out}, {.q = d_q, .keys = keys},
+                    context);
+  };
+  for (int i = 0; i < 3; ++i) pass();
+  const auto before = casa_test::allocation_count();
+  pass();
+  CHECK(casa_test::allocation_count() == before);
 }
