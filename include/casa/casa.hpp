@@ -60,6 +60,7 @@
 #include "casa/vision/vision_config.hpp"
 #include "casa/vision/vision_frames.hpp"
 #include "casa/vision/vision_tower.hpp"
+#include "casa/vision/vision_tower_backward.hpp"
 
 #include "casa/generate/captioner.hpp"
 #include "casa/generate/generator.hpp"

@@ -71,8 +71,10 @@ class TrainingSteps {
     if (table && d.rows() > 0) apply_rope_backward(d, *table, pass().shape.head_dim, context());
   }
 
+  // A vision tower holds q, k and v as one piece, of which all are asked for at once.
   void project(const Linear<T>& qkv, MatrixView<const T> normed, MatrixView<T> out,
                QkvPieces p) const {
+    if (is_all(p)) return qkv.forward(normed, out, context());
     qkv.forward_pieces(normed, out, p.first, p.last, context());
   }
   /// d: of these pieces. Adds to the gradients of their weights; d_normed (+)= d W, unless it has
@@ -82,11 +84,13 @@ class TrainingSteps {
                         MatrixView<T> d_normed, Accumulate accumulate) const {
     const LinearGradient<T>* const of[] = {&to.q, &to.k, &to.v};
     for (Index i = p.first; i < p.last; ++i)
-      add_weight_gradient(normed,
-                          d.middle_cols(qkv.piece_begin(i) - qkv.piece_begin(p.first),
-                                        qkv.piece_begin(i + 1) - qkv.piece_begin(i)),
-                          *of[i]);
-    if (d_normed.data() != nullptr)
+      add_weight_gradient(
+          normed, d.middle_cols(begin_of(i) - begin_of(p.first), begin_of(i + 1) - begin_of(i)),
+          *of[i]);
+    if (d_normed.data() == nullptr) return;
+    if (is_all(p))
+      linear_backward_input<T>(qkv, d, d_normed, context(), accumulate);
+    else
       linear_backward_input_pieces<T>(qkv, d, d_normed, p.first, p.last, context(), accumulate);
   }
 
@@ -139,6 +143,10 @@ class TrainingSteps {
   }
 
  private:
+  static bool is_all(QkvPieces p) { return p.first == 0 && p.last == 3; }
+  // The first column of piece i of q, k and v, side by side.
+  Index begin_of(Index i) const { return i == 0 ? 0 : q_width_ + (i - 1) * kv_width_; }
+
   template <class E>
   KeyMemory<E> memory(MatrixView<E> kv) const {
     return {.k = kv.data(),

@@ -46,6 +46,8 @@ struct TowerRows {
 
 template <Scalar T>
 class VisionFrames;
+template <Scalar T>
+class VisionTowerGradient;
 
 /// Patch embedding, blocks (RMSNorm, attention with 2-D rotary embedding in windows or over the
 /// frame, SwiGLU), and a merger of spatial_merge_size^2 patches to one token (arXiv 2502.13923,
@@ -128,6 +130,7 @@ class VisionTower {
 
  private:
   friend class VisionFrames<T>;
+  friend class VisionTowerGradient<T>;
   using Rows = detail::TowerRows<T>;
 
   void check_sizes(MatrixView<const T> patches, std::span<const VisionGrid> grids,
@@ -182,16 +185,20 @@ class VisionTower {
     scratch.grids.assign(grids.begin(), grids.end());
   }
 
-  // Patches into the order of the windows; a patch of one frame is repeated for the others.
   void embed(MatrixView<const T> patches, const Rows& rows, MatrixView<T> x,
              const Context& context) const {
     const Workspace::Frame frame(context.workspace);
+    patch_embed_.forward(patches_of(rows, patches, context), x, context);
+  }
+  // The patch of each row; one of one frame is repeated for the others. In the context's workspace.
+  MatrixView<T> patches_of(const Rows& rows, MatrixView<const T> patches,
+                           const Context& context) const {
     const Index channel = config_.patch_size * config_.patch_size;
     const Index frames = config_.temporal_patch_size;
     const bool still = patches.cols() != config_.patch_width();
-    const MatrixView<T> sorted = context.workspace.matrix<T>(x.rows(), config_.patch_width());
+    const MatrixView<T> sorted = context.workspace.matrix<T>(rows.count(), config_.patch_width());
     context.executor.for_each(
-        x.rows(),
+        rows.count(),
         [&](Index r, Index) {
           const T* from = patches.row(rows.patch[static_cast<std::size_t>(r)]);
           T* to = sorted.row(r);
@@ -204,7 +211,7 @@ class VisionTower {
               std::copy_n(from + c * channel, channel, to + (c * frames + f) * channel);
         },
         16);
-    patch_embed_.forward(sorted, x, context);
+    return sorted;
   }
 
   detail::BlockPass<T> pass_of(const Rows& rows) const {
