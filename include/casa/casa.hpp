@@ -57,6 +57,7 @@
 #include "casa/model/weights.hpp"
 
 #include "casa/vision/patch_encoder.hpp"
+#include "casa/vision/patch_encoder_backward.hpp"
 #include "casa/vision/vision_config.hpp"
 #include "casa/vision/vision_frames.hpp"
 #include "casa/vision/vision_tower.hpp"

@@ -94,9 +94,9 @@ class AdamW {
   const AdamWOptions& options() const { return options_; }
   /// Updates done.
   std::int64_t updates() const { return updates_; }
-  /// The running means of gradients, m, and of their squares, v.
+  /// The running means of gradients, m.
   const TensorSet<T>& first_moments() const { return first_; }
-  const TensorSet<T>& second_moments() const { return second_; }  ///< v
+  const TensorSet<T>& second_moments() const { return second_; }  ///< of their squares, v
 
   /// One update of `parameters` by `gradients`, each times `gradient_scale` (1 over the number of
   /// samples, a clip factor), at rate `learning_rate`. Throws casa::error, and changes nothing,

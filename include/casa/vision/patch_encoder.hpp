@@ -21,6 +21,8 @@ struct PatchEncoderConfig {
   Index out_hidden_size = 0;      ///< the decoder's hidden_size
   double rms_norm_eps = 1e-5;     ///< added to the mean square of every RMSNorm, in (0, 1]
 
+  friend bool operator==(const PatchEncoderConfig&, const PatchEncoderConfig&) = default;
+
   /// Patches of an image: its tokens.
   Index num_patches() const { return (image_size / patch_size) * (image_size / patch_size); }
   /// Values of a head.
@@ -93,6 +95,9 @@ void for_each_tensor(const PatchEncoderSpec& s, F&& f) {
   for_each_tensor(s.proj, f);
 }
 
+template <Scalar T>
+class PatchEncoderGradient;
+
 /// Patch embedding with learned positions, blocks, norm, and a projection to the decoder's width.
 /// Immutable once made: any number of threads share one, each with a Scratch and a Context of its
 /// own.
@@ -146,17 +151,19 @@ class PatchEncoder {
   }
 
  private:
+  friend class PatchEncoderGradient<T>;
+
   void run(MatrixView<const std::uint8_t> images, MatrixView<T> tokens, Scratch& scratch,
            const Context& context) const {
     const Index patches = config_.num_patches(), rows = tokens.rows();
     const Workspace::Frame frame(context.workspace);
-    const MatrixView<T> x = embed(images, context);
-
-    scratch.intervals.resize(static_cast<std::size_t>(rows));
-    for (Index r = 0; r < rows; ++r) {
-      const Index first = r / patches * patches;
-      scratch.intervals[static_cast<std::size_t>(r)] = {first, first + patches};
+    const MatrixView<T> x = context.workspace.matrix<T>(rows, config_.hidden_size);
+    {
+      const Workspace::Frame inner(context.workspace);
+      embed(pixels_of_patches(images, context), x, context);
     }
+    scratch.intervals.resize(static_cast<std::size_t>(rows));
+    set_intervals(patches, scratch.intervals);
     const DecoderConfig block = config_.block_config();
     const detail::StreamPass stream{.text = {0, rows}, .seen = {.self = {scratch.intervals, {}}}};
     const detail::BlockPass<T> pass{.shape = block.attention_shape(),
@@ -174,7 +181,17 @@ class PatchEncoder {
     proj_.forward(x, tokens, context);
   }
 
-  MatrixView<T> embed(MatrixView<const std::uint8_t> images, const Context& context) const {
+  // Every patch sees all patches of its image.
+  static void set_intervals(Index patches, std::span<Interval> of_rows) {
+    for (std::size_t r = 0; r < of_rows.size(); ++r) {
+      const Index first = static_cast<Index>(r) / patches * patches;
+      of_rows[r] = {first, first + patches};
+    }
+  }
+
+  // Row r: the pixels of patch r in raster order, in [0, 1]. In the context's workspace.
+  MatrixView<T> pixels_of_patches(MatrixView<const std::uint8_t> images,
+                                  const Context& context) const {
     const Index patch = config_.patch_size, side = config_.image_size, across = side / patch;
     const Index patches = config_.num_patches(), rows = images.rows() * patches;
     const MatrixView<T> pixels = context.workspace.matrix<T>(rows, patch * patch);
@@ -184,10 +201,12 @@ class PatchEncoder {
       for (Index i = 0; i < patch * patch; ++i)
         pixels(r, i) = static_cast<T>(image[(top + i / patch) * side + left + i % patch]) / T{255};
     }
-    const MatrixView<T> x = context.workspace.matrix<T>(rows, config_.hidden_size);
+    return pixels;
+  }
+  void embed(MatrixView<const T> pixels, MatrixView<T> x, const Context& context) const {
     patch_embed_.forward(pixels, x, context);
-    for (Index r = 0; r < rows; ++r) x.eigen().row(r) += pos_embed_.eigen().row(r % patches);
-    return x;
+    for (Index r = 0; r < x.rows(); ++r)
+      x.eigen().row(r) += pos_embed_.eigen().row(r % config_.num_patches());
   }
 
   PatchEncoderConfig config_;
