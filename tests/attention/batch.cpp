@@ -269,6 +269,12 @@ TEST_CASE("what does not fit is refused, with the number of the sequence") {
   std::vector<KeyPiece<float>> pieces{{nullptr, nullptr, 10, 8, 80}};
   CHECK(said([&](Inputs& s) { s[1].keys = pieces; }) ==
         "batch: sequence 1: attention: keys[0] has 10 keys but a null k or v");
+  const std::vector<float> all_alike(80);
+  pieces[0] = {all_alike.data(), all_alike.data(), 10, 0, 8};
+  CHECK(
+      said([&](Inputs& s) { s[1].keys = pieces; }) ==
+      "batch: sequence 1: attention: keys[0].token_stride is 0, so that each of its 10 keys would "
+      "be the first: expected the values from one token to the next");
   pieces[0].count = -1;
   CHECK(said([&](Inputs& s) { s[1].keys = pieces; }) ==
         "batch: sequence 1: attention: keys[0].count is negative: -1");

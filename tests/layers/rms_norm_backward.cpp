@@ -19,10 +19,10 @@ std::span<T> span_of(Matrix<T>& m) {
 }
 
 template <class T>
-struct Problem {
+struct NormProblem {
   Matrix<T> x, w, d_out, d_x, d_w;
 
-  Problem(std::mt19937_64& rng, Index rows, Index d)
+  NormProblem(std::mt19937_64& rng, Index rows, Index d)
       : x(random_matrix<T>(rng, rows, d)),
         w(random_matrix<T>(rng, 1, d)),
         d_out(random_matrix<T>(rng, rows, d)),
@@ -39,7 +39,7 @@ TEST_CASE("gradients of RMSNorm are the slopes of its output") {
   std::mt19937_64 rng(1);
   for (const Index d : {1, 3, 8, 21}) {
     CAPTURE(d);
-    Problem<double> p(rng, 4, d);
+    NormProblem<double> p(rng, 4, d);
     const Matrix<double> before = p.d_w;
     const auto loss = [&] {
       Matrix<double> out(4, d);
@@ -64,7 +64,7 @@ TEST_CASE_TEMPLATE("fast and naive gradients of RMSNorm agree to rounding", T, f
     CAPTURE(seed);
     std::mt19937_64 rng(seed);
     const Index rows = 1 + static_cast<Index>(rng() % 50), d = 1 + static_cast<Index>(rng() % 200);
-    Problem<T> fast(rng, rows, d), naive = fast;
+    NormProblem<T> fast(rng, rows, d), naive = fast;
     const Accumulate accumulate = seed % 2 ? Accumulate::yes : Accumulate::no;
     const Matrix<T> d_x = fast.d_x, d_w = fast.d_w;
     fast.run({}, accumulate);
@@ -96,7 +96,7 @@ TEST_CASE_TEMPLATE("fast and naive gradients of RMSNorm agree to rounding", T, f
 
 TEST_CASE_TEMPLATE("gradients of RMSNorm: threads, places and zeros", T, float, double) {
   std::mt19937_64 rng(4);
-  Problem<T> serial(rng, 77, 100), other = serial;
+  NormProblem<T> serial(rng, 77, 100), other = serial;
   std::fill_n(serial.d_out.row(5), 100, T{0});
   other.d_out = serial.d_out;
   const Matrix<T> before = serial.d_w;
@@ -124,7 +124,7 @@ TEST_CASE_TEMPLATE("gradients of RMSNorm: threads, places and zeros", T, float, 
 
 TEST_CASE("gradients of RMSNorm allocate nothing once warm, and refuse wrong sizes by name") {
   std::mt19937_64 rng(4);
-  Problem<float> p(rng, 6, 8);
+  NormProblem<float> p(rng, 6, 8);
   const Context context;
   for (int i = 0; i < 3; ++i) p.run(context);
   const bool counts = counts_allocations();

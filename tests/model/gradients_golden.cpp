@@ -62,7 +62,7 @@ struct Problem {
 };
 
 template <class T>
-Matrix<T> copy(MatrixView<const T> m) {
+Matrix<T> copy_of(MatrixView<const T> m) {
   Matrix<T> c(m.rows(), m.cols());
   c.eigen() = m.eigen();
   return c;
@@ -96,7 +96,7 @@ void check_gradients(const Problem<T>& p, bool cross_entropy, Activations activa
   for (Index i = 0; i < fast.weights.size(); ++i) {
     const std::string& name = fast.weights.specs()[static_cast<std::size_t>(i)].name;
     CAPTURE(name);
-    check_close(copy(fast.weights[i]), copy(naive.weights[i]),
+    check_close(copy_of(fast.weights[i]), copy_of(naive.weights[i]),
                 p.gradients.template matrix<double>(prefix + name));
   }
   {

@@ -19,13 +19,13 @@ using model_test::TwinToken;
 namespace {
 
 // A whole stream of a model, and its cut into chunks.
-struct Stream {
+struct HistoryStream {
   std::vector<int> ids;
   std::vector<Insertion> insertions;
   StreamLayout layout;
   Matrix<double> images;
 
-  Stream(const DecoderConfig& c, std::mt19937& random) {
+  HistoryStream(const DecoderConfig& c, std::mt19937& random) {
     const auto s = stream_test::random_stream(random, 24);
     const auto more = stream_test::random_stream(random, 24);  // more windows
     insertions = s.insertions;
@@ -50,8 +50,8 @@ struct Stream {
 
 // Logits of the stream cut into random chunks; `each` is called behind every chunk.
 template <class Each>
-Matrix<double> in_chunks(const Decoder<double>& model, DecoderState<double>& state, const Stream& s,
-                         std::mt19937& random, Each each) {
+Matrix<double> in_chunks(const Decoder<double>& model, DecoderState<double>& state,
+                         const HistoryStream& s, std::mt19937& random, Each each) {
   const auto length = static_cast<Index>(s.ids.size());
   Matrix<double> logits(length, model.config().vocab_size);
   std::size_t next = 0;
@@ -86,7 +86,7 @@ double bound_of(const Matrix<double>& m) {
   return m.size() == 0 ? 0 : 1e-11 * casa_test::largest(m.eigen());
 }
 
-Matrix<double> twin_logits(const Twin& twin, const Stream& s, const Twin::Sees& sees) {
+Matrix<double> twin_logits(const Twin& twin, const HistoryStream& s, const Twin::Sees& sees) {
   return twin.logits(
       s.ids, [](Index i, Index j) { return j <= i; }, [](Index i, Index j) { return i - j; },
       s.windows(), s.images.eigen(), std::vector<Index>(s.ids.size(), 0), sees);
@@ -106,7 +106,7 @@ const std::vector<History> histories = {History::window,   History::last(2),  Hi
                                         History::all};
 
 // Keys of the windows that `kept` says, when the stream has come as far as `state`.
-Index keys_kept(const Stream& s, Keys keys, const DecoderState<double>& state,
+Index keys_kept(const HistoryStream& s, Keys keys, const DecoderState<double>& state,
                 const std::function<bool(Index newest, Index window)>& kept) {
   // Of the windows so far: those up to the last that has begun.
   Index newest = 0, count = 0;
@@ -178,7 +178,7 @@ TEST_CASE("logits are those of the definition, and caches hold the windows that 
         CAPTURE(history.count);
         model_test::RandomWeights weights(seed);
         const Decoder<double> model(c, weights.source());
-        const Stream s(c, random);
+        const HistoryStream s(c, random);
         const Matrix<double> expected =
             twin_logits(Twin(c, weights), s, [&](const TwinToken& row, const TwinToken& key) {
               return sees(history, row.window, key.window);
@@ -212,7 +212,7 @@ TEST_CASE("histories are told apart: those of another give other logits") {
   DecoderConfig c = model_test::small_config(1);
   c.fusion = presets::casa_before({0});
   model_test::RandomWeights weights(5);
-  Stream s(c, random);
+  HistoryStream s(c, random);
   s.insertions = {{1, 2}, {2, 2}, {3, 2}, {4, 2}, {5, 2}, {6, 2}};
   s.ids = model_test::random_ids(8, c.vocab_size, 5);
   s.layout = StreamLayout(8, s.insertions);
@@ -246,7 +246,7 @@ TEST_CASE("a rule of one's own is followed as if the library knew it") {
         CAPTURE(odd);
         model_test::RandomWeights weights(seed);
         const Decoder<double> model(c, weights.source());
-        const Stream s(c, random);
+        const HistoryStream s(c, random);
         const auto windows = s.layout.windows();
         const Matrix<double> expected =
             twin_logits(Twin(c, weights), s, [&](const TwinToken& row, const TwinToken& key) {
@@ -279,7 +279,7 @@ TEST_CASE("a history written as a rule is that history, for image rows too") {
       const Decoder<double> model(c, weights.source());
       c.fusion->rule = std::make_shared<AsRule>(history);
       const Decoder<double> by_rule(c, weights.source());
-      const Stream s(c, random);
+      const HistoryStream s(c, random);
       const Matrix<double> whole = model.logits(s.ids, s.insertions, s.images);
       CHECK(by_rule.logits(s.ids, s.insertions, s.images).eigen() == whole.eigen());
       auto state = by_rule.new_state();
@@ -310,7 +310,7 @@ TEST_CASE("presets of published models are their definitions") {
       c.fusion = preset.fusion;
       model_test::RandomWeights weights(seed);
       const Decoder<double> model(c, weights.source());
-      const Stream s(c, random);
+      const HistoryStream s(c, random);
       const Matrix<double> expected = twin_logits(Twin(c, weights), s, preset.sees);
       auto state = model.new_state();
       const Matrix<double> logits = in_chunks(model, state, s, random, [](const auto&) {});

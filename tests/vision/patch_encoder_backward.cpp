@@ -23,8 +23,9 @@ PatchEncoderConfig small_encoder(Index image = 6, Index patch = 3) {
 }
 
 template <class T>
-struct Problem {
-  explicit Problem(std::uint64_t seed, PatchEncoderConfig c = small_encoder(), Index count = 3)
+struct EncoderProblem {
+  explicit EncoderProblem(std::uint64_t seed, PatchEncoderConfig c = small_encoder(),
+                          Index count = 3)
       : config(c),
         parameters(tensor_specs(patch_encoder_spec(c))),
         images(count, c.image_size * c.image_size),
@@ -65,7 +66,7 @@ bool same_bits(const TensorSet<T>& a, const TensorSet<T>& b) {
 TEST_CASE("gradients of a patch encoder are the slopes of its outputs") {
   for (const std::uint64_t seed : {1u, 2u, 3u}) {
     CAPTURE(seed);
-    Problem<double> p(seed);
+    EncoderProblem<double> p(seed);
     TensorSet<double> gradients(p.parameters.specs());
     p.add(gradients);
     double largest = 0;
@@ -89,7 +90,7 @@ TEST_CASE("gradients of a patch encoder are the slopes of its outputs") {
 TEST_CASE_TEMPLATE("gradients are added, with the same bits for any threads and activations", T,
                    float, double) {
   // Enough patches that threads share the work.
-  const Problem<T> p(5, small_encoder(24, 3), 9);
+  const EncoderProblem<T> p(5, small_encoder(24, 3), 9);
   TensorSet<T> once(p.parameters.specs()), other(p.parameters.specs());
   p.add(once);
   p.add(other, {}, Activations::keep);
@@ -111,7 +112,7 @@ TEST_CASE_TEMPLATE("gradients are added, with the same bits for any threads and 
 }
 
 TEST_CASE_TEMPLATE("what is frozen has no gradient and changes no other", T, float, double) {
-  const Problem<T> p(6);
+  const EncoderProblem<T> p(6);
   TensorSet<T> all(p.parameters.specs());
   p.add(all);
   const auto specs = p.parameters.specs();
@@ -134,7 +135,7 @@ TEST_CASE_TEMPLATE("what is frozen has no gradient and changes no other", T, flo
 }
 
 TEST_CASE("what does not fit is refused, and no gradient is touched") {
-  const Problem<float> p(7);
+  const EncoderProblem<float> p(7);
   TensorSet<float> gradients(p.parameters.specs());
   PatchEncoderGradient<float> gradient(p.config, gradients);
   const auto add = [&](const PatchEncoder<float>& encoder, MatrixView<const std::uint8_t> images,
@@ -143,7 +144,7 @@ TEST_CASE("what does not fit is refused, and no gradient is touched") {
     for (const float g : gradients.values()) CHECK(g == 0);
     return m;
   };
-  const Problem<float> other(7, small_encoder(6, 2));
+  const EncoderProblem<float> other(7, small_encoder(6, 2));
   CHECK(has(add(other.encoder(), p.images, p.d_tokens), "of another config"));
   CHECK(has(add({}, p.images, p.d_tokens), "of another config, or has no weights"));
   CHECK(has(add(p.encoder(), p.images.view().middle_rows(0, 2), p.d_tokens),

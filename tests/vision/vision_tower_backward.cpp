@@ -30,8 +30,8 @@ VisionTowerConfig small_tower() {
 
 // Two images of several windows; patches of both frames, or of one, which stands for both.
 template <class T>
-struct Problem {
-  explicit Problem(std::uint64_t seed, bool still = false, Index scale = 1)
+struct TowerProblem {
+  explicit TowerProblem(std::uint64_t seed, bool still = false, Index scale = 1)
       : parameters(tensor_specs(vision_tower_spec(config))) {
     grids = {{1, 6 * scale, 4 * scale}, {1, 2, 6 * scale}};
     std::mt19937_64 random(seed);
@@ -76,7 +76,7 @@ bool same_bits(std::span<const T> a, std::span<const T> b) {
 TEST_CASE("gradients of a vision tower are the slopes of its outputs") {
   for (const bool still : {false, true}) {
     CAPTURE(still);
-    Problem<double> p(still ? 2 : 1, still);
+    TowerProblem<double> p(still ? 2 : 1, still);
     TensorSet<double> gradients(p.parameters.specs());
     p.add(gradients);
     double largest = 0;
@@ -100,7 +100,7 @@ TEST_CASE("gradients of a vision tower are the slopes of its outputs") {
 
 TEST_CASE_TEMPLATE("gradients of a vision tower are added, with the same bits for any threads", T,
                    float, double) {
-  const Problem<T> p(5, false, 4);
+  const TowerProblem<T> p(5, false, 4);
   TensorSet<T> once(p.parameters.specs()), other(p.parameters.specs());
   p.add(once);
   for (const Index threads : {2, 3}) {
@@ -117,7 +117,7 @@ TEST_CASE_TEMPLATE("gradients of a vision tower are added, with the same bits fo
 }
 
 TEST_CASE("frozen tensors of a vision tower are left out, and the others' gradients stay") {
-  const Problem<double> p(7);
+  const TowerProblem<double> p(7);
   const std::vector<TensorSpec> all = p.parameters.specs();
   TensorSet<double> every(all);
   p.add(every);
@@ -143,7 +143,7 @@ TEST_CASE("frozen tensors of a vision tower are left out, and the others' gradie
 }
 
 TEST_CASE("gradients of a vision tower: warm they allocate nothing; wrong sizes have a name") {
-  Problem<float> p(3);
+  TowerProblem<float> p(3);
   TensorSet<float> gradients(p.parameters.specs());
   const VisionTower<float> tower = p.tower();
   VisionTowerGradient<float> gradient(p.config, gradients);

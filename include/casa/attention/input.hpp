@@ -118,6 +118,9 @@ Index check_pieces(std::span<const KeyPiece<S>> keys) {
     require(piece.count == 0 || (piece.k != nullptr && (!kReadsValues || piece.v != nullptr)),
             "attention: keys[", p, "] has ", piece.count, " keys but a null k",
             kReadsValues ? " or v" : "");
+    require(piece.count <= 1 || piece.token_stride != 0, "attention: keys[", p,
+            "].token_stride is 0, so that each of its ", piece.count,
+            " keys would be the first: expected the values from one token to the next");
     num_keys = checked_add(num_keys, piece.count, "attention: keys");
   }
   return num_keys;
