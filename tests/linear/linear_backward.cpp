@@ -125,10 +125,11 @@ TEST_CASE_TEMPLATE("gradients of stacked and of alternating pieces are those of 
                    float, double) {
   std::mt19937_64 rng(3);
   const Index rows = 19, in = 77;
+  // Blocks of k begin inside panels.
   for (const bool alternating : {false, true}) {
     CAPTURE(alternating);
     const std::vector<Index> outs =
-        alternating ? std::vector<Index>{83, 83, 83} : std::vector<Index>{5, 130, 0, 64, 31};
+        alternating ? std::vector<Index>{283, 283, 283} : std::vector<Index>{5, 600, 0, 64, 37};
     std::vector<Matrix<T>> weights;
     std::vector<LinearPiece> pieces;
     for (const Index out : outs) weights.push_back(random_matrix<T>(rng, out, in));
