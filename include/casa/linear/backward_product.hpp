@@ -136,11 +136,13 @@ void multiply_backward(MatrixView<T> c, Index depth, Accumulate accumulate, cons
   for (Index first = 0; first < c.rows(); first += part) {
     const Workspace::Frame frame(context.workspace);
     const Index rows = (std::min)(part, c.rows() - first), packed_size = packed_depth<T>(depth);
-    // One worker writes each block once for all rows. Several get jobs of fewer rows, as in forward
-    // products, and a block is written anew for each job.
-    const ProductBlocking cut(rows, ceil_div(c.cols(), width), depth,
-                              packed_size * Index{sizeof(T)}, workers,
-                              workers == 1 ? kPackRows / kTileRows : kBlockTiles);
+    // A block is written anew for each block of rows. So those are as few as give every worker four
+    // jobs of two panels, but not of fewer tiles than a forward product has; one worker needs but
+    // one. (With 576 columns and two workers: 2 to 7 points of the multiply-add peak.)
+    const Index panels = ceil_div(c.cols(), width), tiles = TileSplit(rows).tiles;
+    const Index row_blocks = workers == 1 ? 1 : ceil_div(4 * workers, ceil_div(panels, 2));
+    const ProductBlocking cut(rows, panels, depth, packed_size * Index{sizeof(T)}, workers,
+                              (std::max)(kBlockTiles, ceil_div(tiles, row_blocks)));
     T* packed = context.workspace.take<T>(checked_mul(rows, packed_size, "Linear: packed rows"));
     pack(Interval{first, first + rows}, cut.rows, packed_size, packed);
     multiply_jobs<T, T>(
