@@ -361,19 +361,20 @@ TEST_CASE("a tensor that the set does not have is frozen, and the others' gradie
     TensorSet<double> all = zeros(parameters);
     DecoderGradient<double>(c, all).add(model, samples_of(streams), {});
     const Matrix<double> d_images = streams[0].d_images;
-    for (const bool images : {false, true}) {
-      std::vector<TensorSpec> some;
-      for (const TensorSpec& s : parameters.specs())
-        if (random() % 3 == 0) some.push_back(s);
-      TensorSet<double> few(some);
-      streams[0].d_images.fill(0);
-      TrainingSample<double> sample = streams[0].sample();
-      if (!images) sample.d_image_tokens = {};
-      DecoderGradient<double>(c, few).add(model, {&sample, 1}, {});
-      for (Index i = 0; i < few.size(); ++i)
-        CHECK(few[i].eigen() == all[all.find(some[static_cast<std::size_t>(i)].name)].eigen());
-      if (images) CHECK(streams[0].d_images.eigen() == d_images.eigen());
-    }
+    for (const unsigned one_of : {0u, 2u, 3u, 40u})
+      for (const bool images : {false, true}) {
+        std::vector<TensorSpec> some;  // one of so many tensors; of 0: none
+        for (const TensorSpec& s : parameters.specs())
+          if (one_of > 0 && random() % one_of == 0) some.push_back(s);
+        TensorSet<double> few(some);
+        streams[0].d_images.fill(0);
+        TrainingSample<double> sample = streams[0].sample();
+        if (!images) sample.d_image_tokens = {};
+        DecoderGradient<double>(c, few).add(model, {&sample, 1}, {});
+        for (Index i = 0; i < few.size(); ++i)
+          CHECK(few[i].eigen() == all[all.find(some[static_cast<std::size_t>(i)].name)].eigen());
+        if (images) CHECK(streams[0].d_images.eigen() == d_images.eigen());
+      }
   }
 }
 

@@ -169,8 +169,9 @@ class DecoderGradient {
       const Block block = this->block(model, layer, context);
       std::construct_at(x + layer + 1, hidden(text_rows));
       std::construct_at(y + layer + 1, block.updates_images() ? hidden(image_rows) : y[layer]);
-      const bool keep = activations_ == Activations::keep && layer >= first;
-      if (keep) std::construct_at(records + layer, block.record(x[layer], y[layer], activations_));
+      const bool keep = keeps(layer, first);
+      if (keep)
+        std::construct_at(records + layer, block.record(x[layer], y[layer], Activations::keep));
       const Workspace::Frame inner(workspace);
       block.forward(
           keep ? records[layer] : block.record(x[layer], y[layer], Activations::recompute),
@@ -187,7 +188,7 @@ class DecoderGradient {
     for (Index layer = layers; layer-- > first;) {
       const Workspace::Frame inner(workspace);
       const Block block = this->block(model, layer, context);
-      if (activations_ == Activations::keep) {
+      if (keeps(layer, first)) {
         block.backward(records[layer], d_x, d_y);
       } else {
         const Record record = block.record(x[layer], y[layer], Activations::recompute);
@@ -196,6 +197,13 @@ class DecoderGradient {
       }
     }
     embed_backward(samples, d_x, d_y, context);
+  }
+
+  // Whether a block's inner values stay in memory until it is gone back through. Those of the last
+  // block do in any case: they would be the next to be computed again.
+  bool keeps(Index layer, Index first) const {
+    return layer >= first &&
+           (activations_ == Activations::keep || layer == config_.num_hidden_layers - 1);
   }
 
   Block block(const Decoder<T>& model, Index layer, const Context& context) {
