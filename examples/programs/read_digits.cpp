@@ -8,7 +8,7 @@
 #include <string>
 
 #include "casa/core/build_info.hpp"
-#include "support/digits.hpp"
+#include "support/digit_reader.hpp"
 #include "support/program.hpp"
 #include "support/reader_files.hpp"
 

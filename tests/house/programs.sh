@@ -38,6 +38,40 @@ if [ -x "$CASA_EXAMPLES/read_digits" ]; then
   holds "224 lines are read aloud" [ "$(wc -l < "$work/out")" -eq 224 ]
   holds "the first line of stderr says how it was built" sh -c "head -n 1 '$work/err' | grep -q '^casa [0-9]'"
 fi
+if [ -x "$CASA_EXAMPLES/train_digits" ]; then
+  asked=$((asked + 1))
+  train="$CASA_EXAMPLES/train_digits"
+  tiny="--steps 3 --batch 1 --test-every 2 --test-streams 1"
+  expect 2 "train_digits: a variant that is none" "$train" --variant none -o "$work/runs"
+  expect 2 "train_digits: one variant and all" "$train" --variant casa --all -o "$work/runs"
+  expect 2 "train_digits: no steps" "$train" --steps 0 -o "$work/runs"
+  expect 1 "train_digits: no such digits" "$train" --digits "$work/none" -o "$work/runs"
+  holds "the file is named" grep -q "$work/none" "$work/err"
+  expect 1 "train_digits: streams of other pictures" "$train" --streams "$golden/reader/streams.safetensors" -o "$work/runs"
+  holds "the sizes are named" grep -q "32 x 32" "$work/err"
+  holds "nothing was made" [ ! -e "$work/runs" ]
+  expect 0 "train_digits of all variants and two seeds" "$train" --all --seeds 1,2 $tiny -t 2 -o "$work/runs"
+  holds "a line for each run" [ "$(grep -cE '^(casa|cross_attention|token_insertion) +[12] +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9]+ +[0-9.]+$' "$work/out")" -eq 6 ]
+  holds "and one for each variant" [ "$(grep -cE '^(casa|cross_attention|token_insertion) +digits .* to .* exact' "$work/out")" -eq 3 ]
+  holds "stderr, which is no terminal, has no bar" [ "$(wc -l < "$work/err")" -eq 1 ]
+  holds "the log has a loss a step" [ "$(grep -cE '^\{"step":[123],"loss":[0-9.]+,' "$work/runs/casa-seed1/train.jsonl")" -eq 3 ]
+  expect 1 "train_digits over a run" "$train" $tiny -o "$work/runs"
+  holds "the option is named" grep -q -- "--resume goes on" "$work/err"
+  expect 1 "train_digits: another run of the same name" "$train" --steps 4 --batch 1 --resume -o "$work/runs"
+  holds "both configs are shown" grep -q '"steps":3.*expected.*"steps":4' "$work/err"
+  expect 0 "train_digits: the same run by one thread" "$train" $tiny -t 1 -o "$work/alone"
+  for file in model training; do
+    holds "$file has the same bits" cmp -s "$work/alone/casa-seed1/$file.safetensors" "$work/runs/casa-seed1/$file.safetensors"
+  done
+  expect 0 "train_digits with bfloat16 weights" "$train" $tiny --weights bf16 -o "$work/bf16"
+  if [ -x "$CASA_EXAMPLES/read_digits" ]; then
+    for variant in casa cross_attention token_insertion; do
+      expect 0 "read_digits on what was trained: $variant" "$CASA_EXAMPLES/read_digits" \
+        --model "$work/runs/$variant-seed2" --streams "$golden/digits/streams.safetensors"
+      holds "224 lines are read aloud" [ "$(wc -l < "$work/out")" -eq 224 ]
+    done
+  fi
+fi
 if [ -x "$CASA_EXAMPLES/read_text" ]; then
   asked=$((asked + 1))
   reader=$golden/reader
@@ -185,7 +219,7 @@ if [ -x "$CASA_EXAMPLES/save_model" ]; then
     expect 1 "generate int8 products of float" "$CASA_EXAMPLES/generate" -m "$golden/hf_qwen2" --precision int8 --prompt-ids 5 -q
   fi
 fi
-for program in caption_stream compare_traces digit_frames generate inspect read_digits read_text save_model; do
+for program in caption_stream compare_traces digit_frames generate inspect read_digits read_text save_model train_digits; do
   [ -x "$CASA_EXAMPLES/$program" ] && delivers "$program --help" "$CASA_EXAMPLES/$program" --help
 done
 [ -x "$CASA_EXAMPLES/inspect" ] && delivers "inspect" "$CASA_EXAMPLES/inspect" "$golden/hf_llama"
