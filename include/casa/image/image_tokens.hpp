@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "casa/image/qwen2_vl_preprocess.hpp"
 #include "casa/image/qwen2_vl_preprocess_config.hpp"
 #include "casa/image/rgb.hpp"
+#include "casa/vision/vision_frames.hpp"
 
 CASA_NAMESPACE_BEGIN
 namespace io {
@@ -45,6 +47,18 @@ class ImageEncoder {
   void keep_pictures(Index most_bytes) { cache_ = EmbeddingCache<T>(most_bytes); }
   /// What that cache holds and has done.
   const EmbeddingCacheCounts& cache_counts() const { return cache_.counts(); }
+  /// From now on the pictures that are encoded are frames of one video: what did not change since
+  /// the last one is not computed again (VisionFrames; PatchReuse::none: everything is). The cache
+  /// of pictures takes none whose tokens are approximate. Throws casa::error for options out of
+  /// range, and for a model without a vision tower: in a patch encoder every patch sees all.
+  void reuse_patches(const FrameReuse& options) {
+    require(model_->vision_tower.has_value(),
+            "ImageEncoder: patches are reused in vision towers, and the model has none");
+    frames_.emplace(*model_->vision_tower, options);
+  }
+  /// What reuse_patches() brought; null where it was not called.
+  const FrameReuseCounts* reuse_counts() const { return frames_ ? &frames_->counts() : nullptr; }
+
   /// Of all pictures that were encoded.
   const ImageEncoderTimes& times() const { return times_; }
 
@@ -60,7 +74,7 @@ class ImageEncoder {
     if (const EncodedImage<T>* known = cache_.find(image)) return *known;
     EncodedImage<T> encoded =
         model_->vision_tower ? by_tower(image, context) : by_patches(image, context);
-    cache_.add(image, encoded);
+    if (!frames_ || frames_->last_is_exact()) cache_.add(image, encoded);
     return encoded;
   }
 
@@ -89,8 +103,10 @@ class ImageEncoder {
     Matrix<T> pixels(p.pixel_values.rows(), p.pixel_values.cols());
     pixels.eigen() = p.pixel_values.eigen().template cast<T>();
     watch.add_to(times_.preprocessing);
-    tower.encode(MatrixView<const T>(pixels), std::span(&grid, 1), out.tokens, tower_scratch_,
-                 context);
+    if (frames_)
+      frames_->encode(pixels, {&grid, 1}, out.tokens, context);
+    else
+      tower.encode(pixels, {&grid, 1}, out.tokens, tower_scratch_, context);
     watch.add_to(times_.encoder);
     return out;
   }
@@ -120,6 +136,7 @@ class ImageEncoder {
   Qwen2VlPreprocessConfig preprocess_ = {};
   typename VisionTower<T>::Scratch tower_scratch_ = {};
   typename PatchEncoder<T>::Scratch patch_scratch_ = {};
+  std::optional<VisionFrames<T>> frames_;
   EmbeddingCache<T> cache_;
   ImageEncoderTimes times_;
 };

@@ -182,7 +182,8 @@ class VisionFrames {
     if (std::memcmp(a, b, static_cast<std::size_t>(width) * sizeof(T)) == 0) return false;
     if (options_.largest_difference == 0) return true;
     double sum = 0;
-    for (Index i = 0; i < width; ++i) sum += std::abs(static_cast<double>(a[i]) - b[i]);
+    for (Index i = 0; i < width; ++i)
+      sum += std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
     // (A sum that is NaN is a change.)
     return !(sum <= options_.largest_difference * static_cast<double>(width));
   }
