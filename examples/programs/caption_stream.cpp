@@ -52,7 +52,7 @@ struct Shown {
 };
 
 casa::io::ModelOptions model_options(const Arguments& a) {
-  casa::io::ModelOptions options = a.encoder.model_options();
+  casa::io::ModelOptions options = program::model_options(a.decoder, a.encoder);
   options.files.map = !a.packed.empty();
   options.packed_file = a.packed;
   return options;
@@ -63,7 +63,8 @@ class Stream {
   Stream(const Arguments& a, casa::ThreadPool& pool)
       : a_(a),
         truth_(read_lines(a.truth)),
-        context_{.executor = pool},
+        context_{.executor = pool, .precision = program::precision(a.decoder.precision)},
+        encoder_pool_(a.encoder_threads),
         rate_(casa::parse_frame_rate(a.fps)),
         model_(casa::io::load_model<float>(a.model, model_options(a))),
         words_(a.model, model_.decoder.config().vocab_size),
@@ -71,6 +72,11 @@ class Stream {
         encoder_(model_, a.model),
         captioner_(model_.decoder, context_, options()) {
     encoder_.keep_pictures(a.keep_pictures << 20);
+    if (a.reuse != "off") {
+      casa::FrameReuse reuse = a.reuse_options;
+      reuse.reuse = a.reuse == "exact" ? casa::PatchReuse::exact : casa::PatchReuse::approximate;
+      encoder_.reuse_patches(reuse);
+    }
     std::optional<Resumed> resumed;
     if (!a.session.empty()) {
       fingerprint_ = casa::io::model_fingerprint(a.model);
@@ -335,12 +341,30 @@ class Stream {
                    "%lld pictures came back and were not encoded again (%lld held, %.1f MiB)\n",
                    static_cast<long long>(kept.hits), static_cast<long long>(kept.pictures),
                    static_cast<double>(kept.bytes) / 1048576);
+    if (const auto* reuse = encoder_.reuse_counts()) report_reuse(*reuse);
     encoding_.print("image encoder");
     pushing_.print("image and opening to logits");
     first_.print("time to first token");
     steps_.print("each further token");
     if (a_.realtime) lags_.print("a caption behind its frame");
     report_parts(seconds);
+  }
+
+  static void report_reuse(const casa::FrameReuseCounts& reuse) {
+    if (reuse.frames == 0) return;
+    const auto share = [](std::int64_t part, std::int64_t all) {
+      return 100 * static_cast<double>(part) / static_cast<double>(all);
+    };
+    std::fprintf(stderr,
+                 "%lld frames went through the vision tower, %lld of them in part and %lld not at "
+                 "all: %.1f %% of the patches\n",
+                 static_cast<long long>(reuse.frames), static_cast<long long>(reuse.in_part),
+                 static_cast<long long>(reuse.unchanged), share(reuse.computed, reuse.patches));
+    if (reuse.measured > 0)
+      std::fprintf(stderr,
+                   "tokens of %lld frames off by %.4f of their size in the mean, %.4f at most\n",
+                   static_cast<long long>(reuse.measured),
+                   reuse.error_sum / static_cast<double>(reuse.measured), reuse.largest_error);
   }
 
   // Where a frame's time went. The image side works on the next frame while text is written, so
@@ -367,7 +391,10 @@ class Stream {
   const Arguments& a_;
   std::vector<std::string> truth_;
   casa::Context context_;
-  casa::Context encoder_context_;  // on a thread of its own
+  // Of the thread that reads frames, whose workers are not those of the text: a step of text would
+  // wait for their turn.
+  casa::ThreadPool encoder_pool_;
+  casa::Context encoder_context_{.executor = encoder_pool_, .precision = context_.precision};
   casa::FrameRate rate_;
   casa::io::Model<float> model_;
   Words words_;

@@ -339,17 +339,9 @@ int main(int argc, char** argv) {
   app.add_option("-c,--context,--ctx-size", a.context,
                  "most text tokens of the stream (0: no bound)")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--dtype", a.dtype,
-                 "how weights are held (float; int8 where the files hold 8 bits)")
-      ->check(CLI::IsMember({"float", "bf16", "int8"}));
+  a.decoder.add_options(app, "float; int8 where the files hold 8 bits");
   app.add_option("--packed", a.packed,
                  "keep the weights as they are packed in this file, and map it the next time");
-  app.add_option("--precision", a.precision,
-                 "storage: the prompt is rounded to bf16 where it meets bf16 weights, if the "
-                 "machine multiplies that faster; int8: everything is rounded to int8 where it "
-                 "meets int8 weights (--dtype int8)")
-      ->check(CLI::IsMember({"full", "storage", "int8"}))
-      ->capture_default_str();
   a.encoder.add_options(app);
   app.add_option(
       "--trace", a.trace,
@@ -387,7 +379,8 @@ int main(int argc, char** argv) {
     files.require_distinct();
     if (!a.trace.empty()) program::require_replaceable("--trace", a.trace);
     casa::ThreadPool pool(a.threads);
-    const casa::Context context{.executor = pool, .precision = program::precision(a.precision)};
+    const casa::Context context{.executor = pool,
+                                .precision = program::precision(a.decoder.precision)};
     Progress progress(a.quiet);
     Session session(a, context);
     progress.stop();

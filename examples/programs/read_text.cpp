@@ -203,6 +203,8 @@ int main(int argc, char** argv) {
                  "print time and cache of each of so many tiles in one stream, as CSV")
       ->check(CLI::Range(Index{1}, Index{100'000}))
       ->excludes(image_files);
+  program::DecoderOptions decoder;
+  decoder.add_options(app, "16 and 8 bits as in the files, else float");
   program::EncoderOptions encoder;
   encoder.add_options(app);
   app.add_option("-t,--threads", threads, "worker threads")->capture_default_str();
@@ -213,11 +215,12 @@ int main(int argc, char** argv) {
   return program::run("read_text", app, argc, argv, [&] {
     std::fprintf(stderr, "%s\n", casa::build_info().report().c_str());
     casa::ThreadPool pool(threads);
-    const casa::Context context{.executor = pool};
+    const casa::Context context{.executor = pool,
+                                .precision = program::precision(decoder.precision)};
+    const casa::io::ModelOptions options = program::model_options(decoder, encoder);
 #ifndef PROGRAM_WITHOUT_IMAGE_FILES
     if (!attention.out.empty())
-      return show_attention(attention, files, images, data, encoder.model_options(), read_file,
-                            context);
+      return show_attention(attention, files, images, data, options, read_file, context);
 #endif
     if (!images.files.empty()) {
       if (!files.streams.empty() || !files.json.empty()) {
@@ -229,21 +232,21 @@ int main(int argc, char** argv) {
         folders.clear();
         for (const char* variant : kVariants) folders.push_back(data + "/" + variant);
       }
-      read_images(images, folders, encoder.model_options(), read_file, context);
+      read_images(images, folders, options, read_file, context);
       return 0;
     }
     if (cost_tiles > 0) {
-      put_costs(data, encoder.model_options(), cost_tiles, context);
+      put_costs(data, options, cost_tiles, context);
       return 0;
     }
     if (files.none()) {
-      compare_all(data, encoder.model_options(), context, threads);
+      compare_all(data, options, context, threads);
       return 0;
     }
     if (!files.complete("read_text")) return 2;
     files.check();
     const program::Streams streams = program::load_streams(files.streams);
-    const TextReader model(files.model, encoder.model_options());
+    const TextReader model(files.model, options);
     const program::Reading reading = program::read(model.reader, streams, context);
     if (!files.json.empty()) program::write_captions(files.json, reading);
     for (const std::string& text : model.texts(reading))

@@ -95,6 +95,11 @@ for also in "" --overwrite; do
   for share in -0.1 1.5 nan half; do
     refuse "$note --same-frame $share" "same-frame" read_frames --raw 32x32x1 --same-frame=$share $files $also < frames.raw
   done
+  for reuse in exact approximate; do
+    refuse "$note --reuse-patches $reuse without a tower" "the model has none$or" read_frames --raw 32x32x1 --reuse-patches $reuse $files $also < frames.raw
+  done
+  refuse "$note --refresh-every without approximate reuse" "go with --reuse-patches approximate, got --reuse-patches exact" read_frames --raw 32x32x1 --reuse-patches exact --refresh-every 3 $files $also < frames.raw
+  refuse "$note --precision int8 on other weights" "give --dtype int8, too$or" read_frames --raw 32x32x1 --precision int8 $files $also < frames.raw
   for same in old.png ./old.png "$work/old.png" old.hard old.link; do
     refuse "$note a picture as output: $same" "same file as --images" read_frames --images old.png --srt $same $also
     refuse "$note a picture as session: $same" "same file as --images" read_frames --images old.png --session $same $also

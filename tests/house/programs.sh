@@ -100,6 +100,10 @@ if [ -x "$CASA_EXAMPLES/read_text" ]; then
   holds "CASA is as right as in training" grep -qE '^casa +99\.34 % +89\.76 % +87\.50 % +35\.71 %' "$work/out"
   holds "cross-attention is" grep -qE '^cross_attention +99\.40 % +90\.97 % +87\.50 % +32\.14 %' "$work/out"
   holds "token insertion is" grep -qE '^token_insertion +99\.40 % +89\.66 % +85\.71 % +25\.00 %' "$work/out"
+  expect 1 "read_text --precision int8 alone" "$CASA_EXAMPLES/read_text" --precision int8
+  holds "--dtype int8 is asked for" grep -q "give --dtype int8, too" "$work/err"
+  expect 0 "read_text in 8 bits" "$CASA_EXAMPLES/read_text" --dtype int8 --precision int8
+  holds "all three read at least 98 % of easy characters" [ "$(grep -cE '^(casa|cross_attention|token_insertion) +9[89]\.' "$work/out")" -eq 3 ]
   expect 0 "read_text --images" "$CASA_EXAMPLES/read_text" --model "$reader/casa" --images "$work/white.pgm"
   expect 0 "read_text --cost" "$CASA_EXAMPLES/read_text" --cost 5
   holds "a line for each tile of each model" [ "$(grep -cE '^[a-z_]+,[1-5],[0-9.]+,[0-9]+$' "$work/out")" -eq 15 ]

@@ -15,6 +15,7 @@
 #include "caption_stream/same_frame.hpp"
 #include "caption_stream/words.hpp"
 #include "casa/checkpoint/captioner_config.hpp"
+#include "casa/vision/frame_reuse.hpp"
 #include "support/encoder_options.hpp"
 #include "support/files.hpp"
 #include "support/images.hpp"
@@ -26,12 +27,16 @@ struct Arguments {
   std::string dash;  // says that --raw reads stdin
   std::vector<std::string> images;
   program::ImageReader read_image{"caption_stream"};
+  program::DecoderOptions decoder;
   program::EncoderOptions encoder;
   std::optional<std::string> prompt, opening, closing, stop;
   casa::io::CaptionerConfig captions;  // but for these four, which need the model's tokens
   std::vector<std::int64_t> restart_at;
   bool greedy = false, deadline = false, realtime = false, quiet = false, overwrite = false;
   std::string same_frame = casa::text(kSameFrame);
+  std::string reuse = "off";
+  casa::FrameReuse reuse_options;  // but for what --reuse-patches says
+  casa::Index encoder_threads = 1;
   casa::Index threads = 0, timeout_ms = 10000, keep_pictures = 64;
   std::uint64_t seed = 0;
 
@@ -72,6 +77,12 @@ inline void check(const Arguments& a) {
   if (!a.raw.empty()) parse_frame_shape(a.raw);
   for (const std::string& image : a.images) program::require_readable("--images", image);
   if (!a.truth.empty()) program::require_readable("--truth", a.truth);
+  const casa::FrameReuse& reuse = a.reuse_options;
+  casa::require(a.reuse == "approximate" || (reuse.largest_difference == 0 &&
+                                             reuse.refresh_every == 0 && !reuse.measure_error),
+                "--patch-difference, --refresh-every and --measure-reuse go with --reuse-patches "
+                "approximate, got --reuse-patches ",
+                a.reuse);
   files(a).require_distinct();
   if (!a.session.empty()) {
     program::require_replaceable("--session", a.session);
@@ -184,11 +195,38 @@ inline void add_options(CLI::App& app, Arguments& a) {
                  "comes back, pixel for pixel, is not encoded again; 0: none")
       ->check(CLI::Range(casa::Index{0}, casa::Index{1} << 20))
       ->capture_default_str();
+  app.add_option("--reuse-patches", a.reuse,
+                 "what a vision tower does not compute again of a frame in part like the last one. "
+                 "exact: windows that did not change, up to its first block over the whole frame "
+                 "(same bits); approximate: all of them, as if nothing in the frame had changed")
+      ->check(CLI::IsMember({"off", "exact", "approximate"}))
+      ->capture_default_str();
+  const char* approximate = "With --reuse-patches approximate";
+  app.add_option("--patch-difference", a.reuse_options.largest_difference,
+                 "a patch has not changed if its values, of deviation 1, differ by at most this "
+                 "in the mean")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group(approximate);
+  app.add_option("--refresh-every", a.reuse_options.refresh_every,
+                 "after so many frames that were computed in part, one is as a whole; 0: never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group(approximate);
+  app.add_flag("--measure-reuse", a.reuse_options.measure_error,
+               "compute every frame as a whole, too, and say how far its tokens are off")
+      ->group(approximate);
+  app.add_option("--encoder-threads", a.encoder_threads,
+                 "that encode the next frame while text is written, beside --threads; 0: all "
+                 "processors that this process may use")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("--packed", a.packed,
                  "keep the weights as they are packed in this file, and map it the next time");
   app.add_option("--timeout", a.timeout_ms, "milliseconds to wait for a frame")
       ->capture_default_str();
   app.add_option("--ffmpeg", a.ffmpeg, "the program that decodes videos")->capture_default_str();
+  a.decoder.add_options(app, "16 and 8 bits as in the files, else float");
   a.encoder.add_options(app);
   app.add_option("-t,--threads", a.threads, "0: all processors that this process may use")
       ->capture_default_str();

@@ -18,11 +18,12 @@
 using casa::Index;
 
 struct Arguments {
-  std::string model, prompt, prompt_file, prompts, system, trace, dtype, precision = "full", packed;
+  std::string model, prompt, prompt_file, prompts, system, trace, packed;
   std::string chat_template, date;
   std::vector<int> prompt_ids;
   std::vector<std::string> images;
   program::ImageReader read_image{"generate"};
+  program::DecoderOptions decoder;
   program::EncoderOptions encoder;
   Index max_new_tokens = 128, threads = 0, context = 0, top_k = 0;
   double temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
@@ -125,15 +126,14 @@ class Session {
   static casa::io::Model<float> load(const Arguments& a) {
     casa::io::ModelOptions o = options(a);
     casa::io::ModelFolder folder(a.model, o);
-    if (a.dtype.empty() && folder.weight_type<float>({}) == casa::WeightType::int8)
+    if (a.decoder.dtype.empty() && folder.weight_type<float>({}) == casa::WeightType::int8)
       o.weights = casa::WeightType::int8;
-    casa::require(a.precision != "int8" || o.weights == casa::WeightType::int8,
-                  "--precision int8 rounds what meets int8 weights: give --dtype int8, too");
+    a.decoder.check(o.weights);
     return std::move(folder).load<float>(o);
   }
   static casa::io::ModelOptions options(const Arguments& a) {
     casa::io::ModelOptions o;
-    o.weights = program::weight_type(a.dtype);
+    o.weights = program::weight_type(a.decoder.dtype);
     a.encoder.apply(o);
     o.allow_unexpected = a.allow_unexpected;
     o.packed_file = a.packed;

@@ -1,8 +1,10 @@
-// The options of programs that show a model pictures: what the image encoder's weights are held as,
-// and what its products round. --encoder-dtype, --encoder-precision.
+// The options of programs for what weights are held as and what products round: of the decoder
+// (--dtype, --precision), and of what makes pictures into tokens (--encoder-dtype,
+// --encoder-precision).
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 
 #include "casa/checkpoint/load_model.hpp"
@@ -24,6 +26,27 @@ inline casa::Precision precision(const std::string& name) {
                           : casa::Precision::storage;
 }
 
+struct DecoderOptions {
+  std::string dtype, precision = "full";  ///< dtype empty: as without the option
+
+  /// `unasked`: how weights are held without --dtype.
+  void add_options(CLI::App& app, const std::string& unasked) {
+    app.add_option("--dtype", dtype, "how weights are held (" + unasked + ")")
+        ->check(CLI::IsMember({"float", "bf16", "int8"}));
+    app.add_option("--precision", precision,
+                   "storage: the prompt is rounded to bf16 where it meets bf16 weights, if the "
+                   "machine multiplies that faster; int8: everything is rounded to int8 where it "
+                   "meets int8 weights (--dtype int8)")
+        ->check(CLI::IsMember({"full", "storage", "int8"}))
+        ->capture_default_str();
+  }
+  /// Throws casa::error unless weights that are `held` so go with --precision.
+  void check(std::optional<casa::WeightType> held) const {
+    casa::require(precision != "int8" || held == casa::WeightType::int8,
+                  "--precision int8 rounds what meets int8 weights: give --dtype int8, too");
+  }
+};
+
 struct EncoderOptions {
   std::string dtype, precision;  ///< empty: as without the option
 
@@ -44,12 +67,16 @@ struct EncoderOptions {
     if (!dtype.empty()) options.encoder_weights = weight_type(dtype);
     if (!precision.empty()) options.encoder_precision = program::precision(precision);
   }
-  /// A model's options, the encoder's apart.
-  casa::io::ModelOptions model_options() const {
-    casa::io::ModelOptions options;
-    apply(options);
-    return options;
-  }
 };
+
+/// A model's options. Without --dtype, weights are held as ModelOptions::weights says.
+inline casa::io::ModelOptions model_options(const DecoderOptions& decoder,
+                                            const EncoderOptions& encoder) {
+  casa::io::ModelOptions options;
+  if (!decoder.dtype.empty()) options.weights = weight_type(decoder.dtype);
+  decoder.check(options.weights);
+  encoder.apply(options);
+  return options;
+}
 
 }  // namespace program
