@@ -9,7 +9,8 @@ Q8_0) are written once, to --work, from the same weights, rounded to bfloat16 as
 
 pp512 is a prompt of 512 ids in one batch, timed until the logits of the last id are there. tg64 are 64 passes of one
 token each after one token that is not timed; as in llama-bench, except that each token is the argmax of the last
-logits. Only one program computes at a time. A round runs all programs in turn, beginning with the next one each time.
+logits. Only one program computes at a time. A round runs all programs in turn, beginning with the next one each time;
+ratios are medians of the rounds' ratios.
 transformers and llama.cpp are warmed up and wait in a process of their own. casa's figures each come from a new
 `generate` that has loaded its weights; unlike the others it pays for fresh memory (in prefill up to 8 %).
 
@@ -22,7 +23,8 @@ Types: float, bf16 and int8 are casa's --dtype. llama.cpp has F32, BF16 and Q8_0
 8-bit weights it has for a processor; it runs eagerly. For int8, llama.cpp runs a second time as "plain", without
 rearranged weights and AMX, because its AMX code crashes on several tokens when it was built by some compilers
 (ggml-org/llama.cpp#26954); the better of the two counts. For bf16, casa runs a second time as "rounding"
-(--precision storage), which rounds what meets a weight to bfloat16, too, as transformers does.
+(--precision storage), which rounds what meets a weight to bfloat16, too, as transformers does; so it does for int8
+(--precision int8), where both others round what meets a weight to 8 bits.
 """
 import argparse
 import contextlib
@@ -38,6 +40,7 @@ import time
 
 CONVERTER = pathlib.Path(__file__).resolve().parent.parent / "examples" / "programs" / "convert_smollm2.py"
 PROGRAMS, PLAIN, ROUNDING = ("casa", "transformers", "llama.cpp"), "llama.cpp plain", "casa rounding"
+ROUNDED = {"bf16": "storage", "int8": "int8"}  # by weights: --precision of "casa rounding"
 GGUF_TYPES = {"float": "F32", "bf16": "BF16", "int8": "Q8_0"}
 GOALS = {("float", "pp512"): 1.5, ("bf16", "tg64"): 1.25, ("int8", "tg64"): 1.2}
 NEEDED = {"torch": "torch", "transformers": "transformers", "llama_cpp": "llama-cpp-python", "gguf": "gguf",
@@ -200,7 +203,7 @@ class Worker:
 
 def start(args, program, kind):
     if program in ("casa", ROUNDING):
-        return Generate(args, kind, "storage" if program == ROUNDING else "full")
+        return Generate(args, kind, ROUNDED[kind] if program == ROUNDING else "full")
     return Worker(args, program, kind)
 
 
@@ -246,7 +249,7 @@ def start_able(args, program, kind, notes):
 
 def measure(args, kind, notes, rates, starts):
     """Fills rates[program, type, threads, test] and starts[program, type], one value a round."""
-    programs = [*PROGRAMS, *{"int8": [PLAIN], "bf16": [ROUNDING]}.get(kind, [])]
+    programs = [*PROGRAMS, *[PLAIN] * (kind == "int8"), *[ROUNDING] * (kind in ROUNDED)]
     able = {program: start_able(args, program, kind, notes) for program in programs}
     for threads in args.threads:
         for test in TESTS:
@@ -289,11 +292,12 @@ def speed_table(rates):
 def ratio_table(rates):
     rows = []
     for setting in dict.fromkeys(key[1:] for key in rates):
-        median = {key[0]: statistics.median(r) for key, r in rates.items() if key[1:] == setting}
-        ours = {program: median.pop(program) for program in ("casa", ROUNDING) if program in median}
-        best = max(median, key=median.get, default=None)
-        rows += [(program, *setting, best, f"{rate / median[best]:.2f}", GOALS.get((setting[0], setting[2]), ""))
-                 for program, rate in ours.items() if best]
+        of = {key[0]: r for key, r in rates.items() if key[1:] == setting}
+        ours = {program: of.pop(program) for program in ("casa", ROUNDING) if program in of}
+        best = max(of, key=lambda program: statistics.median(of[program]), default=None)
+        ratio = lambda r: statistics.median(a / b for a, b in zip(r, of[best]))  # of the same rounds
+        rows += [(program, *setting, best, f"{ratio(r):.2f}", GOALS.get((setting[0], setting[2]), ""))
+                 for program, r in ours.items() if best]
     return table(("program", "type", "threads", "test", "best of the others", "ratio", "goal"), rows)
 
 
