@@ -5,6 +5,7 @@
 #include <Eigen/Core>
 #include <string>
 
+#include "casa/core/amx.hpp"
 #include "casa/core/config.hpp"
 #include "casa/core/error.hpp"
 
@@ -23,6 +24,8 @@ struct BuildInfo {
   bool asserts = false;    ///< without -DNDEBUG
   std::string
       faster_isa;  ///< a wider set that this machine has and the program does not use, or empty
+  std::string amx_refusal;  ///< why the system refuses AMX to a program that was compiled for it
+                            ///< (products then use AVX-512), or empty
 
   /// One line for a tool's stderr.
   std::string summary() const {
@@ -34,6 +37,9 @@ struct BuildInfo {
     if (!optimised) return "not optimised: build with -DCMAKE_BUILD_TYPE=Release (or -O3 -DNDEBUG)";
     if (!faster_isa.empty())
       return text("this machine has ", faster_isa, ": build the whole program with -march=native");
+    if (!amx_refusal.empty())
+      return text("compiled for AMX, which the system refuses (", amx_refusal,
+                  "): products use vectors instead");
     return {};
   }
   /// summary(), and hint() on a line of its own where there is one: what a program prints when it
@@ -75,6 +81,8 @@ inline BuildInfo build_info() {
     info.faster_isa = "AVX2 and FMA";
 #endif
 #endif
+  if (const int error = detail::amx_error(); error != 0)
+    info.amx_refusal = text("arch_prctl: ", std::strerror(error));
   return info;
 }
 

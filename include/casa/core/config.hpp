@@ -71,17 +71,31 @@
 #else
 #define CASA_TAG_VNNI
 #endif
+// Intel's AMX: -mamx-tile -mamx-bf16 -mamx-int8, or a -march that has them (core/amx.hpp). Clang
+// before 16 spells the macros in one word.
+#if defined(CASA_EMULATE_AMX)  // tests: its instructions in C++ (simd/amx.hpp)
+#define CASA_AMX 1
+#define CASA_TAG_AMX _amx_emulated
+#elif defined(__linux__) &&                                                       \
+    ((defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)) || \
+     (defined(__AMXTILE__) && defined(__AMXBF16__) && defined(__AMXINT8__)))
+#define CASA_AMX 1
+#define CASA_TAG_AMX _amx
+#else
+#define CASA_AMX 0
+#define CASA_TAG_AMX
+#endif
 #if defined(CASA_POISON)  // tests: fresh memory is filled with NaN bits
 #define CASA_TAG_POISON _poison
 #else
 #define CASA_TAG_POISON
 #endif
 
-#define CASA_JOIN_(a, b, c, d, e, f) a##b##c##d##e##f
-#define CASA_JOIN(a, b, c, d, e, f) CASA_JOIN_(a, b, c, d, e, f)
+#define CASA_JOIN_(a, b, c, d, e, f, g) a##b##c##d##e##f##g
+#define CASA_JOIN(a, b, c, d, e, f, g) CASA_JOIN_(a, b, c, d, e, f, g)
 #define CASA_ISA                                                                       \
   CASA_JOIN(CASA_TAG_WIDTH, CASA_TAG_FMA, CASA_TAG_F16C, CASA_TAG_BF16, CASA_TAG_VNNI, \
-            CASA_TAG_POISON)
+            CASA_TAG_AMX, CASA_TAG_POISON)
 
 #define CASA_NAMESPACE_BEGIN \
   namespace casa {           \

@@ -18,9 +18,9 @@ enum class Precision {
   full,     ///< nothing: what is stored is widened, everything else is as it is computed
   storage,  ///< what meets bfloat16 keys, values and weights is rounded to bfloat16, too (queries,
             ///< softmax weights, rows of a Linear), where there are enough rows and the machine
-            ///< multiplies that faster (AVX-512 BF16; a head_dim that 16 divides, an even number of
-            ///< in_features); sums, of softmax weights as they were rounded, stay float. About
-            ///< doubles the variance of the error that storing them so brings
+            ///< multiplies that faster (AVX-512 BF16; AMX in a Linear; a head_dim that 16 divides,
+            ///< an even number of in_features); sums, of softmax weights as they were rounded, stay
+            ///< float. About doubles the variance of the error that storing them so brings
   int8,     ///< as storage; and rows of a Linear that meet int8 weights are rounded to int8, too,
             ///< each 64 values by a scale of their own (quantize.hpp), whatever the machine and the
             ///< number of rows. The same bits on every machine

@@ -142,7 +142,7 @@ void multiply_backward(MatrixView<T> c, Index depth, Accumulate accumulate, cons
     const Index panels = ceil_div(c.cols(), width), tiles = TileSplit(rows).tiles;
     const Index row_blocks = workers == 1 ? 1 : ceil_div(4 * workers, ceil_div(panels, 2));
     const ProductBlocking cut(rows, panels, depth, packed_size * Index{sizeof(T)}, workers,
-                              (std::max)(kBlockTiles, ceil_div(tiles, row_blocks)));
+                              {.tiles = (std::max)(kBlockTiles, ceil_div(tiles, row_blocks))});
     T* packed = context.workspace.take<T>(checked_mul(rows, packed_size, "Linear: packed rows"));
     pack(Interval{first, first + rows}, cut.rows, packed_size, packed);
     multiply_jobs<T, T>(

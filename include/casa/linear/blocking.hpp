@@ -9,12 +9,12 @@ CASA_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// Rows [0, rows) cut into tiles of at most kTileRows whose sizes differ by one at most.
+/// Rows [0, rows) cut into tiles of at most `most` whose sizes differ by one at most.
 struct TileSplit {
   Index rows = 0;
   Index tiles = 0;
 
-  explicit TileSplit(Index n) : rows(n), tiles(ceil_div(n, kTileRows)) {}
+  explicit TileSplit(Index n, Index most = kTileRows) : rows(n), tiles(ceil_div(n, most)) {}
   Index begin(Index t) const { return t * (rows / tiles) + (std::min)(t, rows % tiles); }
   Index size(Index t) const { return begin(t + 1) - begin(t); }
   /// The tile that holds a row of [0, rows).
@@ -52,6 +52,12 @@ constexpr Index even_share(Index panels, Index shares) {
   return ceil_div(ceil_div(panels, shares), 2) * 2;
 }
 
+/// The sizes of the micro-kernel: rows of a tile, and tiles that share a block of weights, at most.
+struct TileLimits {
+  Index rows = kTileRows;
+  Index tiles = kBlockTiles;
+};
+
 /// How a product of many rows is cut into jobs, and a job into steps. A job is a block of rows
 /// (some tiles) times some panels; a step of it multiplies one block of k of one panel by all its
 /// tiles.
@@ -69,11 +75,11 @@ struct ProductBlocking {
   /// stays.
   bool panels_outer;
 
-  /// `row_bytes`: of one packed row. most_tiles: that share a block of weights.
+  /// `row_bytes`: of one packed row.
   ProductBlocking(Index num_rows, Index num_panels, Index weight_depth, Index row_bytes,
-                  Index workers, Index most_tiles = kBlockTiles)
-      : rows(num_rows), panels(num_panels), depth(weight_depth) {
-    row_blocks = ceil_div(rows.tiles, most_tiles);
+                  Index workers, TileLimits most = {})
+      : rows(num_rows, most.rows), panels(num_panels), depth(weight_depth) {
+    row_blocks = ceil_div(rows.tiles, most.tiles);
     job_tiles = ceil_div(rows.tiles, row_blocks);
     const Index shares = workers == 1 ? 1 : ceil_div(workers * 4, row_blocks);
     job_panels = (std::min)(kJobPanels, even_share(panels, shares));

@@ -30,7 +30,9 @@ struct LinearPiece {
 /// has it (with int8 weights: each group's sum, times its scale), plus the bias, plus what stood in
 /// y with Accumulate::yes. So an output has the same bits for any number of rows and threads. The
 /// exception is Precision::storage with bfloat16 weights and an even number of in_features: more
-/// than six rows are rounded to bfloat16, which may change the bits that fewer rows give.
+/// than six rows are rounded to bfloat16, which may change the bits that fewer rows give. Their
+/// pairs of k are then added in order; on AMX even and odd k of each 32 are summed apart, those two
+/// sums are added, and that to the sum so far. Either instruction takes subnormal numbers as 0.
 template <Scalar T>
 class Linear {
  public:

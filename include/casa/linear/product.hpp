@@ -7,6 +7,7 @@
 // its tiles.
 #pragma once
 
+#include "casa/linear/amx_product.hpp"
 #include "casa/linear/product_jobs.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -41,10 +42,16 @@ class Product {
       };
       const bool few = x.rows() <= kWholePanelRows;
       if constexpr (std::same_as<S, std::int8_t>)
-        if (context_.precision == Precision::int8)
-          return few ? run_few<S, QuantizedValues>(x, store)
-                     : run_all.template operator()<QuantizedValues>();
+        if (context_.precision == Precision::int8) {
+          if (few) return run_few<S, QuantizedValues>(x, store);
+          if (run_amx<S>(x, store)) return;
+          return run_all.template operator()<QuantizedValues>();
+        }
       if (few) return run_few<S, T>(x, store);
+      if constexpr (std::same_as<S, bfloat16>)
+        if (context_.precision != Precision::full && weight_.depth() % 2 == 0 &&
+            run_amx<S>(x, store))
+          return;
       if constexpr (simd::kMultipliesPairs<S>)
         if (context_.precision != Precision::full && weight_.depth() % 2 == 0)
           return run_all.template operator()<simd::bfloat16_pair>();
@@ -53,6 +60,21 @@ class Product {
   }
 
  private:
+  // Computes the product on AMX's tiles, or returns false: they are not compiled in, or the system
+  // does not allow them.
+  template <class S, class Store>
+  bool run_amx([[maybe_unused]] MatrixView<const T> x, [[maybe_unused]] Store& store) const {
+#if CASA_AMX
+    if (!uses_amx()) return false;
+    for (Index row = 0; row < x.rows(); row += kPackRows)
+      amx_product<S>(weight_, panels_, context_,
+                     x.middle_rows(row, (std::min)(kPackRows, x.rows() - row)), row, store);
+    return true;
+#else
+    return false;
+#endif
+  }
+
   // One tile of rows. Each panel is read once, and prefetched simd::kReadAhead bytes ahead.
   template <class S, class A, class Store>
   void run_few(MatrixView<const T> x, Store& store) const {

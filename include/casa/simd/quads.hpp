@@ -42,6 +42,15 @@ struct ValueQuad {
 };
 template <>
 inline constexpr Index kUnit<ValueQuad> = 4;
+/// The four values as bytes in order of k.
+inline void store_bytes(std::int8_t* to, const ValueQuad& quad) {
+  if constexpr (kMultipliesQuads) {
+    std::memcpy(to, quad.values, 4);
+  } else {
+    for (std::size_t i = 0; i < 4; ++i)
+      to[i] = static_cast<std::int8_t>(quad.values[i / 2 + i % 2 * 2]);
+  }
+}
 
 using VecI = Vec<std::int32_t>;
 
