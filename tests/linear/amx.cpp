@@ -40,7 +40,9 @@ struct Shape {
   Index rows, in, out;
 };
 // Sizes about those of a tile: 16 rows, two tiles of them, 32 of k, 16 and 32 outputs, a panel.
-Shape random_shape(std::mt19937_64& rng) {
+// Seed 0: rows that stay in no cache, so that the sums of several panels are unfinished at a time.
+Shape random_shape(std::uint64_t seed, std::mt19937_64& rng) {
+  if (seed == 0) return {250, 3400, 70};
   const auto pick = [&](std::initializer_list<Index> from) {
     return from.begin()[rng() % from.size()];
   };
@@ -52,14 +54,14 @@ Shape random_shape(std::mt19937_64& rng) {
 }  // namespace
 
 TEST_CASE("AMX: an output of whole numbers is exact, whatever the shape") {
-  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+  for (std::uint64_t seed = 0; seed <= 40; ++seed) {
     CAPTURE(seed);
     std::mt19937_64 rng(seed);
-    const Shape s = random_shape(rng);
+    const Shape s = random_shape(seed, rng);
     CAPTURE(s.rows);
     CAPTURE(s.in);
     CAPTURE(s.out);
-    // 1,100 products of up to 64 stay below 2^24, so that no sum is rounded.
+    // 3,400 products of up to 64 stay below 2^24, so that no sum is rounded.
     const Matrix<float> w = whole_numbers(rng, s.out, s.in, 8),
                         x = whole_numbers(rng, s.rows, s.in, 8),
                         before = whole_numbers(rng, s.rows, s.out, 8);
@@ -78,10 +80,10 @@ TEST_CASE("AMX: an output of whole numbers is exact, whatever the shape") {
 }
 
 TEST_CASE("AMX: int8 products have the bits that they have without tiles") {
-  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+  for (std::uint64_t seed = 0; seed <= 40; ++seed) {
     CAPTURE(seed);
     std::mt19937_64 rng(seed);
-    Shape s = random_shape(rng);
+    Shape s = random_shape(seed, rng);
     s.in -= static_cast<Index>(rng() % 2);
     CAPTURE(s.rows);
     CAPTURE(s.in);
