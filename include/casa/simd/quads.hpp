@@ -131,25 +131,32 @@ CASA_INLINE VecI fma(VecQuads x, VecQuads w, VecI sum) {
 #endif
 
 /// Weight i of each of the lanes quads at p, as float. With the offset, the byte becomes the lowest
-/// bits of 2^23 as float, so that one subtraction gives its value. (A byte shuffle under a mask,
-/// fewer instructions, took up to 1.3 times as long on a Zen 5.)
+/// bits of 2^23 as float, so that one subtraction gives its value. With `TwoBases` the bytes 1 and
+/// 3 become bits 8 to 15 of 2^15 instead: one shift of a quad then serves them all, for three more
+/// registers of constants, which tiles of up to three rows have to spare (six rows: 1.15 times as
+/// long). (A byte shuffle under a mask, fewer instructions, took up to 1.3 times as long on a
+/// Zen 5.)
+template <bool TwoBases = false>
 CASA_INLINE VecF load_one_of_four(const WeightQuad* p, Index i) {
   const auto quads = detail::load_as<VecI>(p);
-  const auto shift = static_cast<std::int32_t>(8 * i);
   VecF weights;
   if constexpr (kQuadOffset != 0) {
-    const auto low = (detail::Bits)(quads) >> static_cast<std::uint32_t>(shift);
-    const VecF base = broadcast(0x1p23f);
+    const bool second = TwoBases && i % 2 == 1;
+    const auto shift = static_cast<std::uint32_t>(8 * (second ? i - 1 : i));
+    const auto low = (detail::Bits)(quads) >> shift;
+    const std::int32_t byte = second ? 0xff00 : 0xff;
+    const VecF base = broadcast(second ? 0x1p15f : 0x1p23f);
 #if CASA_SIMD_AVX512
     constexpr int and_or = 0xea;
-    weights = (VecF)_mm512_ternarylogic_epi32((__m512i)low, _mm512_set1_epi32(0xff), (__m512i)base,
+    weights = (VecF)_mm512_ternarylogic_epi32((__m512i)low, _mm512_set1_epi32(byte), (__m512i)base,
                                               and_or);
 #else
-    weights = (VecF)((low & 0xffu) | (detail::Bits)base);
+    weights = (VecF)((low & static_cast<std::uint32_t>(byte)) | (detail::Bits)base);
 #endif
     weights -= base + kQuadOffset;
   } else {
-    weights = __builtin_convertvector(quads << (24 - shift) >> 24, VecF);
+    const auto shift = static_cast<std::int32_t>(24 - 8 * i);
+    weights = __builtin_convertvector(quads << shift >> 24, VecF);
   }
   keep(weights);
   return weights;
