@@ -37,12 +37,12 @@ void check_product(const A& a, const B& b, MatrixView<const T> got, const Matrix
 }
 
 // Sizes around those of a vector, a tile, a panel and a block, and two that are cut everywhere.
-struct Shape {
+struct ProductShape {
   Index rows, in, out;
 };
-std::vector<Shape> shapes() {
-  std::vector<Shape> all = {{1, 1, 1},    {6, 64, 64},    {7, 65, 63},    {29, 130, 17},
-                            {150, 16, 9}, {13, 200, 530}, {1000, 33, 40}, {40, 70, 1000}};
+std::vector<ProductShape> shapes() {
+  std::vector<ProductShape> all = {{1, 1, 1},    {6, 64, 64},    {7, 65, 63},    {29, 130, 17},
+                                   {150, 16, 9}, {13, 200, 530}, {1000, 33, 40}, {40, 70, 1000}};
   std::mt19937_64 rng(11);
   for (int i = 0; i < 12; ++i) {
     const auto size = [&](Index most) {
@@ -56,7 +56,7 @@ std::vector<Shape> shapes() {
 template <class T>
 void check_shapes(WeightType type) {
   std::uint64_t seed = 1;
-  for (const Shape& s : shapes()) {
+  for (const ProductShape& s : shapes()) {
     CAPTURE(seed);
     CAPTURE(s.rows);
     CAPTURE(s.in);
@@ -93,7 +93,7 @@ template <class T>
 struct Problem {
   Matrix<T> w, x, d_y, d_x, d_w, d_b;
 
-  Problem(std::uint64_t seed, const Shape& s) {
+  Problem(std::uint64_t seed, const ProductShape& s) {
     std::mt19937_64 rng(seed);
     w = random_matrix<T>(rng, s.out, s.in);
     x = random_matrix<T>(rng, s.rows, s.in);
@@ -174,7 +174,8 @@ TEST_CASE_TEMPLATE("gradients of stacked and of alternating pieces are those of 
 
 TEST_CASE_TEMPLATE("bits of gradients do not depend on threads nor, of inputs, on the rows beside",
                    T, float, double) {
-  for (const Shape& s : {Shape{45, 1100, 150}, Shape{1000, 70, 1300}, Shape{200, 192, 1050}}) {
+  for (const ProductShape& s :
+       {ProductShape{45, 1100, 150}, ProductShape{1000, 70, 1300}, ProductShape{200, 192, 1050}}) {
     CAPTURE(s.rows);
     Problem<T> serial(5, s), other(5, s);
     for (const WeightType type : kTypes) {

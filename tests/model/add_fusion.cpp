@@ -14,8 +14,8 @@ namespace {
 
 std::string base_folder() { return (golden::repository_root() / "hf_qwen2").string(); }
 
-const std::vector<int> ids = {5, 90, 17, 3, 44, 8};
-const std::vector<Insertion> insertions = {{0, 3}, {2, 4}, {5, 1}};
+const std::vector<int> kTokens = {5, 90, 17, 3, 44, 8};
+const std::vector<Insertion> kPlaces = {{0, 3}, {2, 4}, {5, 1}};
 
 template <class T>
 Matrix<T> images() {
@@ -28,7 +28,7 @@ Matrix<T> images() {
 
 template <class T>
 Matrix<T> logits(const Decoder<T>& decoder) {
-  return decoder.logits(ids, insertions, images<T>());
+  return decoder.logits(kTokens, kPlaces, images<T>());
 }
 
 std::vector<FusionConfig> points() {
@@ -67,9 +67,9 @@ TEST_CASE("a new gate lets nothing through: the decoder says what it said withou
   const Decoder<double> base = io::load_model<double>(base_folder()).decoder;
   FusionConfig gated = presets::casa({0, 1, 2});
   gated.gate = Gate::tanh;
-  CHECK(logits(add_fusion(base, gated)).eigen() == base.logits(ids, {}, {}).eigen());
+  CHECK(logits(add_fusion(base, gated)).eigen() == base.logits(kTokens, {}, {}).eigen());
   CHECK(logits(add_fusion(base, presets::casa({0, 1, 2}))).eigen() !=
-        base.logits(ids, {}, {}).eigen());
+        base.logits(kTokens, {}, {}).eigen());
 }
 
 TEST_CASE("what cannot be added is refused") {
