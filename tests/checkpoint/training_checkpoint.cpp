@@ -54,19 +54,19 @@ TEST_CASE_TEMPLATE("a run that goes on from a file has the bits of one that neve
   const Scratch scratch;
   for (const int stop : {0, 1, 9, 23}) {
     CAPTURE(stop);
-    Run<T> whole, first, second;
+    Run<T> whole, stopped, resumed;
     for (int i = 0; i < 30; ++i) whole.step();
-    for (int i = 0; i < stop; ++i) first.step();
+    for (int i = 0; i < stop; ++i) stopped.step();
     const std::vector<std::int64_t> note{42, stop};
-    io::save_training(scratch.file("run"), first.trainer, first.order, "{}",
+    io::save_training(scratch.file("run"), stopped.trainer, stopped.order, "{}",
                       {io::named_tensor("mine", {2}, note)});
     const io::SafeTensors file =
-        io::load_training(scratch.file("run"), second.trainer, second.order, "{}");
+        io::load_training(scratch.file("run"), resumed.trainer, resumed.order, "{}");
     CHECK(file.at("notes.mine").to_vector<std::int64_t>() == note);
-    CHECK(second.equals(first));
-    CHECK(!second.equals(whole));
-    for (int i = stop; i < 30; ++i) second.step();
-    CHECK(second.equals(whole));
+    CHECK(resumed.equals(stopped));
+    CHECK(!resumed.equals(whole));
+    for (int i = stop; i < 30; ++i) resumed.step();
+    CHECK(resumed.equals(whole));
   }
   CHECK(scratch.list().size() == 1);
 }

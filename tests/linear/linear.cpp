@@ -44,14 +44,15 @@ void check_product(const Linear<T>& linear, MatrixView<const T> x, MatrixView<co
 
 template <class T>
 void check_linear_shapes(WeightType type) {
-  struct Shape {
+  struct LinearShape {
     Index rows, in, out;
   };
-  const Shape shapes[] = {{1, 1, 1},    {1, 64, 32},  {2, 33, 65},   {3, 7, 5},    {4, 100, 48},
-                          {5, 31, 128}, {7, 576, 19}, {11, 40, 40},  {12, 96, 64}, {13, 520, 33},
-                          {20, 64, 96}, {29, 17, 70}, {1, 515, 1000}};
+  const LinearShape shapes[] = {{1, 1, 1},     {1, 64, 32},   {2, 33, 65},  {3, 7, 5},
+                                {4, 100, 48},  {5, 31, 128},  {7, 576, 19}, {11, 40, 40},
+                                {12, 96, 64},  {13, 520, 33}, {20, 64, 96}, {29, 17, 70},
+                                {1, 515, 1000}};
   std::uint64_t seed = 1;
-  for (const Shape& s : shapes) {
+  for (const LinearShape& s : shapes) {
     CAPTURE(seed);
     std::mt19937_64 rng(seed++);
     const Matrix<T> w = random_matrix<T>(rng, s.out, s.in), b = random_matrix<T>(rng, 1, s.out);
