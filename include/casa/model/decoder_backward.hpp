@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "casa/layers/cross_entropy.hpp"
-#include "casa/model/block_backward.hpp"
+#include "casa/model/block_stack_backward.hpp"
 #include "casa/model/decoder.hpp"
 #include "casa/model/training_pass.hpp"
 
@@ -106,9 +106,6 @@ class DecoderGradient {
   }
 
  private:
-  using Block = detail::BlockTraining<T>;
-  using Record = typename Block::Record;
-
   void check_samples(const Decoder<T>& model, std::span<const TrainingSample<T>> samples) const {
     require(model.config() == config_, "DecoderGradient: the model is of another config");
     for (const TrainingSample<T>& s : samples) {
@@ -126,12 +123,9 @@ class DecoderGradient {
 
   // The lowest block that has to be gone back through.
   Index first_block(bool wants_images) const {
-    if (gradients_.embed.data() != nullptr) return 0;
-    Index layer = 0;
-    for (; layer < config_.num_hidden_layers; ++layer)
-      if (gradients_.blocks[static_cast<std::size_t>(layer)].any() ||
-          (wants_images && has_fusion(layer)))
-        break;
+    Index layer = detail::lowest_that_learns(gradients_.blocks, gradients_.embed.data() != nullptr);
+    if (wants_images && config_.fusion && !config_.fusion->layers.empty())
+      layer = (std::min)(layer, Index{config_.fusion->layers.front()});
     return layer;
   }
 
@@ -153,64 +147,28 @@ class DecoderGradient {
           wants_images || (s.d_image_tokens.data() != nullptr && s.image_tokens.rows() > 0);
     }
     pass_.prepare(config_, rope_, {shapes, samples.size()}, context);
-    const Index layers = config_.num_hidden_layers, first = first_block(wants_images);
     const Index text_rows = pass_.text_rows(), image_rows = pass_.image_rows();
     const auto hidden = [&](Index rows) { return workspace.matrix<T>(rows, config_.hidden_size); };
+    const auto stack = detail::train_blocks<T>(
+        first_block(wants_images), config_.num_hidden_layers, activations_, context,
+        [&](Index layer) {
+          const auto at = static_cast<std::size_t>(layer);
+          return detail::BlockTraining<T>(model.weights().blocks[at], gradients_.blocks[at],
+                                          has_fusion(layer) ? &*config_.fusion : nullptr,
+                                          pass_.of_block(config_, layer), context);
+        });
 
-    // The input of every block, and what comes out of the last one. Where images stay as they are,
-    // blocks have the same y.
-    auto* const x = workspace.take<MatrixView<T>>(layers + 1);
-    auto* const y = workspace.take<MatrixView<T>>(layers + 1);
-    auto* const records = workspace.take<Record>(layers);
-    std::construct_at(x, hidden(text_rows));
-    std::construct_at(y, hidden(image_rows));
-    embed(model, samples, x[0], y[0]);
-    for (Index layer = 0; layer < layers; ++layer) {
-      const Block block = this->block(model, layer, context);
-      std::construct_at(x + layer + 1, hidden(text_rows));
-      std::construct_at(y + layer + 1, block.updates_images() ? hidden(image_rows) : y[layer]);
-      const bool keep = keeps(layer, first);
-      if (keep)
-        std::construct_at(records + layer, block.record(x[layer], y[layer], Activations::keep));
-      const Workspace::Frame inner(workspace);
-      block.forward(
-          keep ? records[layer] : block.record(x[layer], y[layer], Activations::recompute),
-          x[layer + 1], y[layer + 1]);
-    }
-
-    const MatrixView<T> d_x = hidden(text_rows);
-    head(x[layers], d_x);
+    const MatrixView<T> x = hidden(text_rows), y = hidden(image_rows);
+    embed(model, samples, x, y);
+    const MatrixView<T> last = stack.forward(x, y), d_x = hidden(text_rows);
+    head(last, d_x);
     MatrixView<T> d_y;
     if (wants_images || (config_.fusion && config_.fusion->update != ImageUpdate::none)) {
       d_y = hidden(image_rows);
       d_y.eigen().setZero();
     }
-    for (Index layer = layers; layer-- > first;) {
-      const Workspace::Frame inner(workspace);
-      const Block block = this->block(model, layer, context);
-      if (keeps(layer, first)) {
-        block.backward(records[layer], d_x, d_y);
-      } else {
-        const Record record = block.record(x[layer], y[layer], Activations::recompute);
-        block.attend(record);
-        block.backward(record, d_x, d_y);
-      }
-    }
+    stack.backward(d_x, d_y);
     embed_backward(samples, d_x, d_y, context);
-  }
-
-  // Whether a block's inner values stay in memory until it is gone back through. Those of the last
-  // block do in any case: they would be the next to be computed again.
-  bool keeps(Index layer, Index first) const {
-    return layer >= first &&
-           (activations_ == Activations::keep || layer == config_.num_hidden_layers - 1);
-  }
-
-  Block block(const Decoder<T>& model, Index layer, const Context& context) {
-    const auto at = static_cast<std::size_t>(layer);
-    return Block(model.weights().blocks[at], gradients_.blocks[at],
-                 has_fusion(layer) ? &*config_.fusion : nullptr, pass_.of_block(config_, layer),
-                 context);
   }
 
   void embed(const Decoder<T>& model, std::span<const TrainingSample<T>> samples, MatrixView<T> x,

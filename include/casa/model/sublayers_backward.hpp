@@ -25,6 +25,14 @@ struct AttentionRecord {
   T* lse = nullptr;        // (rows, num_heads)
 };
 
+/// Adds to the gradients of a projection of x whose result has the gradient d.
+template <Scalar T>
+void add_weight_gradient(MatrixView<const std::type_identity_t<T>> x,
+                         MatrixView<const std::type_identity_t<T>> d, const LinearGradient<T>& to,
+                         const Context& context) {
+  if (to.any() && x.rows() > 0) linear_backward_weight<T>(x, d, to.weight, to.bias, context);
+}
+
 /// Some of q, k and v, side by side: pieces [first, last) of their projection.
 struct QkvPieces {
   Index first, last;
@@ -94,10 +102,9 @@ class TrainingSteps {
       linear_backward_input_pieces<T>(qkv, d, d_normed, p.first, p.last, context(), accumulate);
   }
 
-  /// Adds to the gradients of a projection of x whose result has the gradient d.
   void add_weight_gradient(MatrixView<const T> x, MatrixView<const T> d,
                            const LinearGradient<T>& to) const {
-    if (to.any() && x.rows() > 0) linear_backward_weight<T>(x, d, to.weight, to.bias, context());
+    detail::add_weight_gradient(x, d, to, context());
   }
   /// d_x (+)= d_normed through RMSNorm(x); d_x without memory: only the weight's gradient is
   /// wanted.

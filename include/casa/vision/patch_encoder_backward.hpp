@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "casa/model/block_backward.hpp"
+#include "casa/model/block_stack_backward.hpp"
 #include "casa/vision/patch_encoder.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -64,23 +64,11 @@ class PatchEncoderGradient {
   }
 
  private:
-  using Block = detail::BlockTraining<T>;
-  using Record = typename Block::Record;
-
-  // How many blocks, from the bottom, the way back does not reach.
-  std::size_t first_block() const {
-    std::size_t layer = 0;
-    if (patch_embed_.any() || pos_embed_.data() != nullptr) return layer;
-    while (layer < blocks_.size() && !blocks_[layer].any()) ++layer;
-    return layer;
-  }
-
   void run(const PatchEncoder<T>& encoder, MatrixView<const std::uint8_t> images,
            MatrixView<const T> d_tokens, const Context& context) {
     Workspace& workspace = context.workspace;
     const Workspace::Frame frame(workspace);
     const Index rows = d_tokens.rows(), hidden = config_.hidden_size;
-    const std::size_t layers = blocks_.size(), first = first_block();
     intervals_.resize(static_cast<std::size_t>(rows));
     PatchEncoder<T>::set_intervals(config_.num_patches(), intervals_);
     const detail::StreamPass stream{.text = {0, rows}, .seen = {.self = {intervals_, {}}}};
@@ -89,35 +77,21 @@ class PatchEncoderGradient {
                                     .rms_norm_eps = config_.rms_norm_eps,
                                     .streams = {&stream, 1}};
 
-    // The input of each block, and what comes out of the last one.
-    const MatrixView<T> pixels = encoder.pixels_of_patches(images, context);
-    auto* const x = workspace.take<MatrixView<T>>(static_cast<Index>(layers) + 1);
-    auto* const records = workspace.take<Record>(static_cast<Index>(layers));
-    for (std::size_t l = 0; l <= layers; ++l)
-      std::construct_at(x + l, workspace.matrix<T>(rows, hidden));
-    encoder.embed(pixels, x[0], context);
-    for (std::size_t l = 0; l < layers; ++l) {
-      const Block block(encoder.blocks_[l], blocks_[l], nullptr, pass, context);
-      const bool keep = activations_ == Activations::keep && l >= first;
-      if (keep) std::construct_at(records + l, block.record(x[l], {}, activations_));
-      const Workspace::Frame inner(workspace);
-      block.forward(keep ? records[l] : block.record(x[l], {}, Activations::recompute), x[l + 1],
-                    {});
-    }
+    const bool embedding_learns = patch_embed_.any() || pos_embed_.data() != nullptr;
+    const auto stack = detail::train_blocks<T>(
+        detail::lowest_that_learns(blocks_, embedding_learns), std::ssize(blocks_), activations_,
+        context, [&](Index layer) {
+          const auto at = static_cast<std::size_t>(layer);
+          return detail::BlockTraining<T>(encoder.blocks_[at], blocks_[at], nullptr, pass, context);
+        });
 
+    const MatrixView<T> pixels = encoder.pixels_of_patches(images, context);
+    const MatrixView<T> x = workspace.matrix<T>(rows, hidden);
+    encoder.embed(pixels, x, context);
+    const MatrixView<T> last = stack.forward(x, {});
     const MatrixView<T> d_x = workspace.matrix<T>(rows, hidden);
-    tokens_backward(encoder, x[layers], d_tokens, d_x, context);
-    for (std::size_t l = layers; l-- > first;) {
-      const Workspace::Frame inner(workspace);
-      const Block block(encoder.blocks_[l], blocks_[l], nullptr, pass, context);
-      if (activations_ == Activations::keep) {
-        block.backward(records[l], d_x, {});
-        continue;
-      }
-      const Record record = block.record(x[l], {}, Activations::recompute);
-      block.attend(record);
-      block.backward(record, d_x, {});
-    }
+    tokens_backward(encoder, last, d_tokens, d_x, context);
+    stack.backward(d_x, {});
     embed_backward(pixels, d_x, context);
   }
 
@@ -128,7 +102,7 @@ class PatchEncoderGradient {
     const Workspace::Frame frame(context.workspace);
     const MatrixView<T> normed = context.workspace.matrix<T>(x.rows(), x.cols());
     rms_norm<T>(x, encoder.norm_.span(), config_.rms_norm_eps, normed, context);
-    add_weight_gradient(normed, d_tokens, proj_, context);
+    detail::add_weight_gradient(normed, d_tokens, proj_, context);
     linear_backward_input<T>(encoder.proj_, d_tokens, normed, context);
     rms_norm_backward<T>(x, encoder.norm_.span(), config_.rms_norm_eps, normed, d_x, norm_,
                          context);
@@ -136,21 +110,13 @@ class PatchEncoderGradient {
 
   void embed_backward(MatrixView<const T> pixels, MatrixView<const T> d_x,
                       const Context& context) const {
-    add_weight_gradient(pixels, d_x, patch_embed_, context);
+    detail::add_weight_gradient(pixels, d_x, patch_embed_, context);
     if (pos_embed_.data() == nullptr) return;
     const Index patches = config_.num_patches();
     context.executor.for_each(patches, [&](Index patch, Index) {
       for (Index r = patch; r < d_x.rows(); r += patches)
         pos_embed_.eigen().row(patch) += d_x.eigen().row(r);
     });
-  }
-
-  static void add_weight_gradient(MatrixView<const T> x, MatrixView<const T> d,
-                                  const detail::LinearGradient<T>& to, const Context& context) {
-    if (to.weight.data() != nullptr)
-      linear_backward_weight<T>(x, d, to.weight, to.bias, context);
-    else if (!to.bias.empty())  // a frozen weight beside a bias that learns
-      MatrixView<T>(to.bias.data(), 1, d.cols()).eigen() += d.eigen().colwise().sum();
   }
 
   PatchEncoderConfig config_;

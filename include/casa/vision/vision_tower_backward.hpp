@@ -5,7 +5,7 @@
 #include <numbers>
 #include <vector>
 
-#include "casa/model/block_backward.hpp"
+#include "casa/model/block_stack_backward.hpp"
 #include "casa/vision/vision_tower.hpp"
 
 CASA_NAMESPACE_BEGIN
@@ -38,8 +38,8 @@ void gelu_backward(MatrixView<const T> x, MatrixView<T> d, const Context& contex
 ///
 /// A tensor that the set does not have is frozen: no work is done for its gradient, nor for blocks
 /// below the lowest one that learns. Of a pass, the input of every block is kept, and everything
-/// else is computed anew on the way back. Bits do not depend on the number of threads. One thread
-/// at a time may use an object.
+/// else but the last block's values is computed anew on the way back. Bits do not depend on the
+/// number of threads. One thread at a time may use an object.
 template <Scalar T>
 class VisionTowerGradient {
  public:
@@ -98,7 +98,6 @@ class VisionTowerGradient {
   }
 
  private:
-  using Block = detail::BlockTraining<T>;
   using Linears = detail::LinearGradient<T>;
 
   // The rows of q, k or v in the gradient of the tensor that holds all three.
@@ -112,51 +111,33 @@ class VisionTowerGradient {
     return of;
   }
 
-  // The lowest block that has to be gone back through.
-  Index first_block() const {
-    Index layer = 0;
-    if (patch_embed_.any()) return layer;
-    while (layer < config_.depth && !blocks_[static_cast<std::size_t>(layer)].any()) ++layer;
-    return layer;
-  }
-
   void run(const VisionTower<T>& tower, MatrixView<const T> patches, MatrixView<const T> d_tokens,
            const Context& context) {
     Workspace& workspace = context.workspace;
     const Workspace::Frame frame(workspace);
     const detail::TowerRows<T> all = tower.rows_of(scratch_);
-    const Index rows = all.count(), layers = config_.depth, first = first_block();
+    const Index rows = all.count();
     const detail::StreamPass windows{.text = {0, rows}, .seen = {.self = {all.window, {}}}};
     const detail::StreamPass frames{.text = {0, rows}, .seen = {.self = {all.frame, {}}}};
     detail::BlockPass<T> pass = tower.pass_of(all);
-    const auto with_block = [&](Index layer, auto f) {
-      const auto at = static_cast<std::size_t>(layer);
-      pass.streams = {config_.is_full_attention(layer) ? &frames : &windows, 1};
-      pass.layer = layer;
-      const Workspace::Frame inner(workspace);
-      f(Block(tower.blocks_[at], blocks_[at], nullptr, pass, context));
-    };
+    const auto stack = detail::train_blocks<T>(
+        detail::lowest_that_learns(blocks_, patch_embed_.any()), config_.depth,
+        Activations::recompute, context, [&](Index layer) {
+          const auto at = static_cast<std::size_t>(layer);
+          pass.streams = {config_.is_full_attention(layer) ? &frames : &windows, 1};
+          pass.layer = layer;
+          return detail::BlockTraining<T>(tower.blocks_[at], blocks_[at], nullptr, pass, context);
+        });
 
-    // The input of each block, and what comes out of the last one.
-    auto* const x = workspace.take<MatrixView<T>>(layers + 1);
-    for (Index l = 0; l <= layers; ++l)
-      std::construct_at(x + l, workspace.matrix<T>(rows, config_.hidden_size));
-    tower.embed(patches, all, x[0], context);
-    for (Index l = 0; l < layers; ++l)
-      with_block(l, [&](const Block& block) {
-        block.forward(block.record(x[l], {}, Activations::recompute), x[l + 1], {});
-      });
-
+    const MatrixView<T> x = workspace.matrix<T>(rows, config_.hidden_size);
+    tower.embed(patches, all, x, context);
+    const MatrixView<T> last = stack.forward(x, {});
     const MatrixView<T> d_x = workspace.matrix<T>(rows, config_.hidden_size);
-    merge_backward(tower, x[layers], d_tokens, d_x, context);
-    for (Index l = layers; l-- > first;)
-      with_block(l, [&](const Block& block) {
-        const auto record = block.record(x[l], {}, Activations::recompute);
-        block.attend(record);
-        block.backward(record, d_x, {});
-      });
+    merge_backward(tower, last, d_tokens, d_x, context);
+    stack.backward(d_x, {});
     if (patch_embed_.any())
-      add_weight_gradient(tower.patches_of(all, patches, context), d_x, patch_embed_, context);
+      detail::add_weight_gradient(tower.patches_of(all, patches, context), d_x, patch_embed_,
+                                  context);
   }
 
   // Through the merger, whose rows are merge_unit consecutive rows of x, to d_x.
@@ -179,19 +160,14 @@ class VisionTowerGradient {
     if (merger_out_.any()) {
       std::copy_n(inner.data(), count * width, d_inner.data());
       detail::gelu(d_inner, context);
-      add_weight_gradient(d_inner, sorted, merger_out_, context);
+      detail::add_weight_gradient(d_inner, sorted, merger_out_, context);
     }
     linear_backward_input<T>(tower.merger_out_, sorted, d_inner, context);
     detail::gelu_backward<T>(inner, d_inner, context);
-    add_weight_gradient(merged, d_inner, merger_in_, context);
+    detail::add_weight_gradient(merged, d_inner, merger_in_, context);
     linear_backward_input<T>(tower.merger_in_, d_inner, merged, context);
     rms_norm_backward<T>(x, tower.merger_norm_.span(), config_.rms_norm_eps, normed, d_x,
                          merger_norm_, context);
-  }
-
-  static void add_weight_gradient(MatrixView<const T> x, MatrixView<const T> d, const Linears& to,
-                                  const Context& context) {
-    if (to.any()) linear_backward_weight<T>(x, d, to.weight, to.bias, context);
   }
 
   VisionTowerConfig config_;
