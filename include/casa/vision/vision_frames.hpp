@@ -121,10 +121,7 @@ class VisionFrames {
       ++counts_.unchanged;
     } else {
       keep_patches(call.patches);
-      if (approximates())
-        run_approximate(call);
-      else
-        run_exact(call);
+      compute(call);
     }
     call.tokens.eigen() = tokens_.eigen();
     if (computed > 0 && computed < rows) {
@@ -260,13 +257,19 @@ class VisionFrames {
       std::copy_n(patches.row(patch), patches.cols(), patches_.row(patch));
   }
 
-  void run_exact(const Call& call) {
-    const VisionTower<T>& tower = *tower_;
+  void compute(const Call& call) {
     const Context& context = call.context;
     const Workspace::Frame frame(context.workspace);
     const Rows rows = part();
     const MatrixView<T> x = context.workspace.matrix<T>(rows.count(), config().hidden_size);
-    tower.embed(call.patches, rows, x, context);
+    tower_->embed(call.patches, rows, x, context);
+    if (approximates())
+      run_approximate(x, rows, context);
+    else
+      run_exact(x, rows, context);
+  }
+  void run_exact(MatrixView<T> x, const Rows& rows, const Context& context) {
+    const VisionTower<T>& tower = *tower_;
     for (Index b = 0; b < reach_; ++b)
       tower.run_block(b, x, rows, scratch_.cache, context, nullptr);
     if (reach_ == config().depth) return tower.merge(x, rows, tokens_, context);
@@ -278,22 +281,15 @@ class VisionFrames {
       tower.run_block(b, whole, all, scratch_.cache, context, nullptr);
     tower.merge(whole, all, tokens_, context);
   }
-
-  void run_approximate(const Call& call) {
-    const VisionTower<T>& tower = *tower_;
-    const Context& context = call.context;
-    const Workspace::Frame frame(context.workspace);
-    const Rows rows = part();
-    const MatrixView<T> x = context.workspace.matrix<T>(rows.count(), config().hidden_size);
-    tower.embed(call.patches, rows, x, context);
+  void run_approximate(MatrixView<T> x, const Rows& rows, const Context& context) {
     auto kept = keys_.begin();
     for (Index b = 0; b < config().depth; ++b) {
       if (config().is_full_attention(b))
         run_full_block(b, x, rows, *kept++, context);
       else
-        tower.run_block(b, x, rows, scratch_.cache, context, nullptr);
+        tower_->run_block(b, x, rows, scratch_.cache, context, nullptr);
     }
-    tower.merge(x, rows, tokens_, context);
+    tower_->merge(x, rows, tokens_, context);
   }
 
   // Block b for these rows, over the keys of all.
