@@ -10,14 +10,14 @@
 
 #include <cmath>
 #include <deque>
-#include <map>
 
-#include "casa/vision/vision_tower.hpp"
 #include "support/difference.hpp"
 #include "support/random_matrix.hpp"
+#include "vision/random_tower.hpp"
 
 using namespace casa;
 using namespace casa_test;
+using namespace tower_test;
 
 namespace {
 
@@ -25,15 +25,6 @@ using Doubles = RowMatrix<double>;
 
 constexpr double kFloat = 0x1p-24;    // unit roundoff
 constexpr double kBfloat16 = 0x1p-8;  // ... of bfloat16
-
-struct Type {
-  const char* name;
-  WeightType weights;
-  Precision precision;
-};
-constexpr Type kTypes[] = {{"float", WeightType::native, Precision::full},
-                           {"bfloat16", WeightType::bfloat16, Precision::storage},
-                           {"int8", WeightType::int8, Precision::int8}};
 
 // 3 heads of 32, so that pairs of bfloat16 fill vectors; blocks 0 and 2 have windows.
 VisionTowerConfig config() {
@@ -48,27 +39,6 @@ VisionTowerConfig config() {
   c.fullatt_block_indexes = {1};
   return c;
 }
-
-// A tower and the values its weights came from, by name.
-struct Tower {
-  std::map<std::string, Matrix<float>> values;
-  VisionTower<float> tower;
-  VisionTowerSpec spec;
-
-  Tower(const VisionTowerConfig& c, const Type& type, std::uint64_t seed,
-        std::optional<Precision> precision)
-      : spec(vision_tower_spec(c)) {
-    std::mt19937_64 rng(seed);
-    const WeightSource source{[&](const TensorSpec& s) -> StoredView {
-      const bool vector = s.cols == 0;
-      const double sigma = vector ? 1 : 1 / std::sqrt(static_cast<double>(s.cols));
-      const auto at = values.emplace(
-          s.name, random_matrix<float>(rng, vector ? 1 : s.rows, vector ? s.rows : s.cols, sigma));
-      return at.first->second;
-    }};
-    tower = VisionTower<float>(c, source, type.weights, precision);
-  }
-};
 
 // How many deviations a value may be off.
 constexpr double kDeviations = 6;
@@ -86,7 +56,8 @@ Bounded exact(MatrixView<const float> x) {
 // and of float arithmetic.
 class Definition {
  public:
-  Definition(const Tower& t, const Type& type) : t_(t), c_(t.tower.config()), type_(type) {}
+  Definition(const RandomTower<float>& t, const TowerType& type)
+      : t_(t), c_(t.tower.config()), type_(type) {}
 
   Bounded embed(MatrixView<const float> patches) const {
     return linear(exact(patches), t_.spec.patch_embed);
@@ -245,9 +216,9 @@ class Definition {
     return out;
   }
 
-  const Tower& t_;
+  const RandomTower<float>& t_;
   const VisionTowerConfig& c_;
-  Type type_;
+  TowerType type_;
 };
 
 struct Step {
@@ -302,7 +273,7 @@ Matrix<float> sorted(const Matrix<float>& patches, const VisionOrder& order) {
 TEST_CASE("a tower that rounds: each sublayer is its definition, within what rounding can bring") {
   const VisionTowerConfig c = config();
   for (std::uint64_t seed = 1; seed <= 4; ++seed)
-    for (const Type& type : kTypes)
+    for (const TowerType& type : kTowerTypes)
       for (const Path path : {Path::fast, Path::naive}) {
         CAPTURE(seed);
         CAPTURE(type.name);
@@ -312,7 +283,7 @@ TEST_CASE("a tower that rounds: each sublayer is its definition, within what rou
                     cols = 2 * std::uniform_int_distribution<Index>(1, 7)(rng);
         const std::vector<VisionGrid> grids = {{1, rows, cols}, {1, 4, 2}};
         const Matrix<float> patches = random_matrix<float>(rng, rows * cols + 8, c.patch_width());
-        const Tower t(c, type, seed, type.precision);
+        const RandomTower<float> t(c, type, seed, type.precision);
         const Pass pass(t.tower, patches, grids, {.path = path});
         const Definition definition(t, type);
         const VisionOrder& order = pass.scratch.order;
@@ -342,9 +313,9 @@ TEST_CASE("a tower that rounds: tokens have the same bits for any number of thre
   std::mt19937_64 rng(5);
   const std::vector<VisionGrid> grids = {{1, 14, 10}, {1, 2, 4}};
   const Matrix<float> patches = random_matrix<float>(rng, 148, c.patch_width());
-  for (const Type& type : kTypes) {
+  for (const TowerType& type : kTowerTypes) {
     CAPTURE(type.name);
-    const Tower t(c, type, 3, type.precision);
+    const RandomTower<float> t(c, type, 3, type.precision);
     const Pass serial(t.tower, patches, grids, {});
     for (const Index threads : {2, 3, 5}) {
       ThreadPool pool(threads);
@@ -359,9 +330,9 @@ TEST_CASE("a tower's own precision is that of a context, and the context stays a
   std::mt19937_64 rng(9);
   const std::vector<VisionGrid> grids = {{1, 8, 6}};
   const Matrix<float> patches = random_matrix<float>(rng, 48, c.patch_width());
-  for (const Type& type : {kTypes[1], kTypes[2]}) {
+  for (const TowerType& type : {kTowerTypes[1], kTowerTypes[2]}) {
     CAPTURE(type.name);
-    const Tower by_context(c, type, 3, {}), own(c, type, 3, type.precision),
+    const RandomTower<float> by_context(c, type, 3, {}), own(c, type, 3, type.precision),
         full(c, type, 3, Precision::full);
     CHECK(own.tower.precision() == type.precision);
     CHECK(!by_context.tower.precision());

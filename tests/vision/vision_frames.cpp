@@ -9,9 +9,11 @@
 #include "support/allocations.hpp"
 #include "support/difference.hpp"
 #include "support/random_matrix.hpp"
+#include "vision/random_tower.hpp"
 
 using namespace casa;
 using namespace casa_test;
+using namespace tower_test;
 
 namespace {
 
@@ -30,37 +32,6 @@ VisionTowerConfig config(std::vector<Index> full, Index window_tokens = 2) {
   c.fullatt_block_indexes = std::move(full);
   return c;
 }
-
-struct FrameType {
-  const char* name;
-  WeightType weights;
-  Precision precision;
-};
-constexpr FrameType kFrameTypes[] = {{"float", WeightType::native, Precision::full},
-                                     {"bfloat16", WeightType::bfloat16, Precision::storage},
-                                     {"int8", WeightType::int8, Precision::int8}};
-
-// A tower and the values its weights came from, by name.
-template <class T>
-struct SmallTower {
-  std::map<std::string, Matrix<float>> values;
-  VisionTower<T> tower;
-
-  explicit SmallTower(const VisionTowerConfig& c, const FrameType& type = kFrameTypes[0])
-      : SmallTower(c, type, type.precision) {}
-  SmallTower(const VisionTowerConfig& c, const FrameType& type,
-             std::optional<Precision> precision) {
-    std::mt19937_64 rng(7);
-    const WeightSource source{[&](const TensorSpec& s) -> StoredView {
-      const bool vector = s.cols == 0;
-      const double sigma = vector ? 1 : 1 / std::sqrt(static_cast<double>(s.cols));
-      const auto at = values.emplace(
-          s.name, random_matrix<float>(rng, vector ? 1 : s.rows, vector ? s.rows : s.cols, sigma));
-      return at.first->second;
-    }};
-    tower = VisionTower<T>(c, source, type.weights, precision);
-  }
-};
 
 template <class T>
 Matrix<T> whole(const VisionTower<T>& tower, const Matrix<T>& patches,
@@ -112,7 +83,7 @@ Index rows_of_windows(const VisionTowerConfig& c, const std::vector<VisionGrid>&
 // their own, from when they were computed last.
 class FrameDefinition {
  public:
-  explicit FrameDefinition(const SmallTower<double>& t) : t_(t), c_(t.tower.config()) {}
+  explicit FrameDefinition(const RandomTower<double>& t) : t_(t), c_(t.tower.config()) {}
 
   // Computes the rows in `rows`.
   Doubles operator()(const Matrix<double>& patches, const VisionOrder& order,
@@ -203,7 +174,7 @@ class FrameDefinition {
     }
   }
 
-  const SmallTower<double>& t_;
+  const RandomTower<double>& t_;
   const VisionTowerConfig& c_;
   std::map<Index, Doubles> kept_;
 };
@@ -215,7 +186,7 @@ class FrameDefinition {
 // not put back; another size, or precision, taken for the same frame.
 TEST_CASE("exact: tokens have the bits of a frame that is computed as a whole") {
   for (std::uint64_t seed = 1; seed <= 6; ++seed)
-    for (const FrameType& type : kFrameTypes)
+    for (const TowerType& type : kTowerTypes)
       for (const std::vector<Index>& full : {std::vector<Index>{2}, {0, 3}, {}}) {
         CAPTURE(seed);
         CAPTURE(type.name);
@@ -223,7 +194,7 @@ TEST_CASE("exact: tokens have the bits of a frame that is computed as a whole") 
         std::mt19937_64 rng(seed);
         const auto below = [&](Index n) { return std::uniform_int_distribution<Index>(1, n)(rng); };
         const VisionTowerConfig c = config(full, below(3));
-        const SmallTower<float> t(c, type);
+        const RandomTower<float> t(c, type);
         VisionFrames<float> frames(t.tower);
         CHECK(frames.exact_blocks() == (full.empty() ? c.depth : full[0]));
         for (int size = 0; size < 2; ++size) {
@@ -261,7 +232,7 @@ TEST_CASE("exact: tokens have the bits of a frame that is computed as a whole") 
 
 TEST_CASE("exact: a value that is NaN, or a zero of another sign, is what it is") {
   const VisionTowerConfig c = config({2});
-  const SmallTower<float> t(c);
+  const RandomTower<float> t(c);
   VisionFrames<float> frames(t.tower);
   std::mt19937_64 rng(3);
   const std::vector<VisionGrid> grids = {{1, 8, 8}};
@@ -287,7 +258,7 @@ TEST_CASE("approximate: windows that changed see the others as they were when th
     const auto below = [&](Index n) { return std::uniform_int_distribution<Index>(1, n)(rng); };
     const VisionTowerConfig c =
         config(seed % 2 == 0 ? std::vector<Index>{1, 3} : std::vector<Index>{2}, below(3));
-    const SmallTower<double> t(c);
+    const RandomTower<double> t(c);
     VisionFrames<double> frames(t.tower, {.reuse = PatchReuse::approximate});
     FrameDefinition definition(t);
     const std::vector<VisionGrid> grids = {{1, 2 * below(6), 2 * below(6)}, {2, 4, 2}};
@@ -324,10 +295,10 @@ TEST_CASE(
     "approximate: bits of the whole frame where all windows are computed, or none sees another") {
   std::mt19937_64 rng(5);
   const std::vector<VisionGrid> grids = {{1, 10, 14}};
-  for (const FrameType& type : kFrameTypes) {
+  for (const TowerType& type : kTowerTypes) {
     CAPTURE(type.name);
     const VisionTowerConfig c = config({1, 2});
-    const SmallTower<float> t(c, type), windows(config({}));
+    const RandomTower<float> t(c, type), windows(config({}));
     VisionFrames<float> frames(t.tower, {.reuse = PatchReuse::approximate});
     VisionFrames<float> apart(windows.tower, {.reuse = PatchReuse::approximate});
     Matrix<float> patches = random_matrix<float>(rng, 140, c.patch_width());
@@ -350,7 +321,7 @@ TEST_CASE("approximate: tokens of windows that did not change stay, and the erro
   std::mt19937_64 rng(6);
   const std::vector<VisionGrid> grids = {{1, 8, 12}};
   const VisionTowerConfig c = config({2});
-  const SmallTower<float> t(c);
+  const RandomTower<float> t(c);
   VisionFrames<float> frames(
       t.tower, {.reuse = PatchReuse::approximate, .refresh_every = 2, .measure_error = true});
   Matrix<float> patches = random_matrix<float>(rng, 96, c.patch_width());
@@ -392,7 +363,7 @@ TEST_CASE("approximate: small changes are none until they are no longer small") 
   std::mt19937_64 rng(8);
   const std::vector<VisionGrid> grids = {{1, 4, 8}};
   const VisionTowerConfig c = config({2});
-  const SmallTower<float> t(c);
+  const RandomTower<float> t(c);
   VisionFrames<float> frames(t.tower,
                              {.reuse = PatchReuse::approximate, .largest_difference = 0.01});
   Matrix<float> patches = random_matrix<float>(rng, 32, c.patch_width());
@@ -411,9 +382,9 @@ TEST_CASE("reuse: threads change no bit, and a warm frame allocates nothing") {
   const std::vector<VisionGrid> grids = {{1, 12, 10}};
   const VisionTowerConfig c = config({2});
   for (const PatchReuse reuse : {PatchReuse::exact, PatchReuse::approximate})
-    for (const FrameType& type : kFrameTypes) {
+    for (const TowerType& type : kTowerTypes) {
       CAPTURE(type.name);
-      const SmallTower<float> t(c, type);
+      const RandomTower<float> t(c, type);
       ThreadPool pool(3);
       const Context one, three{.executor = pool};
       VisionFrames<float> a(t.tower, {.reuse = reuse}), b(t.tower, {.reuse = reuse});
@@ -437,7 +408,7 @@ TEST_CASE("reuse: threads change no bit, and a warm frame allocates nothing") {
 TEST_CASE("reuse: what was kept does not outlive its frame's size, precision, width or an error") {
   std::mt19937_64 rng(10);
   const VisionTowerConfig c = config({2});
-  const SmallTower<float> t(c);
+  const RandomTower<float> t(c);
   for (const PatchReuse reuse : {PatchReuse::exact, PatchReuse::approximate}) {
     VisionFrames<float> frames(t.tower, {.reuse = reuse});
     Matrix<float> patches = random_matrix<float>(rng, 48, c.patch_width());
@@ -476,7 +447,7 @@ TEST_CASE("reuse: what was kept does not outlive its frame's size, precision, wi
     for (int i = 0; i < 2; ++i) next(fits, t.tower, patches, wide);
     CHECK(fits.counts().computed == 48);
   }
-  const SmallTower<float> by_context(c, kFrameTypes[2], std::nullopt);
+  const RandomTower<float> by_context(c, kTowerTypes[2], 7, std::nullopt);
   VisionFrames<float> rounds(by_context.tower);
   const Matrix<float> same = random_matrix<float>(rng, 16, c.patch_width());
   for (const Precision precision : {Precision::full, Precision::int8, Precision::full}) {
@@ -484,7 +455,7 @@ TEST_CASE("reuse: what was kept does not outlive its frame's size, precision, wi
     CHECK(same_bits(next(rounds, by_context.tower, same, {{1, 4, 4}}, context),
                     whole(by_context.tower, same, {{1, 4, 4}}, context)));
   }
-  const SmallTower<float> bf16(c, kFrameTypes[1]);
+  const RandomTower<float> bf16(c, kTowerTypes[1]);
   VisionFrames<float> none(bf16.tower, {.reuse = PatchReuse::none});
   const Matrix<float> patches = random_matrix<float>(rng, 16, c.patch_width());
   for (int i = 0; i < 2; ++i)
@@ -494,7 +465,7 @@ TEST_CASE("reuse: what was kept does not outlive its frame's size, precision, wi
 }
 
 TEST_CASE("reuse: options out of range are refused by name and value") {
-  const SmallTower<float> t(config({2}));
+  const RandomTower<float> t(config({2}));
   const auto make = [&](const FrameReuse& o) { VisionFrames<float> frames(t.tower, o); };
   CHECK_THROWS_WITH_AS(make({.largest_difference = 0.1}),
                        "FrameReuse: largest_difference is of approximate reuse, and must be 0 "
